@@ -1,0 +1,31 @@
+"""WiSE-ALE in JAX: variational auto-encoders with a prior on the aggregate posterior."""
+
+from wiseale_jax.autoencoder import Autoencoder, Outputs, build_autoencoder
+from wiseale_jax.datasets import DATASETS
+from wiseale_jax.divergences import aggregate_kl, gaussian_kl, mmd, wiseale_kl
+from wiseale_jax.likelihoods import (
+    LIKELIHOODS,
+    bernoulli_log_likelihood,
+    gaussian_log_likelihood,
+)
+from wiseale_jax.objectives import METHODS
+from wiseale_jax.trained import TrainedAutoencoder, load
+from wiseale_jax.version import __version__
+
+__all__ = [
+    "DATASETS",
+    "LIKELIHOODS",
+    "METHODS",
+    "Autoencoder",
+    "Outputs",
+    "TrainedAutoencoder",
+    "__version__",
+    "aggregate_kl",
+    "bernoulli_log_likelihood",
+    "build_autoencoder",
+    "gaussian_kl",
+    "gaussian_log_likelihood",
+    "load",
+    "mmd",
+    "wiseale_kl",
+]

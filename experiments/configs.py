@@ -1,0 +1,230 @@
+"""Appendix D's hyper-parameters, one frozen value per data set, and the flags that override them.
+
+Every field of `Config` is a flag of the same name. The run folder stores the whole value.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import optax
+from absl import flags
+
+from wiseale_jax import autoencoder, divergences, objectives
+from wiseale_jax.datasets import DATASETS
+
+
+def _field(help_: str, default: Any = dataclasses.MISSING) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help_})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run's results depend on."""
+
+    dataset: str = _field("data set: " + ", ".join(DATASETS))
+    method: str = _field("method: " + ", ".join(objectives.METHODS), "wiseale")
+    seed: int = _field("seed of everything random", 0)
+    epochs: int = _field("passes over the training set", 50)
+    batch_size: int = _field("examples per step, M of the paper's mini-batch estimator", 64)
+    learning_rate: float = _field("Adam's learning rate", 5e-4)
+    learning_rate_drop_epoch: int | None = _field("epoch after which the rate drops", None)
+    learning_rate_drop_factor: float = _field("what the rate is multiplied by then", 0.5)
+    latent_dim: int = _field("dimensions of z", 4)
+    encoder: str | None = _field(
+        "gaussian or deterministic; by default gaussian, for method ae deterministic", None
+    )
+    scale_head: str = _field("the encoder's scale: logvar, or relu as in the paper", "logvar")
+    observation_noise: float | str = _field(
+        "standard deviation of a Gaussian p(x|z), or learned", 1.0
+    )
+    kl_weight: float | str = _field(
+        "wiseale: 1 is the paper's Eq. 27; batch is batch_size; or a number", 1.0
+    )
+    bound: str = _field("wiseale: " + ", ".join(divergences.BOUNDS), "jensen")
+    beta: float = _field("beta_vae: weight of the KL", 4.0)
+    mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
+    train_examples: int | None = _field("train on the first so many examples only", None)
+
+
+# Appendix D.1, D.2 and D.3. The MMD's weights are Tolstikhin et al.'s (2017).
+CONFIGS = {
+    "sine": Config("sine", epochs=50, batch_size=64, learning_rate=5e-4, latent_dim=4),
+    "mnist": Config("mnist", epochs=30, batch_size=64, learning_rate=1e-3, latent_dim=2),
+    "celeba": Config(
+        "celeba",
+        epochs=50,
+        batch_size=256,
+        learning_rate=3e-4,
+        learning_rate_drop_epoch=30,
+        latent_dim=64,
+        mmd_weight=100.0,
+    ),
+}
+
+_WORDS = {"observation_noise": "learned", "kl_weight": "batch"}
+_NEEDS_DENSITY = ("wiseale", "aevb", "beta_vae")
+
+
+def define_flags() -> None:
+    """Defines one flag for every field of `Config`."""
+    for field, kind in _fields():
+        define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}.get(
+            kind, flags.DEFINE_string
+        )
+        if field.name == "dataset":
+            define(field.name, "sine", field.metadata["help"])
+        else:
+            define(field.name, None, f"{field.metadata['help']} (default: by data set)")
+
+
+def config_from_flags() -> Config:
+    """The data set's config with the flags that were given put in.
+
+    Raises:
+      ValueError: a value is unknown or out of range; the message names the flag.
+    """
+    given = {
+        field.name: flags.FLAGS[field.name].value
+        for field, _ in _fields()
+        if flags.FLAGS[field.name].value is not None
+    }
+    return make_config(given)
+
+
+def make_config(given: Mapping[str, Any]) -> Config:
+    """The data set's config with the given values put in, checked.
+
+    Args:
+      given: values by field name, `dataset` among them; where a field takes a number or a word,
+        the number may be text.
+
+    Raises:
+      ValueError: a value is unknown or out of range; the message names the field.
+    """
+    name = given["dataset"]
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    given = dict(given)
+    for field, word in _WORDS.items():
+        if field in given and given[field] != word:
+            given[field] = _number(field, given[field], word)
+    config = dataclasses.replace(CONFIGS[name], **given)
+    if config.encoder is None:
+        default = "deterministic" if config.method == "ae" else "gaussian"
+        config = dataclasses.replace(config, encoder=default)
+    check(config)
+    return config
+
+
+def read_stored(stored: Mapping[str, Any]) -> Config:
+    """The config that a run folder stores.
+
+    Raises:
+      ValueError: a field is missing, unknown or of another type; the message names it.
+    """
+    kinds = {field.name: kind for field, kind in _fields(strict=True)}
+    if missing := kinds.keys() - stored.keys():
+        raise ValueError(f"config.json lacks {', '.join(sorted(missing))}")
+    if unknown := stored.keys() - kinds.keys():
+        raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
+    for name, value in stored.items():
+        kind = kinds[name] | int if kinds[name] in (float, float | str) else kinds[name]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"config.json: {name} is {value!r}, of another type than it should be")
+    config = Config(**stored)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Checks every field's range.
+
+    Raises:
+      ValueError: the message names the field, its value and what it may be.
+    """
+    for name, value, known in (
+        ("dataset", config.dataset, DATASETS),
+        ("method", config.method, objectives.METHODS),
+        ("encoder", config.encoder, autoencoder.ENCODERS),
+        ("scale_head", config.scale_head, autoencoder.SCALE_HEADS),
+        ("bound", config.bound, divergences.BOUNDS),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    for name in (
+        "epochs",
+        "batch_size",
+        "latent_dim",
+        "train_examples",
+        "learning_rate_drop_epoch",
+    ):
+        value = getattr(config, name)
+        if value is not None and not 1 <= value < 2**31:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must be in 0..2^32-1, got {config.seed}")
+    for name in ("learning_rate", "learning_rate_drop_factor"):
+        _check_number(name, getattr(config, name), positive=True)
+    for name in ("beta", "mmd_weight"):
+        _check_number(name, getattr(config, name), positive=False)
+    for name, word in _WORDS.items():
+        value = getattr(config, name)
+        if isinstance(value, str):
+            if value != word:
+                raise ValueError(f"{name} must be a number or {word!r}, got {value!r}")
+        else:
+            _check_number(name, value, positive=name == "observation_noise")
+    if config.encoder == "deterministic" and config.method in _NEEDS_DENSITY:
+        raise ValueError(f"method {config.method!r} needs encoder='gaussian': a point has no KL")
+    if config.method == "wae_mmd" and config.batch_size < 2:
+        raise ValueError("method 'wae_mmd' needs batch_size >= 2")
+
+
+def difference(stored: Config, asked: Config) -> str | None:
+    """What differs between two configs, but for a longer run of the same; None if nothing."""
+    differ = [
+        f"{name} is {old!r} there, {new!r} here"
+        for name, old in dataclasses.asdict(stored).items()
+        if (new := getattr(asked, name)) != old and name != "epochs"
+    ]
+    return "; ".join(differ) or None
+
+
+def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate by step."""
+    drops = {}
+    if config.learning_rate_drop_epoch is not None:
+        drops[config.learning_rate_drop_epoch * steps_per_epoch] = config.learning_rate_drop_factor
+    return optax.piecewise_constant_schedule(config.learning_rate, drops)
+
+
+def _fields(strict: bool = False) -> list[tuple[dataclasses.Field, Any]]:
+    """The fields of `Config` with their types, unless strict without None."""
+    hints = typing.get_type_hints(Config)
+    result = []
+    for field in dataclasses.fields(Config):
+        kind = hints[field.name]
+        if not strict and isinstance(kind, types.UnionType):
+            options = [option for option in typing.get_args(kind) if option is not type(None)]
+            kind = options[0] if len(options) == 1 else str
+        result.append((field, kind))
+    return result
+
+
+def _number(name: str, value: Any, word: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number or {word!r}, got {value!r}") from None
+
+
+def _check_number(name: str, value: float, *, positive: bool) -> None:
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        least = "positive" if positive else "at least 0"
+        raise ValueError(f"{name} must be {least} and finite, got {value}")

@@ -1,0 +1,106 @@
+"""What the entry points share: a run's data, its program, its figures and how errors are shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags, logging
+
+from experiments import configs
+from wiseale_jax import objectives, plots, run_folder, training
+from wiseale_jax.datasets import DATASETS, pipeline
+from wiseale_jax.trained import TrainedAutoencoder, model_from_config
+
+
+class Data(NamedTuple):
+    """A data set as stored: `train` and `test`, `[size, ...]`, and the test set's factors."""
+
+    train: np.ndarray
+    test: np.ndarray
+    test_factors: dict[str, np.ndarray]
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs an entry point; what a user can mend ends in one line and exit code 2."""
+
+    def guarded(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
+            main(argv)
+        except (ValueError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    app.run(guarded)
+
+
+def define_data_dir() -> None:
+    """Defines --data_dir."""
+    flags.DEFINE_string(
+        "data_dir", None, "prepared data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+    )
+
+
+def load_data(config: configs.Config, data_dir: str | None) -> Data:
+    """Prepares the data set if need be, and opens it.
+
+    Raises:
+      ValueError: there are fewer training examples than asked for, or than a batch.
+      OSError: the folder cannot be written.
+    """
+    dataset = DATASETS[config.dataset]
+    if data_dir is not None:
+        run_folder.make_folder(data_dir, "data_dir")
+    builder = pipeline.prepare(config.dataset, data_dir)
+    train = pipeline.load_arrays(builder, "train", [dataset.feature])[dataset.feature]
+    train = pipeline.first_examples(train, config.train_examples)
+    if config.batch_size > len(train):
+        raise ValueError(f"batch_size {config.batch_size} is more than the {len(train)} examples")
+    test = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
+    return Data(train, test.pop(dataset.feature), test)
+
+
+def make_program(config: configs.Config, train_size: int) -> training.Program:
+    """The static half of a run: model, objective, optimiser, preprocessing and batch size."""
+    settings = dataclasses.asdict(config)
+    model, likelihood = model_from_config(settings)
+    return training.Program(
+        model=model,
+        objective=objectives.bind(config.method, likelihood, settings),
+        optimizer=optax.adam(configs.schedule(config, train_size // config.batch_size)),
+        preprocess=DATASETS[config.dataset].preprocess,
+        batch_size=config.batch_size,
+    )
+
+
+def reconstruction_figure(trained: TrainedAutoencoder, data: Data, title: str) -> Any:
+    """Test examples and their reconstructions: waves of several frequencies, or images."""
+    preprocess = DATASETS[trained.config["dataset"]].preprocess
+    factors = data.test_factors
+    if "frequency" in factors:
+        rows = plots.choose_waves(factors["frequency"], factors["amplitude"])
+    else:
+        rows = np.arange(min(16, len(data.test)))
+    x = preprocess(jnp.asarray(data.test[rows]), jax.random.key(0))
+    reconstruction = np.asarray(trained.reconstruct(x))
+    if "frequency" not in factors:
+        return plots.image_reconstructions(np.asarray(x), reconstruction, title)
+    chosen = {name: factors[name][rows] for name in ("clean", "frequency", "amplitude")}
+    return plots.wave_reconstructions(
+        np.asarray(x), **chosen, reconstruction=reconstruction, title=title
+    )
+
+
+def default_workdir(config: configs.Config) -> Path:
+    """`runs/<dataset>-<method>-seed<seed>`."""
+    return Path("runs") / f"{config.dataset}-{config.method}-seed{config.seed}"

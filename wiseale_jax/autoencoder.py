@@ -1,0 +1,141 @@
+"""The one model: encode, sample, decode."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from wiseale_jax.networks import ARCHITECTURES, Architecture, Stack
+
+# What is added to the paper's ReLU scale. Where sigma is 0, Eq. 21-24 are infinite.
+RELU_SCALE_FLOOR = 1e-3
+
+ENCODERS = ("gaussian", "deterministic")
+SCALE_HEADS = ("logvar", "relu")
+
+
+class Outputs(NamedTuple):
+    """What one pass through the autoencoder gives, and all that an objective sees.
+
+    Attributes:
+      mean: `[batch, latent]`, of q(z|x).
+      logvar: `[batch, latent]`, log variance of q(z|x); -inf with a deterministic encoder.
+      z: `[batch, latent]`, one sample of q(z|x) each.
+      reconstruction: `[batch, *shape]`, the decoder's output: the mean of a Gaussian p(x|z), the
+        logits of a Bernoulli one.
+      observation_logvar: scalar, log variance of a Gaussian p(x|z).
+    """
+
+    mean: Float[Array, "batch latent"]
+    logvar: Float[Array, "batch latent"]
+    z: Float[Array, "batch latent"]
+    reconstruction: Float[Array, "batch *shape"]
+    observation_logvar: Float[Array, ""]
+
+
+class Autoencoder(nn.Module):
+    """Encoder, reparameterised sample and decoder.
+
+    Attributes:
+      architecture: the layers of encoder and decoder.
+      latent_dim: dimensions of z.
+      encoder: "gaussian", or "deterministic" for q(z|x) = delta(z - mean(x)).
+      scale_head: "logvar": the head gives log sigma^2. "relu": the paper's, sigma = ReLU(head),
+        here plus `RELU_SCALE_FLOOR`.
+      observation_noise: standard deviation of a Gaussian p(x|z), or "learned": one trainable
+        scalar that starts at 1. A Bernoulli p(x|z) has none.
+    """
+
+    architecture: Architecture
+    latent_dim: int
+    encoder: str = "gaussian"
+    scale_head: str = "logvar"
+    observation_noise: float | str = 1.0
+
+    def setup(self):
+        self.encoder_stack = Stack(self.architecture.encoder)
+        self.decoder_stack = Stack(self.architecture.decoder)
+        self.mean_head = nn.Dense(self.latent_dim)
+        if self.encoder == "gaussian":
+            self.scale = nn.Dense(self.latent_dim)
+        if self.observation_noise == "learned":
+            self.learned_logvar = self.param("observation_logvar", nn.initializers.zeros_init(), ())
+
+    def encode(
+        self, x: Float[Array, "batch *shape"], train: bool = False
+    ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
+        """The posterior q(z|x): mean and log variance, both `[batch, latent]`."""
+        features = self.encoder_stack(x, train)
+        features = features.reshape(features.shape[0], -1)
+        mean = self.mean_head(features)
+        if self.encoder == "deterministic":
+            return mean, jnp.full_like(mean, -jnp.inf)
+        scale = self.scale(features)
+        if self.scale_head == "relu":
+            scale = 2 * jnp.log(jax.nn.relu(scale) + RELU_SCALE_FLOOR)
+        return mean, scale
+
+    def decode(
+        self, z: Float[Array, "batch latent"], train: bool = False
+    ) -> Float[Array, "batch *shape"]:
+        """The parameters of p(x|z), `[batch, *shape]`: means, or logits of a Bernoulli."""
+        return self.decoder_stack(z, train)
+
+    def __call__(
+        self, x: Float[Array, "batch *shape"], key: PRNGKeyArray, train: bool = False
+    ) -> Outputs:
+        """Encodes, draws one z for each example, decodes.
+
+        Args:
+          x: `[batch, *shape]`.
+          key: for the sample.
+          train: whether batch normalisation uses, and updates, the batch's own statistics.
+        """
+        mean, logvar = self.encode(x, train)
+        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+        if self.observation_noise == "learned":
+            observation_logvar = self.learned_logvar
+        else:
+            observation_logvar = jnp.float32(2 * math.log(self.observation_noise))
+        return Outputs(mean, logvar, z, self.decode(z, train), observation_logvar)
+
+
+def build_autoencoder(
+    network: str,
+    latent_dim: int,
+    *,
+    encoder: str = "gaussian",
+    scale_head: str = "logvar",
+    observation_noise: float | str = 1.0,
+) -> Autoencoder:
+    """An `Autoencoder` on one of the named networks.
+
+    Args:
+      network: a name in `networks.ARCHITECTURES`.
+      latent_dim: dimensions of z, at least 1.
+      encoder, scale_head, observation_noise: as in `Autoencoder`.
+
+    Raises:
+      ValueError: an argument is unknown or out of range; the message lists what is known.
+    """
+    for what, value, known in (
+        ("network", network, ARCHITECTURES),
+        ("encoder", encoder, ENCODERS),
+        ("scale_head", scale_head, SCALE_HEADS),
+    ):
+        if value not in known:
+            raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
+    if latent_dim < 1:
+        raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+    if observation_noise != "learned" and not (
+        isinstance(observation_noise, float | int) and 0 < observation_noise < math.inf
+    ):
+        raise ValueError(
+            f"observation_noise must be a positive number or 'learned', got {observation_noise!r}"
+        )
+    return Autoencoder(ARCHITECTURES[network], latent_dim, encoder, scale_head, observation_noise)

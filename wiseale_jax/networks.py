@@ -1,0 +1,143 @@
+"""The paper's encoders and decoders (Appendix D), written as data.
+
+An `Architecture` lists the layers of one encoder and one decoder; `Stack` runs such a list. The
+heads of the encoder, for the mean and the scale of q(z|x), belong to the autoencoder, as they are
+the same for every data set. To add a network, add a value to `ARCHITECTURES`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from wiseale_jax import layers
+
+
+class Dense(NamedTuple):
+    """A fully connected layer; its input is flattened first."""
+
+    features: int
+    relu: bool = True
+
+
+class Conv(NamedTuple):
+    """A convolution with SAME padding, `size` and `stride` along every spatial axis."""
+
+    features: int
+    size: int
+    stride: int
+    relu: bool = True
+    batch_norm: bool = False
+
+
+class ConvTranspose(NamedTuple):
+    """A transposed convolution with SAME padding, `size` and `stride` along every spatial axis."""
+
+    features: int
+    size: int
+    stride: int
+    relu: bool = True
+    batch_norm: bool = False
+
+
+class Reshape(NamedTuple):
+    """Gives every example the shape `shape`."""
+
+    shape: tuple[int, ...]
+
+
+Layer = Dense | Conv | ConvTranspose | Reshape
+
+
+class Architecture(NamedTuple):
+    """One encoder and one decoder.
+
+    Attributes:
+      shape: of one example, channels last.
+      encoder: layers from an example to the features that the heads read.
+      decoder: layers from z to the parameters of p(x|z), of shape `shape`.
+    """
+
+    shape: tuple[int, ...]
+    encoder: tuple[Layer, ...]
+    decoder: tuple[Layer, ...]
+
+
+# Appendix D.1. The paper ends its decoder in a ReLU, which could not draw the lower half of a
+# wave: a slip; the last layer is linear.
+SINE = Architecture(
+    shape=(256, 1),
+    encoder=(
+        Conv(16, 16, 2),
+        Conv(16, 16, 2),
+        Conv(32, 16, 2),
+        Conv(32, 16, 2),
+        Conv(64, 8, 2),
+        Dense(64),
+    ),
+    decoder=(
+        Dense(16),
+        Reshape((1, 16)),
+        Conv(128, 1, 1),
+        ConvTranspose(64, 8, 4),
+        ConvTranspose(32, 16, 4),
+        ConvTranspose(16, 16, 4),
+        ConvTranspose(1, 16, 4, relu=False),
+    ),
+)
+
+# Appendix D.2. The decoder gives Bernoulli logits.
+MNIST = Architecture(
+    shape=(28, 28, 1),
+    encoder=(Conv(16, 4, 2), Conv(32, 4, 2), Conv(64, 4, 2), Dense(32)),
+    decoder=(Dense(16), Dense(128), Dense(784, relu=False), Reshape((28, 28, 1))),
+)
+
+# Appendix D.3. The paper gives its last layer one filter, though images have three channels: a
+# slip; the last layer has the channels of the data.
+CELEBA = Architecture(
+    shape=(64, 64, 3),
+    encoder=(Conv(128, 5, 2), Conv(256, 5, 2), Conv(512, 5, 2), Conv(1024, 5, 2)),
+    decoder=(
+        Dense(8 * 8 * 1024, relu=False),
+        Reshape((8, 8, 1024)),
+        ConvTranspose(512, 5, 2, batch_norm=True),
+        ConvTranspose(256, 5, 2, batch_norm=True),
+        ConvTranspose(128, 5, 2, batch_norm=True),
+        ConvTranspose(3, 5, 1, relu=False),
+    ),
+)
+
+ARCHITECTURES = {"sine": SINE, "mnist": MNIST, "celeba": CELEBA}
+
+
+class Stack(nn.Module):
+    """Runs a list of layers one after the other."""
+
+    layers: tuple[Layer, ...]
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *in"], train: bool) -> Float[Array, "batch *out"]:
+        """Args:
+
+        x: `[batch, ...]`.
+        train: whether batch normalisation uses, and updates, the batch's own statistics.
+        """
+        for layer in self.layers:
+            if isinstance(layer, Reshape):
+                x = x.reshape(x.shape[0], *layer.shape)
+                continue
+            if isinstance(layer, Dense):
+                x = nn.Dense(layer.features)(x.reshape(x.shape[0], -1))
+            else:
+                kind = layers.Conv if isinstance(layer, Conv) else layers.ConvTranspose
+                n = x.ndim - 2
+                x = kind(layer.features, (layer.size,) * n, (layer.stride,) * n)(x)
+                if layer.batch_norm:
+                    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            if layer.relu:
+                x = jax.nn.relu(x)
+        return x

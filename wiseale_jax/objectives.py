@@ -1,0 +1,160 @@
+"""One pure function per method: `objective(outputs, x, key, *, likelihood, ...)`.
+
+Each returns `(loss, metrics)`, a scalar and a flat dict of scalars, the same for every method:
+
+* `loss`: what is minimised, per example.
+* `reconstruction_error`: sum of squared errors (Gaussian, squared units of the data) or
+  cross-entropy (Bernoulli, nats) of one example, from a sampled z, averaged over the batch.
+* `aevb_kl`: KL[q(z|x) || N(0, I)], nats, averaged over the batch.
+* `wiseale_kl`: the paper's bound on KL[aggregate posterior || N(0, I)], Eq. 21-24, nats.
+* `elbo`: the true evidence lower bound of AEVB with its constants, mean log p(x|z) - `aevb_kl`,
+  in nats per example, whatever the method minimises.
+* `mse`: squared error of E[x|z], per pixel or sample, in squared units of the data.
+
+With a deterministic encoder `aevb_kl` and `wiseale_kl` are inf and `elbo` is -inf.
+
+What a method is tuned by is bound by `bind` before it is jitted. To add a method, write the
+function and add its line to `METHODS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from wiseale_jax import divergences
+from wiseale_jax.autoencoder import Outputs
+from wiseale_jax.likelihoods import Likelihood
+
+Metrics = dict[str, Float[Array, ""]]
+Objective = Callable[[Outputs, Array, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]
+
+
+def aevb(
+    outputs: Outputs, x: Array, key: PRNGKeyArray, *, likelihood: Likelihood
+) -> tuple[Array, Metrics]:
+    """Auto-Encoding Variational Bayes (Kingma and Welling, 2014): the negative ELBO, in nats."""
+    return beta_vae(outputs, x, key, likelihood=likelihood, beta=1.0)
+
+
+def beta_vae(
+    outputs: Outputs, x: Array, key: PRNGKeyArray, *, likelihood: Likelihood, beta: float = 4.0
+) -> tuple[Array, Metrics]:
+    """beta-VAE (Higgins et al., 2017): -log p(x|z) + beta KL[q(z|x) || N(0, I)], in nats."""
+    del key
+    negative_log_likelihood, metrics = _evaluate(outputs, x, likelihood)
+    return _with_loss(negative_log_likelihood + beta * metrics["aevb_kl"], metrics)
+
+
+def wiseale(
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    kl_weight: float | str = 1.0,
+    bound: str = "jensen",
+) -> tuple[Array, Metrics]:
+    """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
+
+    Eq. 27 is sum_i log p(x_i|z_i) less one KL for the whole batch, so that the loss per example is
+    mean_i(-log p(x_i|z_i)) + kl_weight * KL / M.
+
+    Args:
+      outputs, x, key: see the module. The bound needs the whole batch: it is not the mean of the
+        bounds over parts of the batch.
+      likelihood: the observation model.
+      kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, as a third-party port
+        has it, a prior M times stronger; or a number.
+      bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
+    """
+    del key
+    batch = x.shape[0]
+    weight = batch if kl_weight == "batch" else kl_weight
+    negative_log_likelihood, metrics = _evaluate(outputs, x, likelihood)
+    kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound)
+    return _with_loss(negative_log_likelihood + weight * kl / batch, metrics)
+
+
+def wae_mmd(
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    mmd_weight: float = 10.0,
+) -> tuple[Array, Metrics]:
+    """Wasserstein auto-encoder with an MMD penalty (Tolstikhin et al., 2017).
+
+    reconstruction_error + mmd_weight * MMD(sampled z, prior), the MMD by its U-statistic with
+    inverse multiquadratic kernels. The encoder may be Gaussian or deterministic.
+    """
+    _, metrics = _evaluate(outputs, x, likelihood)
+    error = jnp.mean(likelihood.error(x, outputs.reconstruction))
+    prior_z = jax.random.normal(key, outputs.z.shape, outputs.z.dtype)
+    return _with_loss(error + mmd_weight * divergences.mmd(outputs.z, prior_z), metrics)
+
+
+def ae(
+    outputs: Outputs, x: Array, key: PRNGKeyArray, *, likelihood: Likelihood
+) -> tuple[Array, Metrics]:
+    """A plain auto-encoder: -log p(x|z), in nats, and no prior."""
+    del key
+    return _with_loss(*_evaluate(outputs, x, likelihood))
+
+
+METHODS: dict[str, Callable[..., tuple[Array, Metrics]]] = {
+    "wiseale": wiseale,
+    "aevb": aevb,
+    "beta_vae": beta_vae,
+    "wae_mmd": wae_mmd,
+    "ae": ae,
+}
+
+
+def bind(method: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Objective:
+    """The objective of a method with all that it is tuned by bound.
+
+    Args:
+      method: a name in `METHODS`.
+      likelihood: the observation model.
+      settings: values by name; those that the method does not take are left out.
+
+    Raises:
+      ValueError: the method is unknown; the message lists the known ones.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    taken = inspect.signature(METHODS[method]).parameters
+    chosen = {name: value for name, value in settings.items() if name in taken}
+    return functools.partial(METHODS[method], likelihood=likelihood, **chosen)
+
+
+def _evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array, Metrics]:
+    """The negative log-likelihood, per example in nats, and every metric but the loss."""
+    log_prob = jnp.mean(likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar))
+    aevb_kl = jnp.mean(divergences.gaussian_kl(outputs.mean, outputs.logvar))
+    return -log_prob, {
+        "reconstruction_error": jnp.mean(likelihood.error(x, outputs.reconstruction)),
+        "aevb_kl": aevb_kl,
+        "wiseale_kl": _wiseale_kl_metric(outputs),
+        "elbo": log_prob - aevb_kl,
+        "mse": jnp.mean(jnp.square(x - likelihood.mean(outputs.reconstruction))),
+    }
+
+
+def _wiseale_kl_metric(outputs: Outputs) -> Array:
+    # A point mass has no density: the aggregate posterior's KL is infinite, not 0/0.
+    is_density = jnp.all(outputs.logvar > -jnp.inf)
+    logvar = jnp.where(is_density, outputs.logvar, 0.0)
+    return jnp.where(is_density, divergences.wiseale_kl(outputs.mean, logvar), jnp.inf)
+
+
+def _with_loss(loss: Array, metrics: Metrics) -> tuple[Array, Metrics]:
+    return loss, {"loss": loss, **metrics}

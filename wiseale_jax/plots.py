@@ -1,0 +1,139 @@
+"""Pictures of a run. Colours are of different lightness, and lines of different style: they
+survive greyscale."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+_DARK, _MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
+
+_LABELS = {
+    "loss": "loss (per example)",
+    "reconstruction_error": "reconstruction error (per example)",
+    "aevb_kl": "mean KL[q(z|x) || p(z)] (nats)",
+    "wiseale_kl": "WiSE-ALE bound on KL[aggregate || p(z)] (nats)",
+    "elbo": "ELBO (nats per example)",
+    "mse": "squared error per sample or pixel",
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG, beside its place and then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png", dpi=130)
+    os.replace(partial, path)
+
+
+def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Every metric by epoch, training and test.
+
+    Args:
+      rows: of metrics.jsonl.
+      title: of the figure.
+    """
+    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    figure.suptitle(title)
+    for axes, (name, label) in zip(figure.subplots(2, 3).flat, _LABELS.items(), strict=True):
+        for split, style, colour in (("train", "-", _DARK), ("test", "--", _MIDDLE)):
+            points = [(r["epoch"], r[name]) for r in rows if r["split"] == split]
+            points = [(epoch, value) for epoch, value in points if value is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), style, color=colour, marker=".", label=split)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "infinite", ha="center", va="center", transform=axes.transAxes)
+        axes.set_xlabel("epoch")
+        axes.set_title(label, fontsize=10)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.margins(x=0.04)
+        if axes.lines:
+            axes.legend(fontsize=8)
+    return figure
+
+
+def choose_waves(frequency: np.ndarray, amplitude: np.ndarray, count: int = 6) -> np.ndarray:
+    """Indices of waves whose frequencies spread evenly from lowest to highest.
+
+    Of the waves near each wanted frequency, the one with the most middling amplitude.
+    """
+    low, high = float(frequency.min()), float(frequency.max())
+    chosen = []
+    for wanted in np.linspace(low, high, count):
+        near = np.argsort(np.abs(frequency - wanted))[: max(1, len(frequency) // 200)]
+        near = near[~np.isin(near, chosen)]
+        if len(near):
+            chosen.append(near[np.argmin(np.abs(amplitude[near] - np.median(amplitude)))])
+    return np.array(chosen)
+
+
+def wave_reconstructions(
+    wave: np.ndarray,
+    clean: np.ndarray,
+    reconstruction: np.ndarray,
+    frequency: np.ndarray,
+    amplitude: np.ndarray,
+    title: str,
+) -> Figure:
+    """Input, noise-free wave and reconstruction of a few waves.
+
+    Args:
+      wave, clean, reconstruction: `[count, samples, 1]`, over one second.
+      frequency: `[count]`, Hz.
+      amplitude: `[count]`.
+      title: of the figure.
+    """
+    columns = min(3, len(wave))
+    rows = -(-len(wave) // columns)
+    figure = Figure(figsize=(4 * columns, 2.5 * rows + 0.6), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    time = np.arange(wave.shape[1]) / wave.shape[1]
+    for i, axes in enumerate(grid.flat):
+        if i >= len(wave):
+            axes.set_axis_off()
+            continue
+        axes.plot(time, wave[i, :, 0], ".", color=_LIGHT, markersize=3, label="input")
+        axes.plot(time, clean[i, :, 0], "-", color=_DARK, linewidth=1, label="noise-free wave")
+        axes.plot(time, reconstruction[i, :, 0], "--", color=_MIDDLE, label="reconstruction")
+        error = np.sum(np.square(reconstruction[i] - wave[i]))
+        axes.set_title(
+            f"{frequency[i]:.1f} Hz, amplitude {amplitude[i]:.2f}, error {error:.1f}", fontsize=9
+        )
+        axes.grid(alpha=0.3)
+    for axes in grid[-1]:
+        axes.set_xlabel("time (s)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("x(t)")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def image_reconstructions(x: np.ndarray, reconstruction: np.ndarray, title: str) -> Figure:
+    """Images over their reconstructions.
+
+    Args:
+      x, reconstruction: `[count, height, width, channels]` in [0, 1], one channel or three.
+      title: of the figure.
+    """
+    columns = min(8, len(x))
+    rows = -(-len(x) // columns)
+    figure = Figure(figsize=(1.2 * columns, 2.5 * rows + 0.5), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(2 * rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i in range(len(x)):
+        row, column = divmod(i, columns)
+        for offset, image in enumerate((x[i], reconstruction[i])):
+            axes = grid[2 * row + offset, column]
+            axes.imshow(np.squeeze(np.clip(image, 0, 1)), cmap="gray", vmin=0, vmax=1)
+    figure.supxlabel("odd rows: input; even rows: reconstruction", fontsize=9)
+    return figure

@@ -1,0 +1,108 @@
+"""A trained model, ready for use: `load(workdir)`."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from wiseale_jax import run_folder
+from wiseale_jax.autoencoder import Autoencoder, build_autoencoder
+from wiseale_jax.datasets import DATASETS
+from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
+
+
+@dataclass(frozen=True)
+class TrainedAutoencoder:
+    """A model with its parameters; every method is jitted.
+
+    Attributes:
+      model: the autoencoder.
+      variables: its parameters and running statistics.
+      likelihood: its observation model.
+      config: the configuration of the run that trained it.
+    """
+
+    model: Autoencoder
+    variables: Any
+    likelihood: Likelihood
+    config: Mapping[str, Any]
+
+    def encode(
+        self, x: Float[Array, "batch *shape"]
+    ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
+        """Mean and log variance of q(z|x), each `[batch, latent]`."""
+        return _encode(self.model, self.variables, x)
+
+    def decode(self, z: Float[Array, "batch latent"]) -> Float[Array, "batch *shape"]:
+        """E[x|z], `[batch, *shape]`: for a Bernoulli p(x|z), probabilities."""
+        return _decode(self.model, self.likelihood, self.variables, z)
+
+    def reconstruct(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+        """E[x|z] at the posterior's mean."""
+        return self.decode(self.encode(x)[0])
+
+    def sample(self, key: PRNGKeyArray, n: int) -> Float[Array, "n *shape"]:
+        """E[x|z] of `n` draws of z from the prior."""
+        return self.decode(jax.random.normal(key, (n, self.model.latent_dim)))
+
+
+def model_from_config(config: Mapping[str, Any]) -> tuple[Autoencoder, Likelihood]:
+    """The autoencoder and the observation model that a run's configuration names.
+
+    Raises:
+      ValueError: a setting is unknown or out of range.
+    """
+    dataset = DATASETS.get(config["dataset"])
+    if dataset is None:
+        raise ValueError(f"unknown dataset {config['dataset']!r}; known: {', '.join(DATASETS)}")
+    model = build_autoencoder(
+        dataset.network,
+        config["latent_dim"],
+        encoder=config["encoder"],
+        scale_head=config["scale_head"],
+        observation_noise=config["observation_noise"],
+    )
+    return model, LIKELIHOODS[dataset.likelihood]
+
+
+def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
+    """Loads what `python -m experiments.train` left in its run folder.
+
+    Args:
+      workdir: the run folder.
+
+    Raises:
+      ValueError: it is not a run folder, or has no checkpoint yet; the message says which.
+    """
+    # Here, as whoever imports only wiseale_kl need not wait for orbax.
+    from wiseale_jax import checkpoints
+
+    folder = Path(workdir).expanduser()
+    config = run_folder.read_config(folder)
+    if config is None:
+        raise ValueError(f"{folder} is not a run folder: it has no {run_folder.CONFIG}")
+    model, likelihood = model_from_config(config)
+    if not (folder / run_folder.CHECKPOINTS).is_dir():
+        raise ValueError(f"{folder} has no {run_folder.CHECKPOINTS}/ yet: train it first")
+    with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS) as saved:
+        if saved.latest_step() is None:
+            raise ValueError(f"{folder} has no checkpoint yet: train it for an epoch first")
+        variables = checkpoints.restore_variables(saved)
+    return TrainedAutoencoder(model, variables, likelihood, config)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(model: Autoencoder, variables: Any, x: Array) -> tuple[Array, Array]:
+    return model.apply(variables, x, method="encode")
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _decode(model: Autoencoder, likelihood: Likelihood, variables: Any, z: Array) -> Array:
+    return likelihood.mean(model.apply(variables, z, method="decode"))

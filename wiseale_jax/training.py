@@ -1,0 +1,216 @@
+"""The training step, many of them in one compiled call, and evaluation.
+
+Each step draws from `fold_in(key, step)`, each epoch's order from `fold_in(key, epoch)`, on
+branches of the run's key of their own, and the sums of the metrics are part of the state: training
+from a saved state gives the same bits as training on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.objectives import Metrics, Objective
+
+
+# The branches of a run's random key.
+_INIT, _ORDER, _STEPS = range(3)
+
+
+class Program(NamedTuple):
+    """What is trained and how: the static half of a training run. Hashable.
+
+    Attributes:
+      model: the autoencoder.
+      objective: a method with all that it is tuned by bound.
+      optimizer: an optax gradient transformation.
+      preprocess: `(stored batch, key) -> x`, run inside the compiled step.
+      batch_size: examples per step.
+    """
+
+    model: Autoencoder
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    preprocess: Callable[[Array, PRNGKeyArray], Array]
+    batch_size: int
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes, and the key it started from.
+
+    Attributes:
+      step: steps done.
+      key: `[2]`, the raw data of the run's random key.
+      params: parameters.
+      batch_stats: batch normalisation's running statistics, `{}` where there are none.
+      opt_state: the optimiser's state.
+      metric_sums: each metric's sum over the steps done of the epoch under way.
+    """
+
+    step: Int[Array, ""]
+    key: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    metric_sums: Metrics
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """Parameters and running statistics, as `model.apply` takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(program: Program, seed: int, example: Array) -> TrainState:
+    """A state before the first step.
+
+    Args:
+      program: what is trained.
+      seed: of the run.
+      example: one stored example or more, `[batch, ...]`.
+    """
+    key = jax.random.key(seed)
+    init_key, sample_key, objective_key = jax.random.split(jax.random.fold_in(key, _INIT), 3)
+    x = program.preprocess(jnp.asarray(example), sample_key)
+    variables = jax.jit(program.model.init, static_argnames="train")(
+        init_key, x, sample_key, train=False
+    )
+
+    def metrics_of(variables, x):
+        return program.objective(program.model.apply(variables, x, sample_key), x, objective_key)[1]
+
+    # Two examples, as the MMD needs two.
+    shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
+    return TrainState(
+        step=jnp.int32(0),
+        key=jax.random.key_data(key),
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=program.optimizer.init(variables["params"]),
+        metric_sums={name: jnp.zeros((), metric.dtype) for name, metric in shapes.items()},
+    )
+
+
+def train_step(program: Program, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+    """One step of gradient descent on one batch as stored; pure, to be jitted by the caller."""
+    key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
+    preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
+    x = program.preprocess(batch, preprocess_key)
+
+    def loss_fn(params):
+        outputs, updated = program.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            x,
+            sample_key,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        loss, metrics = program.objective(outputs, x, objective_key)
+        return loss, (metrics, updated.get("batch_stats", {}))
+
+    gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
+    return state._replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        metric_sums=jax.tree.map(jnp.add, state.metric_sums, metrics),
+    ), metrics
+
+
+def _branch(key: Array, branch: int) -> PRNGKeyArray:
+    return jax.random.fold_in(jax.random.wrap_key_data(key), branch)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def epoch_order(key: Array, epoch: Int[Array, ""] | int, size: int) -> Int[Array, " size"]:
+    """The order in which an epoch visits `size` examples, from the raw run key and the epoch."""
+    return jax.random.permutation(jax.random.fold_in(_branch(key, _ORDER), epoch), size)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_steps(
+    program: Program,
+    state: TrainState,
+    data: Array,
+    order: Int[Array, " size"],
+    count: Int[Array, ""] | int,
+) -> TrainState:
+    """Runs the next `count` steps of the epoch under way in one compiled call.
+
+    Args:
+      program: what is trained.
+      state: is donated.
+      data: `[size, ...]`, the examples as stored, on the device.
+      order: this epoch's order, from `epoch_order`.
+      count: how many steps; not past the end of the epoch, which drops the last, partial batch.
+    """
+    steps_per_epoch = order.shape[0] // program.batch_size
+
+    def body(_, state):
+        start = (state.step % steps_per_epoch) * program.batch_size
+        rows = lax.dynamic_slice_in_dim(order, start, program.batch_size)
+        return train_step(program, state, data[rows])[0]
+
+    return lax.fori_loop(0, count, body, state)
+
+
+def finish_epoch(state: TrainState, steps: int) -> tuple[TrainState, dict[str, float]]:
+    """The mean of each metric over an epoch of `steps` steps, and the state with the sums at 0."""
+    sums = jax.device_get(state.metric_sums)
+    zeros = jax.tree.map(jnp.zeros_like, state.metric_sums)
+    return state._replace(metric_sums=zeros), {name: float(v) / steps for name, v in sums.items()}
+
+
+def evaluate(program: Program, variables: Any, data: Array, seed: int) -> dict[str, float]:
+    """The objective's metrics over all of `data`: means over examples.
+
+    The WiSE-ALE bound is that of batches of `program.batch_size`, as in training. The last,
+    smaller batch counts by its size.
+
+    Args:
+      program: what was trained.
+      variables: parameters and running statistics.
+      data: `[size, ...]`, the examples as stored, on the device.
+      seed: of the latent samples.
+    """
+    size = data.shape[0]
+    whole = size - size % program.batch_size
+    key = jax.random.key(seed)
+    sums = (
+        [_evaluate_batches(program, variables, data[:whole], key, program.batch_size)]
+        if whole
+        else []
+    )
+    # The MMD needs two examples: a single one left over joins no batch.
+    if size - whole > 1 or not whole:
+        rest_key = jax.random.fold_in(key, size)
+        sums.append(_evaluate_batches(program, variables, data[whole:], rest_key, size - whole))
+    else:
+        size = whole
+    return {name: sum(float(part[name]) for part in sums) / size for name in sums[0]}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _evaluate_batches(
+    program: Program, variables: Any, data: Array, key: PRNGKeyArray, batch_size: int
+) -> dict[str, Float[Array, ""]]:
+    batches = data.reshape(-1, batch_size, *data.shape[1:])
+
+    def one(index_and_batch):
+        index, batch = index_and_batch
+        keys = jax.random.split(jax.random.fold_in(key, index), 3)
+        x = program.preprocess(batch, keys[0])
+        outputs = program.model.apply(variables, x, keys[1])
+        return program.objective(outputs, x, keys[2])[1]
+
+    metrics = lax.map(one, (jnp.arange(batches.shape[0]), batches))
+    return jax.tree.map(lambda values: jnp.sum(values) * batch_size, metrics)
