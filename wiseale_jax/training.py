@@ -20,7 +20,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.objectives import Metrics, Objective
 
-
 # The branches of a run's random key.
 _INIT, _ORDER, _STEPS = range(3)
 
