@@ -34,10 +34,10 @@ def main(argv: list[str]) -> None:
     workdir = Path(FLAGS.workdir).expanduser()
     metrics = evaluate(workdir, FLAGS.data_dir)
     run_folder.write_json(workdir / "evaluation.json", metrics)
-    width = max(map(len, metrics))
+    width = max(map(len, UNITS))
     print(f"{workdir}: test set")
-    for name, value in metrics.items():
-        print(f"  {name:<{width}}  {value:12.5g}  {UNITS[name]}")
+    for name, unit in UNITS.items():
+        print(f"  {name:<{width}}  {metrics[name]:12.5g}  {unit}")
 
 
 def evaluate(workdir: Path, data_dir: str | None = None) -> dict[str, float]:

@@ -18,7 +18,11 @@ def open_checkpoints(folder: str | os.PathLike, keep: int | None = None) -> ocp.
       keep: how many of the newest are kept; None keeps all.
     """
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(Path(folder).expanduser().absolute(), options=options)
+    return ocp.CheckpointManager(
+        Path(folder).expanduser().absolute(),
+        options=options,
+        item_handlers=ocp.StandardCheckpointHandler(),
+    )
 
 
 def save(checkpoints: ocp.CheckpointManager, epoch: int, state: Any) -> None:
