@@ -1,0 +1,108 @@
+"""experiments/configs.py: Appendix D's values, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from experiments import configs
+
+
+def test_appendix_d():
+    sine, mnist, celeba = (configs.CONFIGS[name] for name in ("sine", "mnist", "celeba"))
+    assert (sine.batch_size, sine.epochs, sine.learning_rate, sine.latent_dim) == (64, 50, 5e-4, 4)
+    assert (mnist.batch_size, mnist.epochs, mnist.learning_rate) == (64, 30, 1e-3)
+    assert mnist.latent_dim == 2 and celeba.latent_dim == 64
+    assert (celeba.batch_size, celeba.epochs) == (256, 50)
+    assert sine.kl_weight == 1 and sine.observation_noise == 1 and sine.bound == "jensen"
+
+
+def test_celeba_rate_drops_after_epoch_30():
+    rate = configs.schedule(configs.CONFIGS["celeba"], steps_per_epoch=10)
+    assert float(rate(0)) == float(rate(299)) == pytest.approx(3e-4)
+    assert float(rate(300)) == float(rate(499)) == pytest.approx(1.5e-4)
+
+
+def test_constant_rate():
+    rate = configs.schedule(configs.CONFIGS["sine"], steps_per_epoch=10)
+    assert float(rate(0)) == float(rate(10**6)) == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize("noise", ["learned", "0.05", 0.05])
+def test_numbers_or_words(noise):
+    config = configs.make_config({"dataset": "sine", "observation_noise": noise})
+    assert config.observation_noise == (noise if noise == "learned" else 0.05)
+
+
+def test_encoder_by_method():
+    def make(**given):
+        return configs.make_config({"dataset": "sine", **given}).encoder
+
+    assert make() == "gaussian" and make(method="ae") == "deterministic"
+    assert make(method="ae", encoder="gaussian") == "gaussian"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"dataset": "sinus"}, "unknown dataset 'sinus'; known: sine"),
+        ({"method": "vae"}, "unknown method 'vae'; known: wiseale, aevb, beta_vae, wae_mmd, ae"),
+        ({"epochs": -1}, "epochs must be at least 1, got -1"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"latent_dim": -2}, "latent_dim must be at least 1"),
+        ({"seed": -1}, "seed must be in"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
+        ({"beta": -1.0}, "beta must be at least 0"),
+        ({"mmd_weight": float("inf")}, "mmd_weight must be at least 0 and finite"),
+        ({"kl_weight": "M"}, "kl_weight must be a number or 'batch', got 'M'"),
+        ({"observation_noise": "0"}, "observation_noise must be positive"),
+        ({"bound": "chernoff"}, "unknown bound 'chernoff'; known: jensen"),
+        ({"scale_head": "exp"}, "unknown scale_head"),
+        ({"encoder": "x"}, "unknown encoder"),
+        ({"encoder": "deterministic"}, "needs encoder='gaussian'"),
+        ({"method": "wae_mmd", "batch_size": 1}, "needs batch_size >= 2"),
+    ],
+)
+def test_what_is_refused(given, words):
+    with pytest.raises(ValueError, match=words):
+        configs.make_config({"dataset": "sine", **given})
+
+
+@pytest.mark.parametrize("name", configs.CONFIGS)
+def test_stored_and_read_again(name):
+    config = dataclasses.replace(configs.CONFIGS[name], encoder="gaussian", dataset="sine")
+    assert configs.read_stored(dataclasses.asdict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": "1"}, "seed is '1'"),
+        ({"seed": True}, "seed is True"),
+        ({"epochs": 2.5}, "epochs is 2.5"),
+        ({"learning_rate": None}, "learning_rate is None"),
+        ({"colour": 1}, "unknown colour"),
+        ({"epochs": -1}, "epochs must be at least 1"),
+    ],
+)
+def test_stored_by_hand(change, words):
+    stored = dataclasses.asdict(configs.make_config({"dataset": "sine"})) | change
+    with pytest.raises(ValueError, match=words):
+        configs.read_stored(stored)
+
+
+def test_stored_with_a_field_missing():
+    stored = dataclasses.asdict(configs.make_config({"dataset": "sine"}))
+    del stored["beta"]
+    with pytest.raises(ValueError, match="lacks beta"):
+        configs.read_stored(stored)
+
+
+def test_difference_names_what_differs_and_allows_more_epochs():
+    config = configs.make_config({"dataset": "sine"})
+    longer = dataclasses.replace(config, epochs=99)
+    assert configs.difference(config, longer) is None
+    other = dataclasses.replace(config, seed=3, method="aevb")
+    words = configs.difference(config, other)
+    assert words == "method is 'wiseale' there, 'aevb' here; seed is 0 there, 3 here"

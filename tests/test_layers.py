@@ -1,0 +1,78 @@
+"""layers.py against flax.linen's own convolutions: same parameters, same results."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wiseale_jax import layers
+
+# (spatial shape, kernel size, stride): the paper's layers, and odd sizes that SAME pads unevenly.
+CASES = [
+    ((256,), 16, 2),
+    ((8,), 8, 2),
+    ((1,), 1, 1),
+    ((1,), 8, 4),
+    ((64,), 16, 4),
+    ((28, 28), 4, 2),
+    ((7, 7), 4, 2),
+    ((8, 8), 5, 2),
+    ((8, 6), 5, 1),
+    ((13,), 3, 2),
+    ((13,), 5, 4),
+    ((9, 11), 3, 2),
+    ((10,), 2, 3),
+]
+
+
+def pair(kind, spatial, size, stride):
+    n = len(spatial)
+    options = {"features": 6, "kernel_size": (size,) * n, "strides": (stride,) * n}
+    theirs = {"conv": nn.Conv, "transpose": nn.ConvTranspose}[kind](**options, padding="SAME")
+    ours = {"conv": layers.Conv, "transpose": layers.ConvTranspose}[kind](**options)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (3, *spatial, 5))
+    variables = theirs.init(keys[1], x)
+    variables["params"]["bias"] = jax.random.normal(keys[2], (6,))
+    return ours, theirs, variables, x
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+@pytest.mark.parametrize(("spatial", "size", "stride"), CASES)
+def test_values_and_gradients_equal_flax(kind, spatial, size, stride):
+    ours, theirs, variables, x = pair(kind, spatial, size, stride)
+    want = theirs.apply(variables, x)
+    got = ours.apply(variables, x)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    cotangent = jax.random.normal(jax.random.key(1), want.shape)
+
+    def gradients(module):
+        return jax.grad(lambda v, x: jnp.vdot(module.apply(v, x), cotangent), (0, 1))(variables, x)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        gradients(ours),
+        gradients(theirs),
+    )
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_native_convolution_is_the_same_function(kind, monkeypatch):
+    ours, _, variables, x = pair(kind, (28, 28), 4, 2)
+    want = ours.apply(variables, x)
+    monkeypatch.setattr(layers, "use_matmul", lambda: False)
+    np.testing.assert_allclose(ours.apply(variables, x), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_initial_parameters_equal_flax(kind):
+    ours, theirs, _, x = pair(kind, (8, 8), 5, 2)
+    key = jax.random.key(3)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(key, x), theirs.init(key, x))
+
+
+def test_bfloat16_stays_bfloat16():
+    ours, _, variables, x = pair("conv", (16,), 4, 2)
+    assert ours.apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

@@ -1,0 +1,73 @@
+"""plots.py: axes named, legends drawn, the waves asked for."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from wiseale_jax import plots
+from wiseale_jax.datasets import sine
+
+METRICS = ("loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
+
+
+def rows(kl=1.0):
+    return [
+        {"epoch": epoch, "split": split, **dict.fromkeys(METRICS, 2.0 / epoch), "aevb_kl": kl}
+        for epoch in (1, 2, 3)
+        for split in ("train", "test")
+    ]
+
+
+def test_curves():
+    figure = plots.curves(rows(), "title")
+    assert len(figure.axes) == len(METRICS)
+    for axes in figure.axes:
+        assert axes.get_xlabel() == "epoch" and axes.get_title()
+        assert [t.get_text() for t in axes.get_legend().get_texts()] == ["train", "test"]
+
+
+def test_infinite_metrics_are_said_to_be():
+    axes = plots.curves(rows(kl=None), "title").axes[2]
+    assert [text.get_text() for text in axes.texts] == ["infinite"]
+
+
+def test_waves_spread_over_the_frequencies():
+    waves = sine.generate(np.random.default_rng(0), 5000)
+    chosen = plots.choose_waves(waves["frequency"], waves["amplitude"])
+    frequencies = waves["frequency"][chosen]
+    np.testing.assert_allclose(frequencies, np.linspace(0, 20, 6), atol=0.5)
+    np.testing.assert_allclose(waves["amplitude"][chosen], 1, atol=0.3)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_choice_among_few_waves(count):
+    waves = sine.generate(np.random.default_rng(0), count)
+    chosen = plots.choose_waves(waves["frequency"], waves["amplitude"])
+    assert len(set(chosen)) == len(chosen) <= count
+
+
+def test_wave_reconstructions():
+    waves = sine.generate(np.random.default_rng(0), 4)
+    figure = plots.wave_reconstructions(
+        waves["wave"], waves["clean"], waves["clean"], waves["frequency"], waves["amplitude"], "t"
+    )
+    shown = [axes for axes in figure.axes if axes.lines]
+    assert len(shown) == 4 and all(len(axes.lines) == 3 for axes in shown)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["input", "noise-free wave", "reconstruction"]
+    np.testing.assert_array_equal(shown[2].lines[1].get_ydata(), waves["clean"][2, :, 0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_image_reconstructions(channels):
+    x = np.random.default_rng(0).uniform(size=(3, 8, 8, channels))
+    figure = plots.image_reconstructions(x, 1 - x, "t")
+    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(shown) == 6
+    np.testing.assert_allclose(shown[0], np.squeeze(x[0]))
+
+
+def test_a_figure_is_written_whole(tmp_path):
+    plots.save(Figure(), tmp_path / "new" / "a.png")
+    assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]

@@ -1,0 +1,61 @@
+"""run_folder.py: whole files or none, and clear words for damaged ones."""
+
+import json
+
+import pytest
+
+from wiseale_jax import run_folder
+
+
+def test_json_without_infinities(tmp_path):
+    run_folder.write_json(tmp_path / "a.json", {"x": float("inf"), "y": {"z": float("nan")}})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": None, "y": {"z": None}}
+
+
+def test_metrics_round_trip(tmp_path):
+    rows = [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": None}]
+    assert run_folder.read_metrics(tmp_path) == []
+    run_folder.write_metrics(tmp_path, rows)
+    assert run_folder.read_metrics(tmp_path) == rows
+    assert len((tmp_path / run_folder.METRICS).read_text().splitlines()) == 2
+
+
+def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    run_folder.write_text(path, "old")
+
+    def no_space(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_folder.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        run_folder.write_text(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_config_round_trip(tmp_path):
+    assert run_folder.read_config(tmp_path) is None
+    run_folder.write_config(tmp_path, {"seed": 1}, {"jax": "1"})
+    assert run_folder.read_config(tmp_path) == {"seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+        ('{"format": 99, "config": {}}', "format 99; this release reads format 1"),
+        ('{"format": 1, "config": []}', "format"),
+    ],
+)
+def test_damaged_config_is_named(tmp_path, text, words):
+    (tmp_path / run_folder.CONFIG).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        run_folder.read_config(tmp_path)
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write to workdir .*file/run"):
+        run_folder.make_folder(tmp_path / "file" / "run", "workdir")

@@ -1,0 +1,229 @@
+"""experiments/train.py and evaluate.py, end to end on real, if few, waves."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import wiseale_jax
+from experiments import configs, evaluate, train
+from wiseale_jax import run_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+GIVEN = {"dataset": "sine", "epochs": 3, "batch_size": 32}
+FLAGS = [f"--{name}={value}" for name, value in GIVEN.items()]
+
+
+def command(module, *arguments):
+    return [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]
+
+
+def call(module, *arguments):
+    return subprocess.run(
+        command(module, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+
+
+def rows_of(workdir):
+    """The metrics, without the one that is a measurement of the machine."""
+    rows = run_folder.read_metrics(workdir)
+    return [{k: v for k, v in row.items() if k != "examples_per_second"} for row in rows]
+
+
+def parameters_of(workdir):
+    return wiseale_jax.load(workdir).variables
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data_dir):
+    """A run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("runs") / "whole"
+    train.train(configs.make_config(GIVEN), workdir, str(data_dir))
+    return workdir
+
+
+def test_what_a_run_leaves(finished):
+    assert sorted(path.name for path in finished.iterdir()) == [
+        "checkpoints",
+        "config.json",
+        "figures",
+        "metrics.jsonl",
+        "summary.json",
+    ]
+    pictures = sorted((finished / "figures").iterdir())
+    assert [path.name for path in pictures] == ["curves.png", "reconstructions.png"]
+    assert all(path.stat().st_size > 10_000 for path in pictures)
+    rows = run_folder.read_metrics(finished)
+    assert [(row["epoch"], row["split"]) for row in rows] == [
+        (epoch, split) for epoch in (1, 2, 3) for split in ("train", "test")
+    ]
+    assert [row["step"] for row in rows] == [20, 20, 40, 40, 60, 60]
+    assert all(row["examples_per_second"] > 0 for row in rows if row["split"] == "train")
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary == rows_of(finished)[-1]
+    config = json.loads((finished / "config.json").read_text())
+    assert config["config"] == dataclasses.asdict(configs.make_config(GIVEN))
+    assert config["versions"]["jax"] == jax.__version__
+
+
+def test_elbo_is_likelihood_less_kl_in_every_row(finished):
+    for row in rows_of(finished):
+        nll = 0.5 * row["reconstruction_error"] + 0.5 * 256 * np.log(2 * np.pi)
+        np.testing.assert_allclose(row["elbo"], -nll - row["aevb_kl"], rtol=1e-5)
+        np.testing.assert_allclose(row["loss"], nll + row["wiseale_kl"] / 32, rtol=1e-5)
+        np.testing.assert_allclose(row["mse"], row["reconstruction_error"] / 256, rtol=1e-5)
+
+
+def test_same_seed_same_bits(finished, tmp_path, data_dir):
+    train.train(configs.make_config(GIVEN), tmp_path / "again", str(data_dir))
+    assert rows_of(tmp_path / "again") == rows_of(finished)
+    jax.tree.map(
+        np.testing.assert_array_equal, parameters_of(tmp_path / "again"), parameters_of(finished)
+    )
+
+
+def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
+    workdir = tmp_path / "killed"
+    arguments = command("train", *FLAGS, f"--workdir={workdir}", f"--data_dir={data_dir}")
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 2/3"):
+                os.kill(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (workdir / "summary.json").exists()
+    again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "resuming after epoch 2" in again.stdout
+    assert rows_of(workdir) == rows_of(finished)
+    jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(finished))
+
+
+def test_a_finished_run_says_so_and_does_nothing(finished, data_dir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    train.train(configs.make_config(GIVEN), finished, str(data_dir))
+    assert "is finished: 3 epochs" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+
+def test_more_epochs_train_on(tmp_path, data_dir, finished):
+    workdir = tmp_path / "longer"
+    train.train(configs.make_config({**GIVEN, "epochs": 1}), workdir, str(data_dir))
+    train.train(configs.make_config(GIVEN), workdir, str(data_dir))
+    assert rows_of(workdir) == rows_of(finished)
+    with pytest.raises(ValueError, match="run of 3 epochs, more than 2"):
+        train.train(configs.make_config({**GIVEN, "epochs": 2}), workdir, str(data_dir))
+
+
+def test_another_configuration_is_refused_by_name(finished, data_dir):
+    other = configs.make_config({**GIVEN, "seed": 7})
+    with pytest.raises(ValueError, match="holds another run: seed is 0 there, 7 here"):
+        train.train(other, finished, str(data_dir))
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path, data_dir):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match="not empty and not a run folder"):
+        train.train(configs.make_config(GIVEN), tmp_path, str(data_dir))
+
+
+def test_evaluate_prints_and_writes_the_same_metrics(finished, data_dir):
+    done = call("evaluate", f"--workdir={finished}", f"--data_dir={data_dir}")
+    assert done.returncode == 0, done.stderr
+    last = rows_of(finished)[-1]
+    written = json.loads((finished / "evaluation.json").read_text())
+    (finished / "evaluation.json").unlink()
+    assert written == {name: last[name] for name in evaluate.UNITS}
+    for name in evaluate.UNITS:
+        assert f"  {name} " in done.stdout
+    assert "Item" not in done.stderr
+
+
+def test_load_in_a_process_that_never_saw_the_training(finished, data_dir, tmp_path):
+    script = f"""
+import sys, jax, numpy as np, wiseale_jax
+model = wiseale_jax.load({str(finished)!r})
+x = np.load({str(tmp_path / "x.npy")!r})
+mean, logvar = model.encode(x)
+decoded = model.decode(mean)
+assert mean.shape == logvar.shape == (5, 4) and decoded.shape == (5, 256, 1)
+np.testing.assert_array_equal(model.reconstruct(x), decoded)
+assert model.sample(jax.random.key(0), 7).shape == (7, 256, 1)
+np.save({str(tmp_path / "mean.npy")!r}, mean)
+assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modules
+"""
+    x = np.random.default_rng(0).standard_normal((5, 256, 1)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+    mean, _ = wiseale_jax.load(finished).encode(x)
+    np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), mean)
+
+
+@pytest.mark.parametrize("method", ["aevb", "beta_vae", "wae_mmd", "ae"])
+def test_every_method_trains(method, tmp_path, data_dir):
+    given = {**GIVEN, "epochs": 1, "method": method}
+    if method == "aevb":
+        given["observation_noise"] = "learned"
+    train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["aevb_kl"] is None) == (method == "ae")
+    assert np.isfinite(summary["reconstruction_error"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--dataset=sinus"], "unknown dataset 'sinus'; known: sine"),
+        (["--epochs=-1"], "epochs must be at least 1, got -1"),
+        (["--batch_size=641"], "batch_size 641 is more than the 640 examples"),
+        (["--train_examples=641"], "train_examples must be in 1..640, got 641"),
+        (["--workdir=FILE/run"], "cannot write to workdir"),
+        (["--data_dir=FILE/data"], "cannot write to data_dir"),
+        (["--checkpoint_every=0"], "checkpoint_every must be at least 1"),
+        (["extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, words, tmp_path, data_dir):
+    (tmp_path / "file").write_text("")
+    arguments = [a.replace("FILE", str(tmp_path / "file")) for a in arguments]
+    base = [f"--workdir={tmp_path / 'run'}", f"--data_dir={data_dir}"]
+    done = call("train", *base, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and words in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--workdir is needed"),
+        (["--workdir=NOWHERE"], "is not a run folder: it has no config.json"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(arguments, words, tmp_path):
+    arguments = [a.replace("NOWHERE", str(tmp_path / "nowhere")) for a in arguments]
+    done = call("evaluate", *arguments)
+    assert done.returncode == 2 and words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_load_of_a_run_without_a_checkpoint(tmp_path):
+    config = dataclasses.asdict(configs.make_config(GIVEN))
+    run_folder.write_config(tmp_path, config, {})
+    with pytest.raises(ValueError, match="has no checkpoints/ yet"):
+        wiseale_jax.load(tmp_path)
+
+
+def test_importing_is_light():
+    script = (
+        "import sys, wiseale_jax; "
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'orbax.checkpoint'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)

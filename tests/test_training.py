@@ -1,0 +1,129 @@
+"""training.py: the same bits however the steps are cut, and sums that mean what they say."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from wiseale_jax import training
+from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.datasets import as_stored
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.networks import Architecture, ConvTranspose, Dense, Reshape
+from wiseale_jax.objectives import METHODS, bind
+
+NORMALISED = Architecture(
+    (8, 1),
+    (Dense(16),),
+    (Dense(8), Reshape((4, 2)), ConvTranspose(1, 3, 2, relu=False, batch_norm=True)),
+)
+DATA = jax.random.normal(jax.random.key(5), (50, 8, 1))
+
+
+def make(method="wiseale", batch_size=8, **options):
+    model = Autoencoder(NORMALISED, 2, **options)
+    objective = bind(method, LIKELIHOODS["gaussian"], {})
+    return training.Program(model, objective, optax.adam(1e-2), as_stored, batch_size)
+
+
+def run(program, cuts, epochs=2, seed=0):
+    state = training.create_state(program, seed, DATA[:1])
+    steps = len(DATA) // program.batch_size
+    for epoch in range(1, epochs + 1):
+        order = training.epoch_order(state.key, epoch, len(DATA))
+        edges = [0, *cuts, steps]
+        for start, stop in itertools.pairwise(edges):
+            state = training.train_steps(program, state, DATA, order, stop - start)
+        state, means = training.finish_epoch(state, steps)
+    return state, means
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_bits_however_the_steps_are_cut(method):
+    program = make(method)
+    assert_same(run(program, []), run(program, [0, 1, 4]))
+
+
+def test_seed_decides():
+    program = make()
+    (first, means), (second, _) = run(program, []), run(program, [], seed=1)
+    assert not np.array_equal(
+        first.params["mean_head"]["kernel"], second.params["mean_head"]["kernel"]
+    )
+    assert np.isfinite(means["loss"])
+
+
+def test_one_call_is_the_loop_of_steps_written_out():
+    program = make()
+    state = training.create_state(program, 0, DATA[:1])
+    order = training.epoch_order(state.key, 1, len(DATA))
+    want, losses = state, []
+    step = jax.jit(training.train_step, static_argnums=0)
+    for i in range(6):
+        want, metrics = step(program, want, DATA[order[8 * i : 8 * i + 8]])
+        losses.append(float(metrics["loss"]))
+    got, means = training.finish_epoch(training.train_steps(program, state, DATA, order, 6), 6)
+    assert int(got.step) == 6
+    np.testing.assert_allclose(means["loss"], np.mean(losses), rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got.params, want.params
+    )
+    assert all(value == 0 for value in got.metric_sums.values())
+
+
+def test_training_lowers_the_loss_and_moves_the_batch_statistics():
+    program = make()
+    before = training.create_state(program, 0, DATA[:1])
+    start = training.evaluate(program, before.variables, DATA, 0)
+    after, _ = run(program, [], epochs=10)
+    assert training.evaluate(program, after.variables, DATA, 0)["loss"] < start["loss"] - 0.5
+    moved = jax.tree.leaves(after.batch_stats)
+    still = jax.tree.leaves(training.create_state(program, 0, DATA[:1]).batch_stats)
+    assert all(not np.array_equal(a, b) for a, b in zip(moved, still, strict=True))
+
+
+def test_epoch_order_is_a_fresh_permutation():
+    key = jax.random.key_data(jax.random.key(0))
+    first, second = (np.asarray(training.epoch_order(key, epoch, 100)) for epoch in (1, 2))
+    np.testing.assert_array_equal(np.sort(first), np.arange(100))
+    assert not np.array_equal(first, second)
+
+
+def test_every_example_of_an_epoch_is_seen_once():
+    def seen(outputs, x, key):
+        del outputs, key
+        return jnp.sum(x) * 0.0, {"loss": jnp.sum(x), "squares": jnp.sum(x**2)}
+
+    data = jnp.arange(48.0)[:, None, None] * jnp.ones((1, 8, 1))
+    program = make()._replace(objective=seen)
+    state = training.create_state(program, 0, data[:1])
+    order = training.epoch_order(state.key, 1, 48)
+    state = training.train_steps(program, state, data, order, 6)
+    assert float(state.metric_sums["loss"]) == 8 * np.arange(48).sum()
+    assert float(state.metric_sums["squares"]) == 8 * np.sum(np.arange(48) ** 2)
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(48, 8), (50, 8), (7, 8), (1, 8)])
+def test_evaluation_weighs_every_example_alike(size, batch_size):
+    program = make("aevb", batch_size, encoder="gaussian")
+    variables = training.create_state(program, 0, DATA[:1]).variables
+    got = training.evaluate(program, variables, DATA[:size], 0)
+    mean, logvar = program.model.apply(variables, DATA[:size], method="encode")
+    kl = 0.5 * np.sum(np.float64(mean) ** 2 + np.exp(logvar) - 1 - logvar, axis=1)
+    np.testing.assert_allclose(got["aevb_kl"], kl.mean(), rtol=1e-5)
+    assert got == training.evaluate(program, variables, DATA[:size], 0)
+
+
+def test_a_single_example_left_over_joins_no_batch():
+    program = make("wae_mmd", 7)
+    variables = training.create_state(program, 0, DATA[:1]).variables
+    got = training.evaluate(program, variables, DATA, 0)
+    assert got == training.evaluate(program, variables, DATA[:49], 0)
+    assert np.isfinite(got["loss"])
