@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,7 @@ def run(main: Callable[[list[str]], None]) -> None:
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
+        _cache_compilations()
         try:
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
@@ -42,6 +44,17 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(2)
 
     app.run(guarded)
+
+
+def _cache_compilations() -> None:
+    """Keeps compiled programs on disk, so that only a first start compiles.
+
+    In `$JAX_COMPILATION_CACHE_DIR`, else in `~/.cache/wiseale_jax`.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "wiseale_jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def define_data_dir() -> None:

@@ -95,7 +95,7 @@ def _open_workdir(config: configs.Config, workdir: Path) -> str | None:
         if differs := configs.difference(stored, config):
             raise ValueError(f"{workdir} holds another run: {differs}; choose another --workdir")
         summary = workdir / run_folder.SUMMARY
-        if summary.exists() and stored.epochs >= config.epochs:
+        if summary.exists() and stored.epochs == config.epochs:
             return (
                 f"{workdir} is finished: {stored.epochs} epochs. See summary.json and figures/; "
                 "more --epochs train on"
