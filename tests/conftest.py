@@ -26,14 +26,7 @@ def data_dir(tmp_path_factory):
     """A data_dir in which the sine data set is prepared, with few waves."""
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sine, "SPLITS", {"train": # Tests compile the same programs again and again: a cache of their own, for this session only.
-_CACHE = tempfile.mkdtemp(prefix="wiseale-jax-tests-")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
-jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-TRAIN_SIZE, "test": TEST_SIZE})
+        patch.setattr(sine, "SPLITS", {"train": TRAIN_SIZE, "test": TEST_SIZE})
         pipeline.prepare("sine", folder)
     return folder
 
