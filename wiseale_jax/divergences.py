@@ -74,7 +74,8 @@ def wiseale_kl(
     """Upper bound on KL[(1/M) sum_i N(mean_i, diag exp(logvar_i)) || N(0, I)], in nats.
 
     Args:
-      mean, logvar: [M, d], the posterior of each example; bfloat16 is computed in float32.
+      mean, logvar: [M, d], the posterior of each example; bfloat16 is computed in float32. Beyond
+        -80..80, logvar counts as the nearest of these.
       bound: "jensen" is the paper's (Lin et al. 2019, Eq. 21-24). It is d/2 (1 - ln 2) = 0.153 d
         too large for a single posterior. "bhattacharyya" is that of Kolchinsky & Tracey (2017),
         exact for one posterior and for well-separated ones. "tightest" is the smaller of the two,
@@ -93,6 +94,7 @@ def wiseale_kl(
         raise ValueError(f"tile_size must be at least 1, got {tile_size} for mean {mean.shape}")
     if axis_name is not None:
         raise ValueError("axis_name is not supported yet: pass the whole batch")
+    logvar = jnp.clip(logvar, -80.0, 80.0)
     if bound == "jensen":
         return _jensen(mean, logvar)
     if bound == "bhattacharyya":

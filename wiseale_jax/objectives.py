@@ -152,8 +152,7 @@ def _evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array
 def _wiseale_kl_metric(outputs: Outputs) -> Array:
     # A point mass has no density: the aggregate posterior's KL is infinite, not 0/0.
     is_density = jnp.all(outputs.logvar > -jnp.inf)
-    logvar = jnp.where(is_density, outputs.logvar, 0.0)
-    return jnp.where(is_density, divergences.wiseale_kl(outputs.mean, logvar), jnp.inf)
+    return jnp.where(is_density, divergences.wiseale_kl(outputs.mean, outputs.logvar), jnp.inf)
 
 
 def _with_loss(loss: Array, metrics: Metrics) -> tuple[Array, Metrics]:

@@ -49,8 +49,12 @@ def _dense_gradient(mean, logvar, term: PairTerm):
         precision = 1 / (variance[:, None] + variance[None, :])
         slope = (mean_k[:, None] - mean_k[None, :]) * precision
         grad_mean = -2 * term.distance * jnp.sum(weights * slope, axis=1)
-        grad_variance = jnp.sum(weights * (term.distance * slope**2 - 0.5 * precision), axis=1)
-        return grad_mean, grad_variance * variance
+        # Only ever multiplied by quantities of order 1 before the weight, which is 0 for far pairs
+        # of narrow Gaussians: slope**2 alone would overflow there, and 0 * inf is not 0.
+        share = variance[:, None] * precision
+        squared = jnp.minimum(slope * (mean_k[:, None] - mean_k[None, :]), 1e30)
+        grad_logvar = jnp.sum(weights * (term.distance * squared - 0.5) * share, axis=1)
+        return grad_mean, grad_logvar
 
     grad_mean, grad_logvar = jax.vmap(one_dimension, 1, 1)(mean, logvar)
     grad_logvar += term.entropy * jnp.sum(weights, axis=1)[:, None]
