@@ -65,7 +65,7 @@ CONFIGS = {
         latent_dim=64,
         mmd_weight=100.0,
     ),
-    # The paper gives none. The ten latent variables are those of Eastwood and Williams (2018).
+    # The paper gives none: ten latent variables as in Eastwood and Williams (2018), the rest ours.
     "teapot": Config("teapot", epochs=50, batch_size=64, learning_rate=1e-4, latent_dim=10),
 }
 

@@ -138,7 +138,7 @@ def test_pictures_have_the_pots_symmetries():
 def test_nothing_is_seen_through_gaps(views):
     azimuth, elevation, _ = views
     corners, shade = teapot_render.project(azimuth, elevation)
-    triangles = teapot_mesh.tessellate(6).triangles
+    triangles = teapot_mesh.tessellate(teapot_render.SEGMENTS).triangles
     one_sided, two_sided = np.zeros((2, len(azimuth), 128, 128))
     teapot_render.rasterise_numpy(corners, shade, triangles, one_sided)
     both = np.concatenate([triangles, triangles[:, ::-1]])
@@ -207,6 +207,12 @@ def test_prepared_data_set(prepared):
     np.testing.assert_array_equal(train["image"], again)
     azimuths = np.concatenate([arrays[split]["azimuth"] for split in teapot.SPLITS])
     assert len(np.unique(azimuths)) == 70
+
+
+def test_whole_split_fits_in_memory(prepared):
+    per_example = prepared.info.splits["train"].num_bytes / 50
+    # Where a split has more than 1000 MiB, tfds sorts on disk, with TensorFlow.
+    assert per_example * 160_000 < 500 * 2**20
 
 
 def test_preprocessing_scales_to_the_unit_interval():

@@ -19,10 +19,10 @@ import numpy as np
 from wiseale_jax.datasets import teapot_mesh
 
 SIZE = 64
-_SAMPLES = 2  # per pixel, along each side
-_SEGMENTS = 6
-
+SEGMENTS = 6  # along each side of a patch
 NUMPY_RATE = 700  # pictures per second without numba on two cores
+
+_SAMPLES = 2  # per pixel, along each side
 
 # In radii of the sphere around the pot; the sphere takes up `_FILL` of the frame.
 _DISTANCE = 4.0
@@ -56,8 +56,8 @@ def render(
     """Draws teapots on black, on all cores.
 
     Args:
-      azimuth: `[size]`, turn of the pot about its axis in rad, counter-clockwise seen from above;
-        at 0 the spout points to the right.
+      azimuth: `[size]`, turn of the pot in rad, counter-clockwise seen from above; at 0 the spout
+        points to the right.
       elevation: `[size]`, of the camera above the table in rad: 0 is from the side, pi/2 from the
         top.
       color: `[size, 3]` in [0, 1], red, green and blue that the pot reflects.
@@ -119,15 +119,16 @@ def project(azimuth: np.ndarray, elevation: np.ndarray) -> tuple[np.ndarray, np.
 
 def _axes(azimuth: np.ndarray, elevation: np.ndarray) -> np.ndarray:
     """The camera's right, up and backward directions in the pot's coordinates, `[size, 3, 3]`."""
+    azimuth, elevation = np.asarray(azimuth, np.float64), np.asarray(elevation, np.float64)
     cos, sin = np.cos(azimuth), np.sin(azimuth)
     high, flat = np.sin(elevation), np.cos(elevation)
     rows = [[cos, -sin, 0 * cos], [high * sin, high * cos, flat], [-flat * sin, -flat * cos, high]]
-    return np.moveaxis(np.array(rows, float), 2, 0)
+    return np.moveaxis(np.array(rows), 2, 0)
 
 
 @functools.cache
 def _mesh() -> teapot_mesh.Mesh:
-    return teapot_mesh.tessellate(_SEGMENTS)
+    return teapot_mesh.tessellate(SEGMENTS)
 
 
 def _barycentric(x, y, x0, y0, x1, y1, x2, y2):
