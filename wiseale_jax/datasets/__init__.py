@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 
@@ -15,6 +16,12 @@ def as_stored(batch: Array, key: PRNGKeyArray) -> Array:
     """The preprocessing of data that are stored as the model takes them."""
     del key
     return batch
+
+
+def scale_uint8(batch: Array, key: PRNGKeyArray) -> Array:
+    """The preprocessing of uint8 images: float32 in [0, 1]."""
+    del key
+    return batch.astype(jnp.float32) / 255
 
 
 class Dataset(NamedTuple):
@@ -44,5 +51,13 @@ DATASETS = {
         network="sine",
         likelihood="gaussian",
         factors=("clean", "amplitude", "frequency", "phase"),
+    ),
+    "teapot": Dataset(
+        builder="wiseale_jax.datasets.teapot:Teapot",
+        feature="image",
+        network="celeba",
+        likelihood="gaussian",
+        preprocess=scale_uint8,
+        factors=("azimuth", "elevation", "red", "green", "blue"),
     ),
 }
