@@ -88,7 +88,7 @@ def _ours(config: configs.Config, data: np.ndarray, steps: int) -> dict[str, Cal
 
     def scanned() -> None:
         states[0] = jax.block_until_ready(
-            training.train_steps(program, states[0], data, order, steps)
+            training.train_steps(program, states[0], data, order, 0, steps)
         )
 
     def per_step() -> None:

@@ -14,6 +14,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 import optax
 from absl import flags
 from tqdm import tqdm
@@ -21,14 +22,11 @@ from tqdm import tqdm
 import wiseale_jax
 from experiments import configs, runs
 from wiseale_jax import checkpoints, plots, run_folder, training
-from wiseale_jax.datasets import DATASETS
+from wiseale_jax.datasets import DATASETS, feeding
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.trained import TrainedAutoencoder
 
 FLAGS = flags.FLAGS
-
-# How often the progress bar moves, in seconds; each move is one compiled call.
-_BAR_SECONDS = 0.5
 
 
 def main(argv: list[str]) -> None:
@@ -39,7 +37,7 @@ def main(argv: list[str]) -> None:
         if FLAGS[name].value < 1:
             raise ValueError(f"{name} must be at least 1, got {FLAGS[name].value}")
     workdir = Path(FLAGS.workdir).expanduser() if FLAGS.workdir else runs.default_workdir(config)
-    train(config, workdir, FLAGS.data_dir, FLAGS.checkpoint_every, FLAGS.keep)
+    train(config, workdir, FLAGS.data_dir, FLAGS.checkpoint_every, FLAGS.keep, FLAGS.feed)
 
 
 def train(
@@ -48,8 +46,17 @@ def train(
     data_dir: str | None = None,
     checkpoint_every: int = 1,
     keep: int = 3,
+    feed: str = "auto",
 ) -> None:
     """Trains to the end of `config.epochs`, from where the run folder stands.
+
+    Args:
+      config: what the run's results depend on.
+      workdir: the run folder.
+      data_dir: prepared data sets; by default tfds's own.
+      checkpoint_every: epochs from one checkpoint to the next.
+      keep: how many of the newest checkpoints are kept.
+      feed: how batches reach the device, one of `feeding.FEEDS`; the results are the same.
 
     Raises:
       ValueError: the run folder belongs to another configuration, or the data are too few.
@@ -60,6 +67,7 @@ def train(
         print(finished)
         return
     data = runs.load_data(config, data_dir)
+    feed = feeding.choose(feed, data.train)
     program = runs.make_program(config, len(data.train))
     state = training.create_state(program, config.seed, data.train[:1])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -68,13 +76,14 @@ def train(
         f"{len(data.test):,} test examples, {parameters:,} parameters, {jax.devices()[0].platform}"
     )
     with checkpoints.open_checkpoints(workdir / run_folder.CHECKPOINTS, keep) as saved:
-        rows = run_folder.read_metrics(workdir)
-        done = saved.latest_step() or 0
-        if done:
+        if saved.latest_step() is not None:
             state = checkpoints.restore(saved, state)
+        done = int(state.step) // (len(data.train) // program.batch_size)
+        if done:
             print(f"resuming after epoch {done}")
-        rows = [row for row in rows if row["epoch"] <= done]
-        train_data, test_data = jnp.asarray(data.train), jnp.asarray(data.test)
+        rows = [row for row in run_folder.read_metrics(workdir) if row["epoch"] <= done]
+        train_data = jnp.asarray(data.train) if feed == "resident" else data.train
+        test_data = jnp.asarray(data.test)
         for epoch in range(done + 1, config.epochs + 1):
             state, row = _train_epoch(program, state, train_data, epoch, config.epochs)
             test = training.evaluate(program, state.variables, test_data, config.seed)
@@ -82,7 +91,7 @@ def train(
             rows.append({**row, "split": "test", **test, "examples_per_second": None})
             run_folder.write_metrics(workdir, rows)
             if epoch % checkpoint_every == 0 or epoch == config.epochs:
-                checkpoints.save(saved, epoch, state)
+                checkpoints.save(saved, int(state.step), state)
             print(_epoch_line(epoch, config.epochs, row, test), flush=True)
     _finish(config, workdir, data, program, state, rows)
 
@@ -123,36 +132,36 @@ def _open_workdir(config: configs.Config, workdir: Path) -> str | None:
 def _train_epoch(
     program: training.Program,
     state: training.TrainState,
-    data: jax.Array,
+    data: jax.Array | np.ndarray,
     epoch: int,
     epochs: int,
 ) -> tuple[training.TrainState, dict[str, object]]:
-    """Trains for one epoch, with a progress bar, and gives its row of metrics."""
+    """Trains to the end of an epoch, with a progress bar, and gives its row of metrics."""
     steps = len(data) // program.batch_size
+    done = already = int(state.step) % steps
     order = training.epoch_order(state.key, epoch, len(data))
-    # No steps: this only compiles, so that the speed measured is training's.
-    state = training.train_steps(program, state, data, order, 0)
-    jax.block_until_ready(state)
-    start = time.perf_counter()
-    done, chunk = 0, 1
+    feed = feeding.resident if isinstance(data, jax.Array) else feeding.stream
+    start = None
     with tqdm(
         total=steps * program.batch_size,
+        initial=already * program.batch_size,
         desc=f"epoch {epoch}/{epochs}",
         unit=" examples",
         unit_scale=True,
         leave=False,
         disable=None,
     ) as bar:
-        while done < steps:
-            chunk = min(chunk, steps - done)
-            before = time.perf_counter()
-            state = training.train_steps(program, state, data, order, chunk)
-            done += chunk
+        for part in feed(data, order, program.batch_size, already):
+            if start is None:
+                # No steps: this only compiles, so that the speed measured is training's.
+                state = training.train_steps(program, state, *part._replace(count=0))
+                jax.block_until_ready(state)
+                start = time.perf_counter()
+            state = training.train_steps(program, state, *part)
+            done += part.count
             loss = float(state.metric_sums["loss"]) / done
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-            bar.update(chunk * program.batch_size)
-            per_step = (time.perf_counter() - before) / chunk
-            chunk = max(1, int(_BAR_SECONDS / per_step))
+            bar.update(part.count * program.batch_size)
     seconds = time.perf_counter() - start
     state, means = training.finish_epoch(state, steps)
     return state, {
@@ -160,7 +169,7 @@ def _train_epoch(
         "step": int(state.step),
         "split": "train",
         **means,
-        "examples_per_second": steps * program.batch_size / seconds,
+        "examples_per_second": (steps - already) * program.batch_size / seconds,
     }
 
 
@@ -200,6 +209,9 @@ if __name__ == "__main__":
     configs.define_flags()
     flags.DEFINE_string("workdir", None, "run folder (default: runs/<dataset>-<method>-seed<seed>)")
     runs.define_data_dir()
+    flags.DEFINE_enum(
+        "feed", "auto", feeding.FEEDS, "batches from the device, from disk, or chosen by size"
+    )
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
     flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept")
     runs.run(main)

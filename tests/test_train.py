@@ -15,6 +15,7 @@ import pytest
 import wiseale_jax
 from experiments import configs, evaluate, train
 from wiseale_jax import run_folder
+from wiseale_jax.datasets import feeding
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {"dataset": "sine", "epochs": 3, "batch_size": 32}
@@ -103,6 +104,15 @@ def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
     assert "resuming after epoch 2" in again.stdout
     assert rows_of(workdir) == rows_of(finished)
     jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(finished))
+
+
+def test_a_stream_gives_the_same_bits(finished, tmp_path, data_dir, monkeypatch):
+    monkeypatch.setattr(feeding, "_BLOCK_BYTES", 7 * 32 * 1024)  # 7 steps a call, of 20
+    train.train(configs.make_config(GIVEN), tmp_path / "run", str(data_dir), feed="stream")
+    assert rows_of(tmp_path / "run") == rows_of(finished)
+    jax.tree.map(
+        np.testing.assert_array_equal, parameters_of(tmp_path / "run"), parameters_of(finished)
+    )
 
 
 def test_a_finished_run_says_so_and_does_nothing(finished, data_dir, capsys):

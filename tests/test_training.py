@@ -36,7 +36,7 @@ def run(program, cuts, epochs=2, seed=0):
         order = training.epoch_order(state.key, epoch, len(DATA))
         edges = [0, *cuts, steps]
         for start, stop in itertools.pairwise(edges):
-            state = training.train_steps(program, state, DATA, order, stop - start)
+            state = training.train_steps(program, state, DATA, order, start, stop - start)
         state, means = training.finish_epoch(state, steps)
     return state, means
 
@@ -69,7 +69,7 @@ def test_one_call_is_the_loop_of_steps_written_out():
     for i in range(6):
         want, metrics = step(program, want, DATA[order[8 * i : 8 * i + 8]])
         losses.append(float(metrics["loss"]))
-    got, means = training.finish_epoch(training.train_steps(program, state, DATA, order, 6), 6)
+    got, means = training.finish_epoch(training.train_steps(program, state, DATA, order, 0, 6), 6)
     assert int(got.step) == 6
     np.testing.assert_allclose(means["loss"], np.mean(losses), rtol=1e-5)
     jax.tree.map(
@@ -105,7 +105,7 @@ def test_every_example_of_an_epoch_is_seen_once():
     program = make()._replace(objective=seen)
     state = training.create_state(program, 0, data[:1])
     order = training.epoch_order(state.key, 1, 48)
-    state = training.train_steps(program, state, data, order, 6)
+    state = training.train_steps(program, state, data, order, 0, 6)
     assert float(state.metric_sums["loss"]) == 8 * np.arange(48).sum()
     assert float(state.metric_sums["squares"]) == 8 * np.sum(np.arange(48) ** 2)
 

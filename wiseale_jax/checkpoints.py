@@ -25,9 +25,9 @@ def open_checkpoints(folder: str | os.PathLike, keep: int | None = None) -> ocp.
     )
 
 
-def save(checkpoints: ocp.CheckpointManager, epoch: int, state: Any) -> None:
-    """Saves a pytree as the checkpoint of an epoch; a rename commits it."""
-    checkpoints.save(epoch, args=ocp.args.StandardSave(state))
+def save(checkpoints: ocp.CheckpointManager, step: int, state: Any) -> None:
+    """Saves a pytree as the checkpoint of a step; a rename commits it."""
+    checkpoints.save(step, args=ocp.args.StandardSave(state))
 
 
 def restore(checkpoints: ocp.CheckpointManager, like: Any) -> Any:

@@ -140,24 +140,29 @@ def train_steps(
     program: Program,
     state: TrainState,
     data: Array,
-    order: Int[Array, " size"],
+    order: Int[Array, " size"] | None,
+    start: Int[Array, ""] | int,
     count: Int[Array, ""] | int,
 ) -> TrainState:
-    """Runs the next `count` steps of the epoch under way in one compiled call.
+    """Runs `count` steps in one compiled call.
 
     Args:
       program: what is trained.
       state: is donated.
-      data: `[size, ...]`, the examples as stored, on the device.
-      order: this epoch's order, from `epoch_order`.
-      count: how many steps; not past the end of the epoch, which drops the last, partial batch.
+      data: `[size, ...]`, the examples as stored, on the device; or, without an order, the batches
+        themselves, `[steps, batch, ...]`.
+      order: this epoch's order, from `epoch_order`, or None.
+      start: the first step's place in the order, counted in steps; or its row of `data`.
+      count: how many steps; not past the end of `data`.
     """
-    steps_per_epoch = order.shape[0] // program.batch_size
 
-    def body(_, state):
-        start = (state.step % steps_per_epoch) * program.batch_size
-        rows = lax.dynamic_slice_in_dim(order, start, program.batch_size)
-        return train_step(program, state, data[rows])[0]
+    def body(i, state):
+        if order is None:
+            batch = data[start + i]
+        else:
+            first = (start + i) * program.batch_size
+            batch = data[lax.dynamic_slice_in_dim(order, first, program.batch_size)]
+        return train_step(program, state, batch)[0]
 
     return lax.fori_loop(0, count, body, state)
 

@@ -1,0 +1,111 @@
+"""How the training step gets its batches: from a set held on the device, or from a stream.
+
+Both visit the examples in the same order and give the same batches. A set that fits is held on the
+device as stored and picked from there, inside the compiled steps. A larger one stays on disk,
+memory-mapped: a thread gathers the examples of the next steps and sends them to the device while
+the current ones are trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+FEEDS = ("auto", "resident", "stream")
+
+# A call of the compiled steps takes about so long, and then the progress bar moves.
+_CALL_SECONDS = 0.5
+# A streamed call's examples take about so much memory; two such blocks exist at a time.
+_BLOCK_BYTES = 32 * 2**20
+# The share of the device's memory that a resident set may take.
+_RESIDENT_SHARE = 0.4
+
+
+class Steps(NamedTuple):
+    """The next steps of an epoch, as `training.train_steps` takes them.
+
+    Attributes:
+      data: resident: `[size, ...]`, every example. Streamed: `[steps, batch, ...]`, the batches.
+      order: resident: `[size]`, the epoch's order. Streamed: None.
+      start: resident: the first step's place in the epoch. Streamed: its row of `data`.
+      count: how many steps.
+    """
+
+    data: Array
+    order: Array | None
+    start: int
+    count: int
+
+
+def choose(feed: str, data: np.ndarray) -> str:
+    """Which of "resident" and "stream" is meant: "auto" goes by size and the device's memory.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    if feed not in FEEDS:
+        raise ValueError(f"unknown feed {feed!r}; known: {', '.join(FEEDS)}")
+    if feed != "auto":
+        return feed
+    return "resident" if data.nbytes <= _RESIDENT_SHARE * _device_memory() else "stream"
+
+
+def _device_memory() -> int:
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resident(data: Array, order: Array, batch_size: int, done: int = 0) -> Iterator[Steps]:
+    """The steps of one epoch over examples that are on the device.
+
+    Args:
+      data: `[size, ...]`, on the device.
+      order: `[size]`, the epoch's order.
+      batch_size: examples per step; a last, partial batch is dropped.
+      done: steps of the epoch that are done already.
+    """
+    steps, count = len(order) // batch_size, 1
+    while done < steps:
+        count = min(count, steps - done)
+        before = time.perf_counter()
+        yield Steps(data, order, done, count)
+        done += count
+        count = max(1, int(_CALL_SECONDS * count / (time.perf_counter() - before)))
+
+
+def stream(data: np.ndarray, order: Array, batch_size: int, done: int = 0) -> Iterator[Steps]:
+    """The steps of one epoch over examples that stay on disk.
+
+    Args:
+      data: `[size, ...]`, memory-mapped.
+      order: `[size]`, the epoch's order.
+      batch_size: examples per step; a last, partial batch is dropped.
+      done: steps of the epoch that are done already.
+    """
+    rows = np.asarray(order)
+    steps = len(rows) // batch_size
+    block = max(1, min(steps, _BLOCK_BYTES // (batch_size * data[:1].nbytes)))
+
+    def gather(start: int) -> Steps:
+        count = min(block, steps - start)
+        chosen = rows[start * batch_size : (start + count) * batch_size]
+        # Always a whole block, or the last one of an epoch would be compiled for its own size.
+        batches = np.zeros((block, batch_size, *data.shape[1:]), data.dtype)
+        batches[:count] = data[chosen].reshape(count, *batches.shape[1:])
+        return Steps(jnp.asarray(batches), None, 0, count)
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        following = thread.submit(gather, done) if done < steps else None
+        while following is not None:
+            current = following.result()
+            done += current.count
+            following = thread.submit(gather, done) if done < steps else None
+            yield current
