@@ -49,6 +49,10 @@ class Config:
     bound: str = _field("wiseale: " + ", ".join(divergences.BOUNDS), "jensen")
     beta: float = _field("beta_vae: weight of the KL", 4.0)
     mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
+    precision: str = _field("of the layers' computation: float32, or bfloat16", "float32")
+    microbatches: int = _field(
+        "parts that a batch is computed in, to save memory; the gradient is the whole batch's", 1
+    )
     train_examples: int | None = _field("train on the first so many examples only", None)
 
 
@@ -156,6 +160,7 @@ def check(config: Config) -> None:
         ("encoder", config.encoder, autoencoder.ENCODERS),
         ("scale_head", config.scale_head, autoencoder.SCALE_HEADS),
         ("bound", config.bound, divergences.BOUNDS),
+        ("precision", config.precision, autoencoder.PRECISIONS),
     ):
         if value not in known:
             raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
@@ -163,6 +168,7 @@ def check(config: Config) -> None:
         "epochs",
         "batch_size",
         "latent_dim",
+        "microbatches",
         "train_examples",
         "learning_rate_drop_epoch",
     ):
@@ -184,6 +190,11 @@ def check(config: Config) -> None:
             _check_number(name, value, positive=name == "observation_noise")
     if config.encoder == "deterministic" and config.method in _NEEDS_DENSITY:
         raise ValueError(f"method {config.method!r} needs encoder='gaussian': a point has no KL")
+    if config.batch_size % config.microbatches:
+        raise ValueError(
+            f"batch_size {config.batch_size} is not a multiple of microbatches "
+            f"{config.microbatches}"
+        )
     if config.method == "wae_mmd" and config.batch_size < 2:
         raise ValueError("method 'wae_mmd' needs batch_size >= 2")
 

@@ -93,6 +93,7 @@ def make_program(config: configs.Config, train_size: int) -> training.Program:
         optimizer=optax.adam(configs.schedule(config, train_size // config.batch_size)),
         preprocess=DATASETS[config.dataset].preprocess,
         batch_size=config.batch_size,
+        microbatches=config.microbatches,
     )
 
 

@@ -53,6 +53,16 @@ def test_observation_noise():
     np.testing.assert_allclose(outputs.observation_logvar, np.log(0.05**2), rtol=1e-6)
 
 
+def test_bfloat16_layers_give_float32_outputs():
+    _, variables, outputs = run(precision="bfloat16")
+    _, _, exact = run()
+    for got, want in zip(outputs, exact, strict=True):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, atol=0.05)
+    assert not np.array_equal(outputs.reconstruction, exact.reconstruction)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

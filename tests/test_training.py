@@ -23,10 +23,11 @@ NORMALISED = Architecture(
 DATA = jax.random.normal(jax.random.key(5), (50, 8, 1))
 
 
-def make(method="wiseale", batch_size=8, **options):
-    model = Autoencoder(NORMALISED, 2, **options)
+def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=None, **options):
+    model = Autoencoder(architecture, 2, **options)
     objective = bind(method, LIKELIHOODS["gaussian"], {})
-    return training.Program(model, objective, optax.adam(1e-2), as_stored, batch_size)
+    optimizer = optimizer or optax.adam(1e-2)
+    return training.Program(model, objective, optimizer, as_stored, batch_size)
 
 
 def run(program, cuts, epochs=2, seed=0):
@@ -127,3 +128,51 @@ def test_a_single_example_left_over_joins_no_batch():
     got = training.evaluate(program, variables, DATA, 0)
     assert got == training.evaluate(program, variables, DATA[:49], 0)
     assert np.isfinite(got["loss"])
+
+
+PLAIN = NORMALISED._replace(decoder=(Dense(8), Dense(8, relu=False), Reshape((8, 1))))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("microbatches", [2, 4, 8])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
+    program = make(method, 8, PLAIN, optax.sgd(1.0), observation_noise="learned")
+    state = training.create_state(program, 0, DATA[:1])
+    step = jax.jit(training.train_step, static_argnums=0)
+    want, metrics = step(program, state, DATA[:8])
+    got, metrics_in_parts = step(program._replace(microbatches=microbatches), state, DATA[:8])
+    for name, value in metrics.items():
+        np.testing.assert_allclose(metrics_in_parts[name], value, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got.params, want.params
+    )
+
+
+def test_parts_optimise_something_else_if_their_gradients_are_averaged():
+    program = make("wiseale", 4, PLAIN, optax.sgd(1.0))
+    state = training.create_state(program, 0, DATA[:1])
+    whole, _ = training.train_step(program._replace(batch_size=8, microbatches=2), state, DATA[:8])
+    parts = [training.train_step(program, state, DATA[i : i + 4])[0].params for i in (0, 4)]
+    average = jax.tree.map(lambda a, b: (a + b) / 2, *parts)
+    difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole.params, average)
+    assert max(jax.tree.leaves(difference)) > 1e-3
+
+
+def test_parts_move_the_batch_statistics_one_after_the_other():
+    program = make()._replace(microbatches=4)
+    state = training.create_state(program, 0, DATA[:1])
+    after, metrics = jax.jit(training.train_step, static_argnums=0)(program, state, DATA[:8])
+    assert np.isfinite(metrics["loss"])
+    for a, b in zip(*map(jax.tree.leaves, (state.batch_stats, after.batch_stats)), strict=True):
+        assert not np.array_equal(a, b)
+
+
+def test_bfloat16_follows_float32():
+    curves = []
+    for precision in ("float32", "bfloat16"):
+        program = make(precision=precision)
+        ends = [run(program, [], epochs) for epochs in (1, 5, 15)]
+        curves.append([means["loss"] for _, means in ends])
+        assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(ends[-1][0].params))
+    assert curves[0][-1] < curves[0][0] - 0.5
+    np.testing.assert_allclose(curves[1], curves[0], rtol=0.01)

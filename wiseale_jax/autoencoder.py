@@ -17,6 +17,7 @@ RELU_SCALE_FLOOR = 1e-3
 
 ENCODERS = ("gaussian", "deterministic")
 SCALE_HEADS = ("logvar", "relu")
+PRECISIONS = ("float32", "bfloat16")
 
 
 class Outputs(NamedTuple):
@@ -49,6 +50,8 @@ class Autoencoder(nn.Module):
         here plus `RELU_SCALE_FLOOR`.
       observation_noise: standard deviation of a Gaussian p(x|z), or "learned": one trainable
         scalar that starts at 1. A Bernoulli p(x|z) has none.
+      precision: of the layers' computation, "float32" or "bfloat16". Parameters, the posterior, z
+        and the reconstruction are float32 in either.
     """
 
     architecture: Architecture
@@ -56,6 +59,7 @@ class Autoencoder(nn.Module):
     encoder: str = "gaussian"
     scale_head: str = "logvar"
     observation_noise: float | str = 1.0
+    precision: str = "float32"
 
     def setup(self):
         self.encoder_stack = Stack(self.architecture.encoder)
@@ -70,8 +74,8 @@ class Autoencoder(nn.Module):
         self, x: Float[Array, "batch *shape"], train: bool = False
     ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
         """The posterior q(z|x): mean and log variance, both `[batch, latent]`."""
-        features = self.encoder_stack(x, train)
-        features = features.reshape(features.shape[0], -1)
+        features = self.encoder_stack(x.astype(self.precision), train)
+        features = features.reshape(features.shape[0], -1).astype(jnp.float32)
         mean = self.mean_head(features)
         if self.encoder == "deterministic":
             return mean, jnp.full_like(mean, -jnp.inf)
@@ -84,7 +88,7 @@ class Autoencoder(nn.Module):
         self, z: Float[Array, "batch latent"], train: bool = False
     ) -> Float[Array, "batch *shape"]:
         """The parameters of p(x|z), `[batch, *shape]`: means, or logits of a Bernoulli."""
-        return self.decoder_stack(z, train)
+        return self.decoder_stack(z.astype(self.precision), train).astype(jnp.float32)
 
     def __call__(
         self, x: Float[Array, "batch *shape"], key: PRNGKeyArray, train: bool = False
@@ -96,8 +100,14 @@ class Autoencoder(nn.Module):
           key: for the sample.
           train: whether batch normalisation uses, and updates, the batch's own statistics.
         """
+        return self.with_noise(x, jax.random.normal(key, (x.shape[0], self.latent_dim)), train)
+
+    def with_noise(
+        self, x: Float[Array, "batch *shape"], noise: Float[Array, "batch latent"], train: bool
+    ) -> Outputs:
+        """As `__call__`, with z = mean + sigma * noise for the noise given."""
         mean, logvar = self.encode(x, train)
-        z = mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+        z = mean + jnp.exp(0.5 * logvar) * noise
         if self.observation_noise == "learned":
             observation_logvar = self.learned_logvar
         else:
@@ -112,13 +122,14 @@ def build_autoencoder(
     encoder: str = "gaussian",
     scale_head: str = "logvar",
     observation_noise: float | str = 1.0,
+    precision: str = "float32",
 ) -> Autoencoder:
     """An `Autoencoder` on one of the named networks.
 
     Args:
       network: a name in `networks.ARCHITECTURES`.
       latent_dim: dimensions of z, at least 1.
-      encoder, scale_head, observation_noise: as in `Autoencoder`.
+      encoder, scale_head, observation_noise, precision: as in `Autoencoder`.
 
     Raises:
       ValueError: an argument is unknown or out of range; the message lists what is known.
@@ -127,6 +138,7 @@ def build_autoencoder(
         ("network", network, ARCHITECTURES),
         ("encoder", encoder, ENCODERS),
         ("scale_head", scale_head, SCALE_HEADS),
+        ("precision", precision, PRECISIONS),
     ):
         if value not in known:
             raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
@@ -138,4 +150,6 @@ def build_autoencoder(
         raise ValueError(
             f"observation_noise must be a positive number or 'learned', got {observation_noise!r}"
         )
-    return Autoencoder(ARCHITECTURES[network], latent_dim, encoder, scale_head, observation_noise)
+    return Autoencoder(
+        ARCHITECTURES[network], latent_dim, encoder, scale_head, observation_noise, precision
+    )

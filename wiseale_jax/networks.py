@@ -115,7 +115,7 @@ ARCHITECTURES = {"sine": SINE, "mnist": MNIST, "celeba": CELEBA}
 
 
 class Stack(nn.Module):
-    """Runs a list of layers one after the other."""
+    """Runs a list of layers one after the other, in the precision of its input."""
 
     layers: tuple[Layer, ...]
 
@@ -131,13 +131,14 @@ class Stack(nn.Module):
                 x = x.reshape(x.shape[0], *layer.shape)
                 continue
             if isinstance(layer, Dense):
-                x = nn.Dense(layer.features)(x.reshape(x.shape[0], -1))
+                x = nn.Dense(layer.features, dtype=x.dtype)(x.reshape(x.shape[0], -1))
             else:
                 kind = layers.Conv if isinstance(layer, Conv) else layers.ConvTranspose
                 n = x.ndim - 2
                 x = kind(layer.features, (layer.size,) * n, (layer.stride,) * n)(x)
                 if layer.batch_norm:
-                    x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+                    norm = nn.BatchNorm(not train, momentum=0.9, dtype=x.dtype)
+                    x = norm(x)
             if layer.relu:
                 x = jax.nn.relu(x)
         return x

@@ -68,6 +68,7 @@ def model_from_config(config: Mapping[str, Any]) -> tuple[Autoencoder, Likelihoo
         encoder=config["encoder"],
         scale_head=config["scale_head"],
         observation_noise=config["observation_noise"],
+        precision=config["precision"],
     )
     return model, LIKELIHOODS[dataset.likelihood]
 

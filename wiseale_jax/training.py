@@ -17,7 +17,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.autoencoder import Autoencoder, Outputs
 from wiseale_jax.objectives import Metrics, Objective
 
 # The branches of a run's random key.
@@ -33,6 +33,7 @@ class Program(NamedTuple):
       optimizer: an optax gradient transformation.
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
       batch_size: examples per step.
+      microbatches: parts that a batch is computed in, one after the other; they divide it.
     """
 
     model: Autoencoder
@@ -40,6 +41,7 @@ class Program(NamedTuple):
     optimizer: optax.GradientTransformation
     preprocess: Callable[[Array, PRNGKeyArray], Array]
     batch_size: int
+    microbatches: int = 1
 
 
 class TrainState(NamedTuple):
@@ -102,19 +104,9 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
     key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
     x = program.preprocess(batch, preprocess_key)
-
-    def loss_fn(params):
-        outputs, updated = program.model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            x,
-            sample_key,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        loss, metrics = program.objective(outputs, x, objective_key)
-        return loss, (metrics, updated.get("batch_stats", {}))
-
-    gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    noise = jax.random.normal(sample_key, (x.shape[0], program.model.latent_dim))
+    gradient = _gradient if program.microbatches == 1 else _gradient_in_parts
+    gradients, metrics, batch_stats = gradient(program, state, x, noise, objective_key)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
     return state._replace(
         step=state.step + 1,
@@ -123,6 +115,80 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
         opt_state=opt_state,
         metric_sums=jax.tree.map(jnp.add, state.metric_sums, metrics),
     ), metrics
+
+
+def _forward(
+    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array
+) -> tuple[Outputs, Any]:
+    outputs, updated = program.model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        x,
+        noise,
+        True,
+        mutable=["batch_stats"],
+        method="with_noise",
+    )
+    return outputs, updated.get("batch_stats", {})
+
+
+def _gradient(
+    program: Program, state: TrainState, x: Array, noise: Array, key: PRNGKeyArray
+) -> tuple[Any, Metrics, Any]:
+    """The gradient of the loss, the metrics, and batch normalisation's statistics."""
+
+    def loss_fn(params):
+        outputs, batch_stats = _forward(program, params, state.batch_stats, x, noise)
+        loss, metrics = program.objective(outputs, x, key)
+        return loss, (metrics, batch_stats)
+
+    gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    return gradients, metrics, batch_stats
+
+
+def _gradient_in_parts(
+    program: Program, state: TrainState, x: Array, noise: Array, key: PRNGKeyArray
+) -> tuple[Any, Metrics, Any]:
+    """`_gradient` with the activations of one part of the batch at a time in memory.
+
+    WiSE-ALE's KL is not a sum over examples, and so the gradient is not one over parts. But the
+    loss sees the network only through its outputs: the first pass computes the outputs of all
+    parts, then the loss of the whole batch gives its gradient with respect to them, and the second
+    pass sends that back through one part after the other. Only batch normalisation differs, which
+    sees each part by itself.
+    """
+    parts = [a.reshape(program.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
+    by_part = lax.map(
+        lambda part: _forward(program, state.params, state.batch_stats, *part)[0], parts
+    )
+    # The noise of p(x|z) is one scalar, the same in every part.
+    outputs = Outputs(
+        *(a.reshape(x.shape[0], *a.shape[2:]) for a in by_part[:-1]), by_part.observation_logvar[0]
+    )
+
+    def loss_fn(outputs):
+        return program.objective(outputs, x, key)
+
+    cotangents, metrics = jax.grad(loss_fn, has_aux=True)(outputs)
+    cotangents = Outputs(
+        *(a.reshape(program.microbatches, -1, *a.shape[1:]) for a in cotangents[:-1]),
+        jnp.full(program.microbatches, cotangents.observation_logvar / program.microbatches),
+    )
+
+    def backward(carry, part):
+        gradients, batch_stats = carry
+        x, noise, cotangent = part
+        _, pull_back, batch_stats = jax.vjp(
+            lambda params: _forward(program, params, batch_stats, x, noise),
+            state.params,
+            has_aux=True,
+        )
+        return (jax.tree.map(jnp.add, gradients, pull_back(cotangent)[0]), batch_stats), None
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    (gradients, batch_stats), _ = lax.scan(
+        backward, (zeros, state.batch_stats), (*parts, cotangents)
+    )
+    return gradients, metrics, batch_stats
 
 
 def _branch(key: Array, branch: int) -> PRNGKeyArray:
