@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -83,8 +84,29 @@ def load_data(config: configs.Config, data_dir: str | None) -> Data:
     return Data(train, test.pop(dataset.feature), test)
 
 
-def make_program(config: configs.Config, train_size: int) -> training.Program:
-    """The static half of a run: model, objective, optimiser, preprocessing and batch size."""
+def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
+    """The devices to train on: "auto" is as many as divide the batch; None for a single one.
+
+    Raises:
+      ValueError: the flag is neither "auto" nor a number of devices that there are and that
+        divides the batch.
+    """
+    if flag == "auto":
+        count = math.gcd(len(jax.devices()), batch_size)
+    elif flag.isdecimal():
+        count = int(flag)
+    else:
+        raise ValueError(f"mesh must be a number of devices or 'auto', got {flag!r}")
+    mesh = training.make_mesh(count)
+    if batch_size % count:
+        raise ValueError(f"batch_size {batch_size} is not a multiple of the mesh's {count} devices")
+    return mesh if len(jax.devices()) > 1 else None
+
+
+def make_program(
+    config: configs.Config, train_size: int, mesh: jax.sharding.Mesh | None = None
+) -> training.Program:
+    """The static half of a run: model, objective, optimiser, preprocessing, batch and devices."""
     settings = dataclasses.asdict(config)
     model, likelihood = model_from_config(settings)
     return training.Program(
@@ -94,6 +116,7 @@ def make_program(config: configs.Config, train_size: int) -> training.Program:
         preprocess=DATASETS[config.dataset].preprocess,
         batch_size=config.batch_size,
         microbatches=config.microbatches,
+        mesh=mesh,
     )
 
 

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wiseale_jax.autoencoder import Autoencoder, Outputs
@@ -34,6 +37,8 @@ class Program(NamedTuple):
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
       batch_size: examples per step.
       microbatches: parts that a batch is computed in, one after the other; they divide it.
+      mesh: devices of one axis, "data", that share every batch; None for one device. The batch
+        stays one: its pairs, and batch normalisation, run over all devices.
     """
 
     model: Autoencoder
@@ -42,6 +47,7 @@ class Program(NamedTuple):
     preprocess: Callable[[Array, PRNGKeyArray], Array]
     batch_size: int
     microbatches: int = 1
+    mesh: Mesh | None = None
 
 
 class TrainState(NamedTuple):
@@ -89,7 +95,7 @@ def create_state(program: Program, seed: int, example: Array) -> TrainState:
 
     # Two examples, as the MMD needs two.
     shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
-    return TrainState(
+    state = TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(key),
         params=variables["params"],
@@ -97,10 +103,12 @@ def create_state(program: Program, seed: int, example: Array) -> TrainState:
         opt_state=program.optimizer.init(variables["params"]),
         metric_sums={name: jnp.zeros((), metric.dtype) for name, metric in shapes.items()},
     )
+    return replicate(program, state)
 
 
 def train_step(program: Program, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on one batch as stored; pure, to be jitted by the caller."""
+    batch = _shared(program, batch)
     key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
     x = program.preprocess(batch, preprocess_key)
@@ -115,6 +123,32 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
         opt_state=opt_state,
         metric_sums=jax.tree.map(jnp.add, state.metric_sums, metrics),
     ), metrics
+
+
+def make_mesh(count: int) -> Mesh:
+    """The first `count` devices, of all processes, as a mesh of one axis, "data".
+
+    Raises:
+      ValueError: there are fewer devices.
+    """
+    devices = jax.devices()
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"mesh must be in 1..{len(devices)}, the devices there are, got {count}")
+    return Mesh(np.array(devices[:count]), ("data",))
+
+
+def _shared(program: Program, batch: Array) -> Array:
+    """The batch, split over the devices of the mesh; whole where they do not divide it."""
+    if program.mesh is None or batch.shape[0] % program.mesh.size:
+        return batch
+    return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P("data")))
+
+
+def replicate(program: Program, tree: Any) -> Any:
+    """A copy of every array on every device of the mesh."""
+    if program.mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    return jax.device_put(tree, NamedSharding(program.mesh, P()))
 
 
 def _forward(
@@ -228,7 +262,10 @@ def train_steps(
         else:
             first = (start + i) * program.batch_size
             batch = data[lax.dynamic_slice_in_dim(order, first, program.batch_size)]
-        return train_step(program, state, batch)[0]
+        state, _ = train_step(program, state, batch)
+        if program.mesh is not None:
+            state = lax.with_sharding_constraint(state, NamedSharding(program.mesh, P()))
+        return state
 
     return lax.fori_loop(0, count, body, state)
 
@@ -278,7 +315,7 @@ def _evaluate_batches(
     def one(index_and_batch):
         index, batch = index_and_batch
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        x = program.preprocess(batch, keys[0])
+        x = program.preprocess(_shared(program, batch), keys[0])
         outputs = program.model.apply(variables, x, keys[1])
         return program.objective(outputs, x, keys[2])[1]
 

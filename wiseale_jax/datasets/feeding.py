@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
@@ -81,7 +80,13 @@ def resident(data: Array, order: Array, batch_size: int, done: int = 0) -> Itera
         count = max(1, int(_CALL_SECONDS * count / (time.perf_counter() - before)))
 
 
-def stream(data: np.ndarray, order: Array, batch_size: int, done: int = 0) -> Iterator[Steps]:
+def stream(
+    data: np.ndarray,
+    order: Array,
+    batch_size: int,
+    done: int = 0,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Iterator[Steps]:
     """The steps of one epoch over examples that stay on disk.
 
     Args:
@@ -89,18 +94,23 @@ def stream(data: np.ndarray, order: Array, batch_size: int, done: int = 0) -> It
       order: `[size]`, the epoch's order.
       batch_size: examples per step; a last, partial batch is dropped.
       done: steps of the epoch that are done already.
+      sharding: of `[steps, batch, ...]`, the batches; every process reads only what its devices
+        need. None for the default device.
     """
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     rows = np.asarray(order)
     steps = len(rows) // batch_size
+    rows = rows[: steps * batch_size].reshape(steps, batch_size)
     block = max(1, min(steps, _BLOCK_BYTES // (batch_size * data[:1].nbytes)))
 
     def gather(start: int) -> Steps:
         count = min(block, steps - start)
-        chosen = rows[start * batch_size : (start + count) * batch_size]
         # Always a whole block, or the last one of an epoch would be compiled for its own size.
-        batches = np.zeros((block, batch_size, *data.shape[1:]), data.dtype)
-        batches[:count] = data[chosen].reshape(count, *batches.shape[1:])
-        return Steps(jnp.asarray(batches), None, 0, count)
+        chosen = np.resize(rows[start : start + count], (block, batch_size))
+        batches = jax.make_array_from_callback(
+            (block, batch_size, *data.shape[1:]), sharding, lambda index: data[chosen[index[:2]]]
+        )
+        return Steps(batches, None, 0, count)
 
     with ThreadPoolExecutor(max_workers=1) as thread:
         following = thread.submit(gather, done) if done < steps else None

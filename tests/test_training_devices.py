@@ -1,0 +1,50 @@
+"""training.py over a mesh of 8 devices: one batch, one bound, the same curve."""
+
+from tests.devices import run_on_devices
+
+
+def test_eight_devices_train_as_one():
+    run_on_devices(
+        8,
+        """
+        import jax, numpy as np, optax
+        from jax.sharding import NamedSharding, PartitionSpec as P
+        from tests.test_training import DATA, make
+        from wiseale_jax import training
+        from wiseale_jax.datasets import feeding
+
+        mesh = training.make_mesh(8)
+        curves, parameters = {}, {}
+        for name in ("one", "eight", "eight, streamed"):
+            # Not Adam: it makes whole steps of the rounding in the gradient of a bias that
+            # batch normalisation takes away again.
+            program = make("wiseale", 16, optimizer=optax.sgd(1e-2))
+            if name != "one":
+                program = program._replace(mesh=mesh)
+            state = training.create_state(program, 0, DATA[:1])
+            curve = []
+            for epoch in (1, 2, 3):
+                order = training.epoch_order(state.key, epoch, len(DATA))
+                if name == "eight, streamed":
+                    sharding = NamedSharding(mesh, P(None, "data"))
+                    parts = feeding.stream(np.asarray(DATA), order, 16, 0, sharding)
+                else:
+                    parts = feeding.resident(training.replicate(program, DATA), order, 16)
+                for part in parts:
+                    state = training.train_steps(program, state, *part)
+                state, means = training.finish_epoch(state, 3)
+                curve.append([means[key] for key in sorted(means)])
+            assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+            if name != "one":
+                assert len(state.step.devices()) == 8
+            test = training.evaluate(program, state.variables, training.replicate(program, DATA), 0)
+            curve.append([test[key] for key in sorted(test)])
+            curves[name], parameters[name] = curve, jax.device_get(state.params)
+        for name in curves:
+            np.testing.assert_allclose(curves[name], curves["one"], rtol=1e-4, err_msg=name)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+                parameters[name], parameters["one"],
+            )
+        """,
+    )
