@@ -24,10 +24,10 @@ _LABELS = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG, beside its place and then renamed."""
+    """Writes a figure in the format of its ending, beside its place and then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=130)
+    figure.savefig(partial, format=path.suffix[1:], dpi=130)
     os.replace(partial, path)
 
 

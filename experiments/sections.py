@@ -1,0 +1,169 @@
+"""What the sections of the paper share: many runs, one after the other, and tables of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import configs, runs, train
+from wiseale_jax import run_folder
+
+
+class Run(NamedTuple):
+    """One finished run of a section.
+
+    Attributes:
+      label: what it is called in tables and figures.
+      seed: of the run.
+      workdir: its folder.
+      rows: of its metrics.jsonl.
+    """
+
+    label: str
+    seed: int
+    workdir: Path
+    rows: list[dict[str, Any]]
+
+    @property
+    def test(self) -> dict[str, Any]:
+        """The last epoch's metrics on the test set."""
+        return self.rows[-1]
+
+
+def define_flags(output: str) -> None:
+    """Defines the flags of a section."""
+    flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds of the runs")
+    flags.DEFINE_integer("epochs", None, "passes over the training set (default: the paper's)")
+    flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
+    flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
+    runs.define_data_dir()
+
+
+def train_all(
+    dataset: str,
+    variants: Mapping[str, Mapping[str, Any]],
+    output: Path,
+    seeds: Iterable[int],
+    given: Mapping[str, Any],
+    data_dir: str | None,
+) -> list[Run]:
+    """Trains every variant with every seed; finished runs are left as they are.
+
+    Args:
+      dataset: a name in `DATASETS`.
+      variants: by label, the fields of `Config` that make the variant.
+      output: gets a folder `runs/`.
+      seeds: of the runs.
+      given: fields of `Config` for all of them; None is left out.
+      data_dir: prepared data sets; None for tfds's own.
+
+    Raises:
+      ValueError, OSError: as `train.train`, and before anything is trained.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    seeds = list(seeds)
+    planned = [
+        (label, configs.make_config({"dataset": dataset, **given, **fields, "seed": seed}))
+        for seed in seeds
+        for label, fields in variants.items()
+    ]
+    done = []
+    for number, (label, config) in enumerate(planned, 1):
+        workdir = output / "runs" / f"{_slug(label)}-seed{config.seed}"
+        print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
+        train.train(config, workdir, data_dir)
+        done.append(Run(label, config.seed, workdir, run_folder.read_metrics(workdir)))
+    return done
+
+
+def _slug(label: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in label.lower()).strip("-")
+
+
+def parse_seeds(seeds: Sequence[str]) -> list[int]:
+    """The seeds of a flag.
+
+    Raises:
+      ValueError: there is none, or one is not a number or comes twice.
+    """
+    if not seeds or not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different numbers, got {','.join(seeds)!r}")
+    return [int(seed) for seed in seeds]
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation over seeds."""
+
+    mean: float
+    deviation: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} ± {self.deviation:.2g}"
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """Mean and standard deviation; None where a value is missing or not finite."""
+    if not values or any(value is None for value in values):
+        return None
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+def tabulate(
+    done: Sequence[Run], columns: Mapping[str, Sequence[float | None]]
+) -> list[dict[str, Any]]:
+    """One row per label, with the spread over its runs.
+
+    Args:
+      done: the runs.
+      columns: by name, a value for every run.
+    """
+    labels = list(dict.fromkeys(run.label for run in done))
+    return [
+        {
+            "run": label,
+            "seeds": sum(run.label == label for run in done),
+            **{
+                name: spread([v for v, run in zip(values, done, strict=True) if run.label == label])
+                for name, values in columns.items()
+            },
+        }
+        for label in labels
+    ]
+
+
+def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) -> str:
+    """Writes a table as Markdown and as CSV, and returns the Markdown."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = list(table[0])
+    lines = ["| " + " | ".join(columns) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) - 1))
+    for row in table:
+        cells = ["infinite" if row[c] is None else str(row[c]) for c in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    markdown = "\n".join(lines) + "\n"
+    run_folder.write_text(folder / f"{name}.md", markdown)
+
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([c for column in columns for c in _csv_columns(column, table)])
+    for row in table:
+        writer.writerow([v for column in columns for v in _csv_values(row[column])])
+    run_folder.write_text(folder / f"{name}.csv", buffer.getvalue())
+    return markdown
+
+
+def _csv_columns(column: str, table: Sequence[Mapping[str, Any]]) -> list[str]:
+    plain = not any(isinstance(row[column], Spread | None) for row in table)
+    return [column] if plain else [column, f"{column}_deviation"]
+
+
+def _csv_values(value: Any) -> list[Any]:
+    if isinstance(value, Spread):
+        return [f"{value.mean:.6g}", f"{value.deviation:.6g}"]
+    return ["", ""] if value is None else [value]

@@ -1,0 +1,115 @@
+"""The paper's Section 5.1, sine waves: `python -m experiments.sine`.
+
+Trains every method of a study with every seed, skips what is finished, and writes tables (Markdown
+and CSV) and figures (PNG and PDF): Figure 6, the training's reconstruction error, AEVB KL and ELBO
+by epoch; and Figure 5a, reconstructions by method, with low frequencies and low amplitudes apart.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import wiseale_jax
+from experiments import configs, runs, sections
+from wiseale_jax import comparison_plots, run_folder
+
+FLAGS = flags.FLAGS
+
+STUDIES = {
+    "methods": {
+        "WiSE-ALE": {"method": "wiseale"},
+        "AEVB": {"method": "aevb"},
+        "beta-VAE": {"method": "beta_vae"},
+        "WAE": {"method": "wae_mmd"},
+    },
+    # Which reading of Eq. 27, and which observation noise, gives Figure 6 as it is printed?
+    "readings": {
+        f"{name}, noise {noise}": {**fields, "observation_noise": noise}
+        for noise in ("1", "0.05", "learned")
+        for name, fields in (
+            ("WiSE-ALE", {"method": "wiseale"}),
+            ("WiSE-ALE, kl_weight batch", {"method": "wiseale", "kl_weight": "batch"}),
+            ("AEVB", {"method": "aevb"}),
+        )
+    },
+    "bounds": {
+        f"WiSE-ALE, {bound}": {"method": "wiseale", "bound": bound}
+        for bound in ("jensen", "bhattacharyya", "tightest")
+    },
+    "batch": {
+        f"WiSE-ALE, M = {size}": {"method": "wiseale", "batch_size": size}
+        for size in (64, 256, 1024, 4096)
+    },
+}
+
+# Below these a wave counts as low in frequency (Hz) and in amplitude.
+LOW_FREQUENCY, LOW_AMPLITUDE = 2.0, 0.2
+
+
+def main(argv: list[str]) -> None:
+    """Trains a study and writes its tables and figures."""
+    del argv
+    if FLAGS.study not in STUDIES:
+        raise ValueError(f"unknown study {FLAGS.study!r}; known: {', '.join(STUDIES)}")
+    seeds = sections.parse_seeds(FLAGS.seeds)
+    output = run_folder.make_folder(Path(FLAGS.output) / FLAGS.study, "output")
+    given = {"epochs": FLAGS.epochs, "train_examples": FLAGS.train_examples}
+    done = sections.train_all("sine", STUDIES[FLAGS.study], output, seeds, given, FLAGS.data_dir)
+    report(done, output, FLAGS.data_dir)
+
+
+def report(done: list[sections.Run], output: Path, data_dir: str | None) -> None:
+    """Writes the tables and figures of finished runs."""
+    config = configs.read_stored(run_folder.read_config(done[0].workdir))
+    data = runs.load_data(config, data_dir)
+    wave, factors = jnp.asarray(data.test), data.test_factors
+    names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
+    columns = {name: [run.test[name] for run in done] for name in names}
+    groups = {
+        "all waves": np.ones(len(data.test), bool),
+        f"below {LOW_FREQUENCY:g} Hz": factors["frequency"] < LOW_FREQUENCY,
+        f"amplitude below {LOW_AMPLITUDE:g}": factors["amplitude"] < LOW_AMPLITUDE,
+    }
+    at_mean: dict[str, list[float]] = {f"error at mean, {name}": [] for name in groups}
+    pictures = {}
+    chosen = _choose(factors)
+    for run in done:
+        trained = wiseale_jax.load(run.workdir)
+        again = np.asarray(trained.reconstruct(wave))
+        error = np.sum(np.square(again - data.test), axis=(1, 2))
+        for name, rows in groups.items():
+            at_mean[f"error at mean, {name}"].append(float(error[rows].mean()))
+        if run.seed == done[0].seed:
+            pictures[run.label] = again[chosen]
+    table = sections.tabulate(done, {**columns, **at_mean})
+    print(sections.write_tables(output, "table", table))
+    title = f"sine waves, {config.epochs} epochs, {table[0]['seeds']} seeds"
+    comparison_plots.save(
+        comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title),
+        output / "curves",
+    )
+    picked = {name: factors[name][chosen] for name in ("clean", "frequency", "amplitude")}
+    comparison_plots.save(
+        comparison_plots.waves_by_label(data.test[chosen], **picked, reconstructions=pictures),
+        output / "reconstructions",
+    )
+    print(f"written to {output}")
+
+
+def _choose(factors: dict[str, np.ndarray]) -> np.ndarray:
+    """Four test waves: two ordinary ones, one of low frequency, one of low amplitude."""
+    wanted = [(6.0, 1.0), (15.0, 1.0), (0.8, 1.0), (6.0, 0.12)]
+    distance = [
+        np.abs(factors["frequency"] - f) / 20 + np.abs(factors["amplitude"] - a) for f, a in wanted
+    ]
+    return np.array([int(np.argmin(d)) for d in distance])
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("study", "methods", f"which runs: {', '.join(STUDIES)}")
+    sections.define_flags("runs/section-sine")
+    runs.run(main)

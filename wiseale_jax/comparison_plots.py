@@ -1,0 +1,118 @@
+"""Pictures of several runs side by side. Lines differ in style and lightness, for greyscale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from wiseale_jax import plots
+
+_STYLES = [
+    ("#1b1b3a", "-"),
+    ("#c8553d", "--"),
+    ("#4f7cac", "-."),
+    ("#e0a030", ":"),
+    ("#588157", (0, (5, 1))),
+    ("#9a4c95", (0, (3, 1, 1, 1))),
+    ("#7a7a7a", (0, (1, 1))),
+    ("#00798c", (0, (8, 3))),
+    ("#3d2b1f", (0, (2, 4))),
+]
+
+_PANELS = {
+    "reconstruction_error": "reconstruction error\n(per example, training)",
+    "aevb_kl": "mean KL[q(z|x) || p(z)]\n(nats, training)",
+    "elbo": "ELBO\n(nats per example, training)",
+}
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG and as PDF beside it; `path` is without the ending."""
+    for ending in ("png", "pdf"):
+        plots.save(figure, path.with_suffix(f".{ending}"))
+
+
+def _styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    return {label: _STYLES[i % len(_STYLES)] for i, label in enumerate(dict.fromkeys(labels))}
+
+
+def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
+    """The paper's Figure 6: training metrics by epoch, mean and range over the runs of a label.
+
+    Args:
+      runs: label and rows of metrics.jsonl, several runs of a label one per seed.
+      title: of the figure.
+    """
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, len(_PANELS))
+    styles = _styles([label for label, _ in runs])
+    for axes, (name, description) in zip(panels, _PANELS.items(), strict=True):
+        for label, (colour, style) in styles.items():
+            curves = [
+                [row[name] for row in rows if row["split"] == "train"]
+                for other, rows in runs
+                if other == label
+            ]
+            shortest = min(map(len, curves))
+            values = np.array([curve[:shortest] for curve in curves], float)
+            epochs = np.arange(1, shortest + 1)
+            axes.plot(epochs, values.mean(0), color=colour, linestyle=style, label=label)
+            axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(description)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    panels[0].set_yscale("log")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    return figure
+
+
+def waves_by_label(
+    wave: np.ndarray,
+    clean: np.ndarray,
+    frequency: np.ndarray,
+    amplitude: np.ndarray,
+    reconstructions: Mapping[str, np.ndarray],
+) -> Figure:
+    """The paper's Figure 5a: reconstructions of a few waves, a row per label.
+
+    Args:
+      wave, clean: `[count, samples, 1]`, over one second.
+      frequency: `[count]`, Hz.
+      amplitude: `[count]`.
+      reconstructions: by label, `[count, samples, 1]`.
+    """
+    count = len(wave)
+    figure = Figure(figsize=(3.4 * count, 1.7 * len(reconstructions) + 1), layout="constrained")
+    grid = figure.subplots(len(reconstructions), count, sharex=True, sharey="col", squeeze=False)
+    time = np.arange(wave.shape[1]) / wave.shape[1]
+    for row, (label, again) in zip(grid, reconstructions.items(), strict=True):
+        for i, axes in enumerate(row):
+            axes.plot(time, wave[i, :, 0], ".", color="#9aa5b1", markersize=2, label="input")
+            axes.plot(time, clean[i, :, 0], color="#1b1b3a", linewidth=0.8, label="noise-free wave")
+            axes.plot(time, again[i, :, 0], "--", color="#c8553d", label="reconstruction")
+            error = np.sum(np.square(again[i] - wave[i]))
+            axes.text(
+                0.98,
+                0.03,
+                f"error {error:.1f}",
+                transform=axes.transAxes,
+                ha="right",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
+            )
+            axes.grid(alpha=0.3)
+        row[0].set_ylabel(f"{label}\nx(t)", fontsize=9)
+    for i, axes in enumerate(grid[0]):
+        axes.set_title(f"{frequency[i]:.1f} Hz, amplitude {amplitude[i]:.2f}", fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("time (s)")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
