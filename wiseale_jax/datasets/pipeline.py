@@ -22,7 +22,7 @@ from tqdm import tqdm
 from wiseale_jax import run_folder
 from wiseale_jax.datasets import DATASETS
 
-_READ_AT_ONCE = 2048
+_READ_AT_ONCE = 512
 
 
 def make_builder(name: str, data_dir: str | os.PathLike | None = None, **options: Any) -> Any:
