@@ -134,7 +134,7 @@ def test_missing_files_and_no_network(tmp_path, offline):
     with pytest.raises(OSError) as raised:
         pipeline.prepare("mnist", tmp_path)
     words = str(raised.value)
-    assert "\n" not in words and "no connection to" in words
+    assert "\n" not in words and "cannot download mnist: no connection to" in words
     assert f"Put into {tmp_path}/downloads/manual" in words
     assert "train-images-idx3-ubyte.gz (9,912,422 bytes, sha256 440fcabf73cc546fa21475e81e" in words
     assert not list(tmp_path.glob("mnist/1*")) and not list(tmp_path.glob("mnist/incomplete*"))

@@ -85,7 +85,7 @@ class Celeba(images.ImagesBuilder, skip_registration=True):
         folder = downloads.manual_folder(dl_manager)
         if folder.is_dir() and (found := _find(folder)):
             return found
-        return downloads.download(dl_manager, self.url_infos, [URL], f"{_QUOTA}; see {HOMEPAGE}")[0]
+        return downloads.download(self, dl_manager, [URL], f"{_QUOTA}; see {HOMEPAGE}")[0]
 
 
 def _find(path: Path) -> Path | None:

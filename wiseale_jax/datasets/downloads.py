@@ -12,7 +12,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,12 @@ def manual_folder(dl_manager: Any) -> Path:
         return Path(dl_manager.download_dir) / "manual"
 
 
-def download(
-    dl_manager: Any, url_infos: Mapping[str, Any], urls: Sequence[str], advice: str = ""
-) -> list[Path]:
+def download(builder: Any, dl_manager: Any, urls: Sequence[str], advice: str = "") -> list[Path]:
     """Downloads files, or finds them in tfds's cache, and verifies their registered checksums.
 
     Args:
+      builder: the tfds builder, with which sizes and checksums are registered.
       dl_manager: tfds's download manager.
-      url_infos: sizes and checksums by URL, as a tfds builder has them registered.
       urls: of the files.
       advice: a sentence for the message of an error.
 
@@ -47,21 +45,21 @@ def download(
       OSError: they cannot be had. One line: each file's name, size and checksum, and the folder to
         put it into.
     """
+    infos = [builder.url_infos[url] for url in urls]
     try:
-        for url in urls:
-            cached = resource.get_dl_fname(url, url_infos[url].checksum)
+        for url, info in zip(urls, infos, strict=True):
+            cached = resource.get_dl_fname(url, info.checksum)
             if not any(Path(dl_manager.download_dir).rglob(cached)):
                 check_connection(url)
         return [Path(path) for path in dl_manager.download(list(urls))]
     except Exception as error:  # The downloader raises errors of many kinds.
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         files = "; ".join(
-            f"{info.filename} ({info.size:,} bytes, sha256 {info.checksum})"
-            for info in (url_infos[url] for url in urls)
+            f"{info.filename} ({info.size:,} bytes, sha256 {info.checksum})" for info in infos
         )
         raise OSError(
-            f"cannot download: {reason}. Put into {manual_folder(dl_manager)}, or into a folder "
-            f"named by --source: {files}. {advice}".rstrip()
+            f"cannot download {builder.name}: {reason}. Put into {manual_folder(dl_manager)}, or "
+            f"into a folder named by --source: {files}. {advice}".rstrip()
         ) from error
 
 

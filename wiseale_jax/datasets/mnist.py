@@ -143,7 +143,7 @@ class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if self._source is not None:
             raise ValueError(f"--source={folder} lacks {', '.join(missing)}")
         urls = [f"{self.URL}{name}.gz" for name in names]
-        paths = downloads.download(dl_manager, self.url_infos, urls)
+        paths = downloads.download(self, dl_manager, urls)
         return dict(zip(names, paths, strict=True))
 
     def _generate_examples(

@@ -117,13 +117,20 @@ def load_arrays(builder: Any, split: str, features: Sequence[str]) -> dict[str, 
 
     Returns:
       Arrays `[size, ...]` by name, in the order of the records.
+
+    Raises:
+      OSError: the folder cannot be written, or the disk is full.
     """
     folder = Path(builder.data_path).parent / f"arrays-{builder.version}"
     paths = {name: folder / f"{split}-{name}.npy" for name in features}
     if not all(path.exists() for path in paths.values()):
         with _alone(builder):
-            folder.mkdir(exist_ok=True)
-            _decode(builder, split, {n: path for n, path in paths.items() if not path.exists()})
+            missing = {name: path for name, path in paths.items() if not path.exists()}
+            try:
+                folder.mkdir(exist_ok=True)
+                _decode(builder, split, missing)
+            except OSError as error:
+                raise OSError(f"cannot write {folder}: {error.strerror or error}") from error
     return {name: np.load(path, mmap_mode="r", allow_pickle=False) for name, path in paths.items()}
 
 
