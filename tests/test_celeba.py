@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,41 +16,17 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from experiments import configs, train
+from tests.image_files import (
+    FACES,
+    HALF,
+    absurd,
+    face_name,
+    partition_text,
+    picture,
+    write_archive,
+)
 from wiseale_jax import run_folder
 from wiseale_jax.datasets import celeba, downloads, images, pipeline
-
-FACES = 240
-
-
-def picture(seed, size=(178, 218), kind="JPEG", mode="RGB", **options):
-    """A smooth random picture as the bytes of a file."""
-    rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (7, 6, 3), np.uint8))
-    file = io.BytesIO()
-    small.resize(size, Image.Resampling.BICUBIC).convert(mode).save(file, kind, **options)
-    return file.getvalue()
-
-
-def face_name(number):
-    return f"{number:06d}.jpg"
-
-
-def write_archive(path, count=FACES, entries=(), leave_out=(), compression=zipfile.ZIP_DEFLATED):
-    """A zip in the form of img_align_celeba.zip; `entries` replaces or adds (name, bytes)."""
-    files = {f"img_align_celeba/{face_name(n)}": None for n in range(1, count + 1)}
-    files.update(entries)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for number, (name, data) in enumerate(files.items(), start=1):
-            if name not in leave_out:
-                archive.writestr(name, picture(number, quality=90) if data is None else data)
-    return path
-
-
-def partition_text(count=FACES):
-    """A partition file that interleaves the splits."""
-    part = [2 if n % 5 == 0 else 1 if n % 7 == 0 else 0 for n in range(1, count + 1)]
-    return "".join(f"{face_name(n)} {p}\n" for n, p in enumerate(part, start=1))
 
 
 def records(builder, split):
@@ -100,6 +75,13 @@ def test_prepared_from_the_archive_without_a_partition(archive, tmp_path, capsys
     out = capsys.readouterr().out
     assert "the splits go by file number" in out and "images/s" in out
     assert "is not of the published archive's 1,443,490,838 bytes" in out
+
+
+def test_used_as_any_tfds_builder(archive, tmp_path):
+    builder = celeba.Celeba(data_dir=tmp_path, source=archive)
+    builder.download_and_prepare()
+    assert len(builder.as_data_source("validation")) == 24
+    assert builder.info.homepage and builder.info.citation and builder.RELEASE_NOTES
 
 
 def test_all_of_it(archive, tmp_path):
@@ -195,21 +177,12 @@ def test_quota_page_in_place_of_the_download(tmp_path, monkeypatch):
     assert "\n" not in str(raised.value)
 
 
-def absurd():
-    """A small PNG whose header says 60,000 x 60,000 pixels."""
-    data = bytearray(picture(0, kind="PNG"))
-    data[16:24] = (60_000).to_bytes(4, "big") * 2
-    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    return bytes(data)
-
-
-HALF = picture(5, quality=95)[:2000]
 FIRST = "img_align_celeba/000001.jpg"
 BAD_ARCHIVES = {
     "a JPEG cut in half": ({FIRST: HALF}, "000001.jpg is damaged: .*truncated.*--skip_damaged"),
     "not a JPEG": ({FIRST: b"hello"}, "000001.jpg is damaged: it is neither a JPEG nor a PNG"),
     "empty JPEG": ({FIRST: b""}, "000001.jpg is damaged"),
-    "absurd image": ({FIRST: absurd()}, "000001.jpg is refused: .*at most 50,000,000"),
+    "absurd image": ({FIRST: absurd()}, "000001.jpg is refused: .*at most 89,000,000"),
     "of other size": ({FIRST: picture(1, (250, 250))}, "000001.jpg is 250x250, not 178x218"),
     "climbs out": ({"../evil.jpg": b""}, r"is refused: '\.\./evil\.jpg' climbs out"),
     "climbs out later": ({"img_align_celeba/../../x.jpg": b""}, "climbs out of the archive"),

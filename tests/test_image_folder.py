@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from experiments import configs, evaluate, runs, train
-from tests.test_celeba import HALF, absurd, picture
+from tests.image_files import HALF, absurd, picture
 from wiseale_jax import networks
 from wiseale_jax.datasets import image_folder, images, pipeline
 

@@ -12,7 +12,7 @@ import pytest
 from experiments import configs, runs, train
 from wiseale_jax import run_folder
 from wiseale_jax.datasets import BINARIZE, downloads, pipeline, preprocessing
-from wiseale_jax.datasets.mnist import FILES, read_idx
+from wiseale_jax.datasets.mnist import FILES, Mnist, read_idx
 
 # Digits 0 to 9 in the training and the test set, as LeCun's page and others count them.
 HISTOGRAMS = {
@@ -122,6 +122,13 @@ def test_found_in_the_folder_for_manual_downloads(tmp_path, offline):
     write_mnist(tmp_path / "mine", train=7)
     builder = pipeline.prepare("mnist", tmp_path / "other", manual_dir=tmp_path / "mine")
     assert builder.info.splits["train"].num_examples == 7
+
+
+def test_used_as_any_tfds_builder(tmp_path):
+    write_mnist(tmp_path / "files")
+    builder = Mnist(data_dir=tmp_path, source=tmp_path / "files")
+    builder.download_and_prepare()
+    assert builder.as_data_source("train")[0]["image"].shape == (28, 28, 1)
 
 
 def test_second_start_needs_no_files(tmp_path, offline):

@@ -10,7 +10,7 @@ import time
 import pytest
 from PIL import Image
 
-from tests.test_celeba import write_archive
+from tests.image_files import write_archive
 from tests.test_mnist import write_mnist
 from wiseale_jax.datasets import celeba, downloads, mnist, pipeline
 
@@ -126,14 +126,18 @@ def test_what_was_killed_is_cleaned_up(tmp_path):
 
 
 def test_no_answer_is_found_out_in_seconds(monkeypatch):
+    released = threading.Event()
+
     def hang(request, timeout):
-        time.sleep(30)
+        released.wait()
+        raise TimeoutError
 
     monkeypatch.setattr(downloads.urllib.request, "urlopen", hang)
     start = time.perf_counter()
     with pytest.raises(OSError, match=r"no connection to example.org \(no answer in 0.2 s\)"):
         downloads.check_connection("https://example.org/file", seconds=0.2)
     assert time.perf_counter() - start < 2
+    released.set()
 
 
 def test_checksums_are_registered_for_every_download():

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from tensorflow_datasets.core import dataset_builder
 from tqdm import tqdm
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 89_000_000  # Pillow warns from a little more than this on.
 MAX_BYTES = 200_000_000
 _DECODED_AT_ONCE = 32
 _SHARD_BYTES = 48 << 20  # tfds holds one shard in memory while it writes it.
@@ -176,7 +176,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
     ):
         self._source = source
         self._skip_damaged = skip_damaged
-        super().__init__(**kwargs)
+        super().__init__(**{"file_format": "array_record", **kwargs})
 
     @abstractmethod
     def _open(self, dl_manager: Any) -> contextlib.AbstractContextManager[ImageFiles]:

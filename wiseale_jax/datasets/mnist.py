@@ -96,7 +96,7 @@ class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def __init__(self, *, source: str | os.PathLike | None = None, **kwargs: Any):
         self._source = source
-        super().__init__(**kwargs)
+        super().__init__(**{"file_format": "array_record", **kwargs})
 
     def _describe(self, description: str, homepage: str, citation: str) -> tfds.core.DatasetInfo:
         # tfds's Image feature would need TensorFlow.
