@@ -2,7 +2,9 @@
 
 import gzip
 import re
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import jax
@@ -94,9 +96,14 @@ def test_the_network_learns_digits(mnist, tmp_path):
 
 
 def test_fashion_mnist_if_it_is_installed(tmp_path):
-    folder = Path("/usr/share/datasets/fashion-mnist")
-    if not folder.is_dir():
-        pytest.skip("the Debian package dataset-fashion-mnist is not installed")
+    package = "dataset-fashion-mnist"
+    if shutil.which("dpkg") is None:
+        pytest.skip(f"no dpkg, and so no Debian package {package}")
+    listed = subprocess.run(["dpkg", "-L", package], capture_output=True, text=True).stdout
+    files = [Path(line) for line in listed.splitlines() if line.endswith("-ubyte.gz")]
+    if not files:
+        pytest.skip(f"the Debian package {package} is not installed")
+    folder = files[0].parent
     builder = pipeline.prepare("fashion_mnist", tmp_path, source=folder)
     arrays = pipeline.load_arrays(builder, "train", ["image", "label"])
     assert np.bincount(arrays["label"]).tolist() == [6000] * 10

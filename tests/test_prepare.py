@@ -2,11 +2,13 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -147,3 +149,17 @@ def test_checksums_are_registered_for_every_download():
     for url, info in celeba.Celeba.url_infos.items():
         assert url in urls and info.size > 0 and len(info.checksum) == 64 and info.filename
     assert len(celeba.Celeba.url_infos) == len(urls) == 9
+
+
+def test_prepared_anew_from_other_files(tmp_path, capsys):
+    write_mnist(tmp_path / "one", seed=1)
+    other = write_mnist(tmp_path / "other", seed=2)
+    for source in ("one", "other"):
+        builder = pipeline.prepare("mnist", tmp_path / "data", source=tmp_path / source)
+        pipeline.load_arrays(builder, "train", ["image"])
+    said = f"mnist is prepared already; to use --source, remove {builder.data_path}"
+    assert said in capsys.readouterr().out
+    shutil.rmtree(builder.data_path)
+    builder = pipeline.prepare("mnist", tmp_path / "data", source=tmp_path / "other")
+    images = pipeline.load_arrays(builder, "train", ["image"])["image"]
+    np.testing.assert_array_equal(images[..., 0], other["train"][0])

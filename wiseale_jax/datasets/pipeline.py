@@ -71,6 +71,8 @@ def prepare(
 
     builder = make_builder(name, data_dir, **options)
     if builder.data_path.exists():
+        if "source" in options and "source" not in DATASETS[name].settings:
+            print(f"{name} is prepared already; to use --source, remove {builder.data_path}")
         return builder
     if manual_dir is not None:
         manual_dir = Path(manual_dir).expanduser()
@@ -80,8 +82,10 @@ def prepare(
     download_config = tfds.download.DownloadConfig(
         manual_dir=manual_dir, force_checksums_validation=True, try_download_gcs=False
     )
-    with _alone(builder):
+    with _alone(builder) as folder:
         if not builder.data_path.exists():
+            # Arrays of records that are no more.
+            shutil.rmtree(folder / f"arrays-{builder.version}", ignore_errors=True)
             try:
                 builder.download_and_prepare(download_config=download_config)
             except RuntimeError as error:  # ArrayRecord's: a full disk, for one.
