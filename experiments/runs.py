@@ -17,8 +17,8 @@ import optax
 from absl import app, flags, logging
 
 from experiments import configs
-from wiseale_jax import objectives, plots, run_folder, training
-from wiseale_jax.datasets import DATASETS, pipeline
+from wiseale_jax import objectives, plots, training
+from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 
@@ -65,18 +65,52 @@ def define_data_dir() -> None:
     )
 
 
-def load_data(config: configs.Config, data_dir: str | None) -> Data:
-    """Prepares the data set if need be, and opens it.
+def define_preparing() -> None:
+    """Defines the flags of how a data set is prepared; --source is one of `Config`'s."""
+    flags.DEFINE_string(
+        "manual_dir", None, "files downloaded by hand (default: downloads/manual in data_dir)"
+    )
+    flags.DEFINE_bool("skip_damaged", None, "celeba, image_folder: leave damaged files out")
+
+
+def preparing_from_flags() -> dict[str, Any]:
+    """The flags of how a data set is prepared, as far as they are given."""
+    given = {name: flags.FLAGS[name].value for name in ("manual_dir", "source", "skip_damaged")}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def prepare(config: configs.Config, data_dir: str | None, **preparing: Any) -> Any:
+    """Prepares a run's data set if need be; gives its tfds builder.
+
+    Args:
+      config: of the run.
+      data_dir: where prepared data sets are kept.
+      **preparing: how it is prepared: of `preparing_from_flags`.
 
     Raises:
-      ValueError: there are fewer training examples than asked for, or than a batch.
-      OSError: the folder cannot be written.
+      ValueError: its files are not what they should be.
+      OSError: they cannot be had, or the folder cannot be written.
+    """
+    settings = {name: getattr(config, name) for name in DATASETS[config.dataset].settings}
+    return pipeline.prepare(config.dataset, data_dir, **{**preparing, **settings})
+
+
+def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) -> Data:
+    """Prepares the data set if need be, and opens it.
+
+    Args:
+      config: of the run.
+      data_dir: where prepared data sets are kept.
+      **preparing: as of `prepare`.
+
+    Raises:
+      ValueError: there are fewer training examples than asked for, or than a batch; or as of
+        `prepare`.
+      OSError: as of `prepare`.
     """
     dataset = DATASETS[config.dataset]
-    if data_dir is not None:
-        run_folder.make_folder(data_dir, "data_dir")
-    builder = pipeline.prepare(config.dataset, data_dir)
-    train = pipeline.load_arrays(builder, "train", [dataset.feature])[dataset.feature]
+    builder = prepare(config, data_dir, **preparing)
+    train = pipeline.load_arrays(builder, config.split, [dataset.feature])[dataset.feature]
     train = pipeline.first_examples(train, config.train_examples)
     if config.batch_size > len(train):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(train)} examples")
@@ -113,7 +147,7 @@ def make_program(
         model=model,
         objective=objectives.bind(config.method, likelihood, settings),
         optimizer=optax.adam(configs.schedule(config, train_size // config.batch_size)),
-        preprocess=DATASETS[config.dataset].preprocess,
+        preprocess=preprocessing(config.dataset, config.binarize),
         batch_size=config.batch_size,
         microbatches=config.microbatches,
         mesh=mesh,
@@ -122,7 +156,7 @@ def make_program(
 
 def reconstruction_figure(trained: TrainedAutoencoder, data: Data, title: str) -> Any:
     """Test examples and their reconstructions: waves of several frequencies, or images."""
-    preprocess = DATASETS[trained.config["dataset"]].preprocess
+    preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
     factors = data.test_factors
     if "frequency" in factors:
         rows = plots.choose_waves(factors["frequency"], factors["amplitude"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
+from typing import Any
 
 import flax
 import jax
@@ -37,7 +38,15 @@ def main(argv: list[str]) -> None:
         if FLAGS[name].value < 1:
             raise ValueError(f"{name} must be at least 1, got {FLAGS[name].value}")
     workdir = Path(FLAGS.workdir).expanduser() if FLAGS.workdir else runs.default_workdir(config)
-    train(config, workdir, FLAGS.data_dir, FLAGS.checkpoint_every, FLAGS.keep, FLAGS.feed)
+    train(
+        config,
+        workdir,
+        FLAGS.data_dir,
+        FLAGS.checkpoint_every,
+        FLAGS.keep,
+        FLAGS.feed,
+        **runs.preparing_from_flags(),
+    )
 
 
 def train(
@@ -47,6 +56,7 @@ def train(
     checkpoint_every: int = 1,
     keep: int = 3,
     feed: str = "auto",
+    **preparing: Any,
 ) -> None:
     """Trains to the end of `config.epochs`, from where the run folder stands.
 
@@ -57,6 +67,7 @@ def train(
       checkpoint_every: epochs from one checkpoint to the next.
       keep: how many of the newest checkpoints are kept.
       feed: how batches reach the device, one of `feeding.FEEDS`; the results are the same.
+      **preparing: how the data set is prepared, if it is not yet; as of `runs.prepare`.
 
     Raises:
       ValueError: the run folder belongs to another configuration, or the data are too few.
@@ -66,7 +77,7 @@ def train(
     if finished:
         print(finished)
         return
-    data = runs.load_data(config, data_dir)
+    data = runs.load_data(config, data_dir, **preparing)
     feed = feeding.choose(feed, data.train)
     program = runs.make_program(config, len(data.train))
     state = training.create_state(program, config.seed, data.train[:1])
@@ -209,6 +220,7 @@ if __name__ == "__main__":
     configs.define_flags()
     flags.DEFINE_string("workdir", None, "run folder (default: runs/<dataset>-<method>-seed<seed>)")
     runs.define_data_dir()
+    runs.define_preparing()
     flags.DEFINE_enum(
         "feed", "auto", feeding.FEEDS, "batches from the device, from disk, or chosen by size"
     )

@@ -71,7 +71,7 @@ def test_what_is_refused(given, words):
 
 @pytest.mark.parametrize("name", configs.CONFIGS)
 def test_stored_and_read_again(name):
-    config = dataclasses.replace(configs.CONFIGS[name], encoder="gaussian", dataset="sine")
+    config = configs.make_config({"dataset": name, "source": "images"})
     assert configs.read_stored(dataclasses.asdict(config)) == config
 
 

@@ -111,7 +111,40 @@ CELEBA = Architecture(
     ),
 )
 
-ARCHITECTURES = {"sine": SINE, "mnist": MNIST, "celeba": CELEBA}
+IMAGE_SIZES = (32, 64, 128)
+
+
+def image_architecture(size: int) -> Architecture:
+    """CELEBA's network for square RGB images of another size; of 64 pixels, CELEBA itself.
+
+    The encoder halves the image down to 4x4, and doubles the channels each time, up to 16 per pixel
+    of `size` but at most CELEBA's 1024; the decoder begins at 8x8.
+
+    Args:
+      size: in `IMAGE_SIZES`.
+    """
+    halvings = size.bit_length() - 3
+    widest = min(16 * size, 1024)
+    widths = [widest >> k for k in reversed(range(halvings))]
+    up = [ConvTranspose(width, 5, 2, batch_norm=True) for width in reversed(widths[:-1])]
+    return Architecture(
+        shape=(size, size, 3),
+        encoder=tuple(Conv(width, 5, 2) for width in widths),
+        decoder=(
+            Dense(8 * 8 * widest, relu=False),
+            Reshape((8, 8, widest)),
+            *up,
+            ConvTranspose(3, 5, 1, relu=False),
+        ),
+    )
+
+
+ARCHITECTURES = {
+    "sine": SINE,
+    "mnist": MNIST,
+    "celeba": CELEBA,
+    **{f"image{size}": image_architecture(size) for size in IMAGE_SIZES},
+}
 
 
 class Stack(nn.Module):

@@ -3,6 +3,7 @@ survive greyscale."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -136,4 +137,27 @@ def image_reconstructions(x: np.ndarray, reconstruction: np.ndarray, title: str)
             axes = grid[2 * row + offset, column]
             axes.imshow(np.squeeze(np.clip(image, 0, 1)), cmap="gray", vmin=0, vmax=1)
     figure.supxlabel("odd rows: input; even rows: reconstruction", fontsize=9)
+    return figure
+
+
+def samples(x: np.ndarray, title: str) -> Figure:
+    """Examples of a data set in a square of rows and columns.
+
+    Args:
+      x: `[count, height, width, channels]` images in [0, 1], one channel or three; or waves,
+        `[count, samples, 1]`, over one second and drawn to one scale.
+      title: of the figure.
+    """
+    columns = math.isqrt(len(x) - 1) + 1
+    rows = -(-len(x) // columns)
+    figure = Figure(figsize=(columns, rows + 0.4), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, example in zip(grid.flat, x, strict=False):
+        if example.ndim == 3:
+            axes.imshow(np.squeeze(np.clip(example, 0, 1)), cmap="gray", vmin=0, vmax=1)
+        else:
+            axes.plot(np.arange(len(example)) / len(example), example[:, 0], color=_DARK, lw=0.7)
     return figure

@@ -63,7 +63,7 @@ def model_from_config(config: Mapping[str, Any]) -> tuple[Autoencoder, Likelihoo
     if dataset is None:
         raise ValueError(f"unknown dataset {config['dataset']!r}; known: {', '.join(DATASETS)}")
     model = build_autoencoder(
-        dataset.network,
+        dataset.network.format_map(config),
         config["latent_dim"],
         encoder=config["encoder"],
         scale_head=config["scale_head"],

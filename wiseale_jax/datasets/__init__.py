@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
@@ -24,16 +25,31 @@ def scale_uint8(batch: Array, key: PRNGKeyArray) -> Array:
     return batch.astype(jnp.float32) / 255
 
 
+def threshold(batch: Array, key: PRNGKeyArray) -> Array:
+    """uint8 images made binary: 1.0 where they are brighter than half, else 0.0."""
+    del key
+    return (batch > 127).astype(jnp.float32)
+
+
+def stochastic(batch: Array, key: PRNGKeyArray) -> Array:
+    """uint8 images made binary: each pixel is 1.0 with its brightness as probability."""
+    return jax.random.bernoulli(key, batch.astype(jnp.float32) / 255).astype(jnp.float32)
+
+
+BINARIZE = {"threshold": threshold, "stochastic": stochastic, "none": scale_uint8}
+
+
 class Dataset(NamedTuple):
     """What the rest of the package needs to know of a data set.
 
     Attributes:
       builder: "module:class" of its tfds builder.
       feature: the feature of a record that the model is trained on.
-      network: a name in `networks.ARCHITECTURES`.
+      network: a name in `networks.ARCHITECTURES`, which may hold a setting: "image{image_size}".
       likelihood: a name in `likelihoods.LIKELIHOODS`.
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
       factors: the other features, which evaluation and plots read: true factors or labels.
+      settings: those settings of a run that its records depend on, given to the builder.
     """
 
     builder: str
@@ -42,6 +58,7 @@ class Dataset(NamedTuple):
     likelihood: str
     preprocess: Callable[[Array, PRNGKeyArray], Array] = as_stored
     factors: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
 
 DATASETS = {
@@ -52,6 +69,29 @@ DATASETS = {
         likelihood="gaussian",
         factors=("clean", "amplitude", "frequency", "phase"),
     ),
+    "mnist": Dataset(
+        builder="wiseale_jax.datasets.mnist:Mnist",
+        feature="image",
+        network="mnist",
+        likelihood="bernoulli",
+        preprocess=threshold,
+        factors=("label",),
+    ),
+    "fashion_mnist": Dataset(
+        builder="wiseale_jax.datasets.mnist:FashionMnist",
+        feature="image",
+        network="mnist",
+        likelihood="bernoulli",
+        preprocess=threshold,
+        factors=("label",),
+    ),
+    "celeba": Dataset(
+        builder="wiseale_jax.datasets.celeba:Celeba",
+        feature="image",
+        network="celeba",
+        likelihood="gaussian",
+        preprocess=scale_uint8,
+    ),
     "teapot": Dataset(
         builder="wiseale_jax.datasets.teapot:Teapot",
         feature="image",
@@ -60,4 +100,22 @@ DATASETS = {
         preprocess=scale_uint8,
         factors=("azimuth", "elevation", "red", "green", "blue"),
     ),
+    "image_folder": Dataset(
+        builder="wiseale_jax.datasets.image_folder:ImageFolder",
+        feature="image",
+        network="image{image_size}",
+        likelihood="gaussian",
+        preprocess=scale_uint8,
+        settings=("source", "image_size"),
+    ),
 }
+
+
+def preprocessing(name: str, binarize: str | None = None) -> Callable[[Array, PRNGKeyArray], Array]:
+    """What makes x of a data set's stored examples.
+
+    Args:
+      name: a name in `DATASETS`.
+      binarize: a name in `BINARIZE`; None for the data set's own.
+    """
+    return DATASETS[name].preprocess if binarize is None else BINARIZE[binarize]

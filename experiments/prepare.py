@@ -1,0 +1,35 @@
+"""Prepares a data set without training: `python -m experiments.prepare --dataset=mnist`.
+
+Training prepares what it needs by itself; this is for doing it beforehand.
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from experiments import configs, runs
+from wiseale_jax.datasets import DATASETS, pipeline
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Prepares what the flags ask for, and says how many examples it holds."""
+    del argv
+    config = configs.config_from_flags()
+    builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())
+    dataset = DATASETS[config.dataset]
+    for split in ("train", "test"):
+        factors = dataset.factors if split == "test" else ()
+        pipeline.load_arrays(builder, split, [dataset.feature, *factors])
+    counts = ", ".join(
+        f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items()
+    )
+    print(f"{config.dataset} is ready in {builder.data_path}: {counts}")
+
+
+if __name__ == "__main__":
+    configs.define_flags(("dataset", "image_size", "source"))
+    runs.define_data_dir()
+    runs.define_preparing()
+    runs.run(main)

@@ -1,0 +1,44 @@
+"""A picture of 8x8 examples of a data set: `python -m experiments.samples --dataset=mnist`.
+
+The examples are drawn from the training split by the seed, and shown as the model sees them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import configs, runs
+from wiseale_jax import plots
+from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
+
+FLAGS = flags.FLAGS
+
+COUNT = 64
+
+
+def main(argv: list[str]) -> None:
+    """Draws what the flags ask for."""
+    del argv
+    config = configs.config_from_flags()
+    output = Path(FLAGS.output or f"{config.dataset}-samples.png").expanduser()
+    feature = DATASETS[config.dataset].feature
+    builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())
+    data = pipeline.load_arrays(builder, config.split, [feature])[feature]
+    rng = np.random.default_rng(config.seed)
+    rows = np.sort(rng.choice(len(data), min(COUNT, len(data)), replace=False))
+    preprocess = preprocessing(config.dataset, config.binarize)
+    x = np.asarray(preprocess(jax.numpy.asarray(data[rows]), jax.random.key(config.seed)))
+    plots.save(plots.samples(x, f"{config.dataset}: {len(x)} of {len(data):,}"), output)
+    print(f"drawn: {output}")
+
+
+if __name__ == "__main__":
+    configs.define_flags(("dataset", "seed", "split", "binarize", "image_size", "source"))
+    flags.DEFINE_string("output", None, "the picture (default: <dataset>-samples.png)")
+    runs.define_data_dir()
+    runs.define_preparing()
+    runs.run(main)

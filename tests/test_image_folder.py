@@ -1,0 +1,170 @@
+"""datasets/image_folder.py: anyone's own images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import configs, evaluate, runs, train
+from tests.image_files import HALF, absurd, picture
+from wiseale_jax import networks
+from wiseale_jax.datasets import image_folder, images, pipeline
+
+
+def write_folder(folder, count=40):
+    """Images of several kinds, sizes and depths of folder."""
+    kinds = [
+        ("a.jpg", (100, 80), "JPEG", "RGB"),
+        ("b.PNG", (70, 90), "PNG", "L"),
+        ("sub/c.png", (64, 64), "PNG", "RGBA"),
+        ("sub/deep er/d.jpeg", (33, 200), "JPEG", "L"),
+        ("e.png", (80, 80), "PNG", "P"),
+        ("f.png", (20, 20), "PNG", "1"),
+        ("g.jpg", (64, 65), "JPEG", "CMYK"),
+        ("h.png", (64, 65), "PNG", "LA"),
+    ]
+    for i in range(count):
+        name, size, kind, mode = kinds[i % len(kinds)]
+        path = folder / f"{i // len(kinds)}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(i, size, kind, mode))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("mine") / "images")
+
+
+def test_every_kind_is_square_and_rgb(folder, tmp_path):
+    builder = pipeline.prepare("image_folder", tmp_path, source=folder, image_size=32)
+    seen = {}
+    for split in ("train", "test"):
+        for record in builder.as_data_source(split):
+            assert record["image"].shape == (32, 32, 3) and record["image"].dtype == np.uint8
+            assert record["image"].std() > 5
+            seen[record["file"].decode()] = record["image"]
+    assert len(seen) == 40 and "1/sub/deep er/d.jpeg" in seen
+    grey = seen["0/b.PNG"]
+    assert (grey == grey[..., :1]).all()
+    np.testing.assert_array_equal(
+        seen["0/a.jpg"], images.decode((folder / "0/a.jpg").read_bytes(), "", 32)
+    )
+
+
+def test_sixteen_bits_keep_their_high_byte(tmp_path):
+    ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    image = images.decode((tmp_path / "deep.png").read_bytes(), "deep.png", 64)
+    np.testing.assert_array_equal(image[..., 0], ramp >> 8)
+
+
+def test_turned_as_the_camera_noted():
+    exif = Image.Exif()
+    exif[274] = 6  # To be turned by a quarter, clockwise.
+    turned = images.decode(picture(1, (64, 64), "PNG", exif=exif), "", 64)
+    plain = images.decode(picture(1, (64, 64), "PNG"), "", 64)
+    np.testing.assert_array_equal(turned, np.rot90(plain, -1))
+
+
+def test_kept_by_folder_and_size_and_listing(folder, tmp_path):
+    def make(**options):
+        return pipeline.make_builder("image_folder", tmp_path, **options).data_path
+
+    other = write_folder(tmp_path / "other", 8)
+    first = make(source=other)
+    assert first == make(source=f"{other}/../other") == make(source=str(other), image_size=64)
+    paths = {first, make(source=other, image_size=32), make(source=folder)}
+    (other / "new.png").write_bytes(picture(99, kind="PNG"))
+    paths.add(make(source=other))
+    assert len(paths) == 4
+
+
+def test_prepared_once(folder, tmp_path, monkeypatch):
+    first = pipeline.prepare("image_folder", tmp_path, source=folder, image_size=32)
+    monkeypatch.setattr(images, "decode", None)
+    again = pipeline.prepare("image_folder", tmp_path, source=folder, image_size=32)
+    assert again.data_path == first.data_path and again.info.splits["train"].num_examples > 20
+
+
+def test_split_is_stable():
+    names = [f"picture-{i}.png" for i in range(10_000)]
+    splits = image_folder.split_names(names)
+    # Five standard errors of a binomial of 10,000 and 0.1.
+    assert abs(len(splits["test"]) - 1000) < 150
+    assert sorted(splits["train"] + splits["test"]) == sorted(names)
+    fewer = image_folder.split_names(names[::2])
+    assert set(fewer["test"]) == set(splits["test"]) & set(names[::2])
+    # Written out, as it must not change from one release to the next.
+    assert splits["test"][:3] == ["picture-0.png", "picture-1005.png", "picture-1007.png"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_neither_split_is_empty(count):
+    for seed in range(50):
+        splits = image_folder.split_names([f"{seed}-{i}.png" for i in range(count)])
+        assert splits["train"] and splits["test"]
+
+
+def fill(folder, **files):
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name.replace("_", ".")).write_bytes(data)
+    return folder
+
+
+def test_what_is_refused(tmp_path):
+    one, png = picture(1), picture(2, kind="PNG")
+    for files, words in (
+        ({}, "holds no images: no .jpg, .jpeg, .png"),
+        ({"notes_txt": b"x"}, "holds no images"),
+        ({"a_jpg": one}, "holds one image; training and testing need one each"),
+        ({"a_jpg": one, "b_png": HALF}, "b.png is damaged: .*truncated"),
+        ({"a_jpg": one, "b_png": png[: len(png) // 2]}, "b.png is damaged"),
+        ({"a_jpg": one, "b_png": absurd()}, "b.png is refused"),
+        ({"a_jpg": one, "b_jpg": b"GIF89a"}, "b.jpg is damaged: it is neither a JPEG nor a PNG"),
+    ):
+        folder = fill(tmp_path / str(len(list(tmp_path.iterdir()))), **files)
+        with pytest.raises(ValueError, match=words) as raised:
+            pipeline.prepare("image_folder", tmp_path / "data", source=folder)
+        assert "\n" not in str(raised.value)
+    assert not list((tmp_path / "data").glob("image_folder/*/1*"))
+    for source, words in ((None, "needs --source"), (tmp_path / "no", "is not a folder")):
+        with pytest.raises(ValueError, match=words):
+            pipeline.prepare("image_folder", tmp_path, source=source)
+
+
+def test_config(folder, tmp_path):
+    def make(**given):
+        return configs.make_config({"dataset": "image_folder", **given})
+
+    config = make(source=str(folder))
+    assert config.image_size == 64 and config.source == str(folder)
+    # Another folder is another run.
+    assert "source is" in configs.difference(config, make(source=str(tmp_path)))
+    for given, words in (
+        ({}, "needs --source"),
+        ({"source": "x", "image_size": 50}, "unknown image_size 50; known: 32, 64, 128"),
+        ({"source": "x", "binarize": "none"}, "binarize 'none' is not for dataset 'image_folder'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make(**given)
+
+
+def test_network_by_size():
+    assert networks.image_architecture(64) == networks.CELEBA
+    for size in networks.IMAGE_SIZES:
+        made = networks.ARCHITECTURES[f"image{size}"]
+        assert made.shape == (size, size, 3)
+        down = [layer.stride for layer in made.encoder]
+        up = [layer.stride for layer in made.decoder if hasattr(layer, "stride")]
+        assert size // np.prod(down) == 4 and 8 * np.prod(up) == size
+
+
+def test_trained_and_evaluated(folder, tmp_path):
+    given = {"dataset": "image_folder", "source": str(folder), "image_size": 32, "latent_dim": 8}
+    config = configs.make_config({**given, "epochs": 1, "batch_size": 4, "train_examples": 8})
+    train.train(config, tmp_path / "run", str(tmp_path / "data"))
+    assert (tmp_path / "run" / "figures" / "reconstructions.png").exists()
+    assert evaluate.evaluate(tmp_path / "run", str(tmp_path / "data"))["mse"] > 0
+    data = runs.load_data(config, str(tmp_path / "data"))
+    assert data.train.shape == (8, 32, 32, 3)

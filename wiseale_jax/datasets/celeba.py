@@ -1,0 +1,214 @@
+"""CelebA's aligned faces (Section 5.3 and Appendix D.3 of the paper), from the archive people have.
+
+Where there is no partition file, the splits go by file number: of all 202,599 images, the first
+162,770, the next 19,867 and the last 19,962, which is CelebA's own partition; of fewer images, the
+last tenth is the test set and the tenth before it the validation set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import tensorflow_datasets as tfds
+
+from wiseale_jax.datasets import downloads, images
+
+ARCHIVE = "img_align_celeba.zip"
+FOLDER = "img_align_celeba"
+URL = "https://drive.google.com/uc?export=download&id=0B7EVK8r0v71pZjFTYXZWM3FlRnM"
+HOMEPAGE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
+SPLITS = {"train": 162_770, "validation": 19_867, "test": 19_962}
+FILE_SIZE = (178, 218)
+
+_QUOTA = "Google Drive limits the downloads of a day: try a browser, or another day"
+
+
+class Celeba(images.ImagesBuilder, skip_registration=True):
+    """202,599 faces, 64x64 RGB, from img_align_celeba.zip or its unpacked folder.
+
+    They are looked for in `source`, else in tfds's manual folder, else downloaded; the partition
+    file, list_eval_partition.txt, in the archive and beside it. See `ImagesBuilder`.
+    """
+
+    name = "celeba"
+    MANUAL_DOWNLOAD_INSTRUCTIONS: ClassVar = (
+        f"{ARCHIVE}, or its unpacked folder, and list_eval_partition.txt; see {HOMEPAGE}"
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self._describe(
+            "CelebFaces Attributes: 202,599 photographs of faces, aligned and cropped.",
+            homepage=HOMEPAGE,
+            citation=(
+                "@inproceedings{liu2015faceattributes,\n"
+                "  title={Deep Learning Face Attributes in the Wild},\n"
+                "  author={Liu, Ziwei and Luo, Ping and Wang, Xiaogang and Tang, Xiaoou},\n"
+                "  booktitle={Proceedings of the International Conference on Computer Vision "
+                "(ICCV)},\n"
+                "  year={2015}\n}"
+            ),
+        )
+
+    @contextlib.contextmanager
+    def _open(self, dl_manager: Any) -> Iterator[images.ImageFiles]:
+        path = self._locate(dl_manager)
+        with contextlib.ExitStack() as stack:
+            if path.is_dir():
+                names, read, partition = _open_folder(path)
+            else:
+                size = self.url_infos[URL].size
+                if path.stat().st_size != size:
+                    print(f"note: {path} is not of the published archive's {size:,} bytes")
+                names, read, partition = _open_archive(path, stack)
+            for beside in (path.parent / name for name in PARTITIONS):
+                if partition is None and beside.is_file():
+                    partition = beside.read_text(encoding="utf-8")
+            if partition is None:
+                print(f"celeba: no {PARTITIONS[0]}; the splits go by file number")
+            yield images.ImageFiles(read, split_names(names, partition), FILE_SIZE)
+
+    def _locate(self, dl_manager: Any) -> Path:
+        if self._source is not None:
+            path = Path(self._source).expanduser()
+            if not path.exists():
+                raise ValueError(f"--source={path} does not exist")
+            if found := _find(path):
+                return found
+            raise ValueError(f"--source={path} holds neither {ARCHIVE} nor {FOLDER}/*.jpg")
+        folder = downloads.manual_folder(dl_manager)
+        if folder.is_dir() and (found := _find(folder)):
+            return found
+        return downloads.download(self, dl_manager, [URL], f"{_QUOTA}; see {HOMEPAGE}")[0]
+
+
+def _find(path: Path) -> Path | None:
+    """The archive or folder of JPEGs that a path is or holds."""
+    if path.is_file():
+        return path
+    if (path / ARCHIVE).is_file():
+        return path / ARCHIVE
+    for folder in (path, path / FOLDER, path / FOLDER / FOLDER):
+        if folder.is_dir() and any(map(_is_face, os.listdir(folder))):
+            return folder
+    return None
+
+
+def _is_face(name: str) -> bool:
+    return name.lower().endswith(".jpg") and not name.startswith(".")
+
+
+_Opened = tuple[Sequence[str], Callable[[str], bytes], str | None]
+
+
+def _open_folder(folder: Path) -> _Opened:
+    names = sorted(filter(_is_face, os.listdir(folder)))
+    partition = None
+    for path in (folder / name for name in PARTITIONS):
+        if partition is None and path.is_file():
+            partition = path.read_text(encoding="utf-8")
+    return names, images.folder_reader(folder), partition
+
+
+def _open_archive(path: Path, stack: contextlib.ExitStack) -> _Opened:
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except zipfile.BadZipFile:
+        raise ValueError(_what_it_is(path)) from None
+    faces: dict[str, zipfile.ZipInfo] = {}
+    partition = None
+    for info in archive.infolist():
+        inside = PurePosixPath(info.filename.replace("\\", "/"))
+        if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+            raise ValueError(f"{path} is refused: {info.filename!r} climbs out of the archive")
+        if inside.parent.name == FOLDER and _is_face(inside.name):
+            if inside.name in faces:
+                raise ValueError(f"{path} holds {inside.name} twice")
+            faces[inside.name] = info
+        elif inside.name in PARTITIONS:
+            partition = archive.read(info).decode("utf-8")
+    if not faces:
+        raise ValueError(f"{path} is another archive: it holds no {FOLDER}/*.jpg")
+
+    def read(name: str) -> bytes:
+        if faces[name].file_size > images.MAX_BYTES:
+            raise ValueError(f"{name} is refused: {faces[name].file_size:,} bytes")
+        try:
+            return archive.read(faces[name])
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise images.DamagedImage(f"{name} is damaged: {error}") from error
+        except (RuntimeError, NotImplementedError) as error:  # Encrypted, or unknown compression.
+            raise ValueError(f"{path}: {error}") from error
+
+    return sorted(faces), read, partition
+
+
+def _what_it_is(path: Path) -> str:
+    with open(path, "rb") as file:
+        head = file.read(1024).lower()
+    if b"<html" in head or b"<!doctype html" in head:
+        return f"{path} is an HTML page, not a zip archive: Google Drive's quota page. {_QUOTA}"
+    if head.startswith(b"pk"):
+        return f"{path} is cut off or damaged: the zip archive has no readable end"
+    return f"{path} is not a zip archive"
+
+
+def split_names(names: Sequence[str], partition: str | None) -> Mapping[str, list[str]]:
+    """Divides images into splits.
+
+    Args:
+      names: of files, in order.
+      partition: the text of list_eval_partition.txt: lines of a name and 0, 1 or 2; None for a
+        division by number, as this module's docstring says.
+
+    Returns:
+      Names by split; without "validation" if there is none.
+
+    Raises:
+      ValueError: the partition is malformed or lacks an image, or a split would be empty.
+    """
+    if partition is not None:
+        part_of = parse_partition(partition)
+        if missing := [name for name in names if name not in part_of]:
+            raise ValueError(f"{PARTITIONS[0]} lacks {missing[0]} and {len(missing) - 1:,} others")
+        splits = {
+            split: [name for name in names if part_of[name] == part]
+            for part, split in enumerate(SPLITS)
+        }
+    else:
+        validation, test = len(names) // 10, max(1, len(names) // 10)
+        if len(names) == sum(SPLITS.values()):
+            validation, test = SPLITS["validation"], SPLITS["test"]
+        ends = {"train": len(names) - validation - test, "validation": len(names) - test}
+        splits = {
+            "train": list(names[: ends["train"]]),
+            "validation": list(names[ends["train"] : ends["validation"]]),
+            "test": list(names[ends["validation"] :]),
+        }
+    for split in ("train", "test"):
+        if not splits[split]:
+            raise ValueError(f"none of the {len(names):,} images is in the {split} split")
+    return {split: members for split, members in splits.items() if members}
+
+
+def parse_partition(text: str) -> dict[str, int]:
+    """The part, 0, 1 or 2, of each file, from lines like "000001.jpg 0" or "000001.jpg,0".
+
+    Raises:
+      ValueError: a line is neither that nor the header of a CSV file.
+    """
+    result = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = line.replace(",", " ").split()
+        if not fields or (number == 1 and fields == ["image_id", "partition"]):
+            continue
+        if len(fields) != 2 or fields[1] not in ("0", "1", "2"):
+            raise ValueError(f"{PARTITIONS[0]}, line {number}: expected a name and 0, 1 or 2")
+        result[fields[0]] = int(fields[1])
+    return result

@@ -1,0 +1,249 @@
+"""From image files to records: decoded in parallel, a bounded number at a time.
+
+An image becomes a square of RGB: its centre square is cut out and resized by Pillow's bilinear
+filter, which is antialiased (its support grows with the reduction). JPEGs are decoded at their full
+size: the decoder's own reduction is faster, but changes the result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import shutil
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image, ImageOps
+from tensorflow_datasets.core import dataset_builder
+from tqdm import tqdm
+
+MAX_PIXELS = 89_000_000  # Pillow warns from a little more than this on.
+MAX_BYTES = 200_000_000
+_DECODED_AT_ONCE = 32
+_SHARD_BYTES = 48 << 20  # tfds holds one shard in memory while it writes it.
+
+
+class DamagedImage(ValueError):
+    """A file that does not decode."""
+
+
+class ImageFiles(NamedTuple):
+    """The files of a data set.
+
+    Attributes:
+      read: gives a file's bytes, by name; called from several threads.
+      splits: names of files, by split.
+      file_size: the width and height that every image must have; None if any will do.
+    """
+
+    read: Callable[[str], bytes]
+    splits: Mapping[str, Sequence[str]]
+    file_size: tuple[int, int] | None = None
+
+
+def folder_reader(folder: Path) -> Callable[[str], bytes]:
+    """Reads files of a folder by name; one of absurd size raises ValueError."""
+
+    def read(name: str) -> bytes:
+        path = folder / name
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ValueError(f"{name} is refused: {size:,} bytes")
+        return path.read_bytes()
+
+    return read
+
+
+def decode(
+    data: bytes, name: str, size: int, file_size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The centre square of a PNG or JPEG, resized.
+
+    Args:
+      data: the file's bytes.
+      name: for messages.
+      size: pixels along each side of the result.
+      file_size: the width and height that the image must have; None if any will do.
+
+    Returns:
+      uint8 `[size, size, 3]`. Grey images get three equal channels, and 16-bit ones their high
+      bytes; the orientation that a camera noted is applied.
+
+    Raises:
+      DamagedImage: it does not decode.
+      ValueError: it is of another size than it must be, or of absurd size; found before decoding.
+    """
+    too_large = None
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                too_large = f"{width:,} x {height:,} pixels"
+            elif file_size is None or (width, height) == file_size:
+                return _square(image, size)
+    except Image.DecompressionBombError as error:
+        too_large = str(error)
+    except Exception as error:  # Pillow raises errors of many kinds.
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "it is neither a JPEG nor a PNG"
+        raise DamagedImage(f"{name} is damaged: {reason}") from error
+    if too_large:
+        raise ValueError(f"{name} is refused: {too_large}; at most {MAX_PIXELS:,} are decoded")
+    raise ValueError(f"{name} is {width}x{height}, not {file_size[0]}x{file_size[1]}")
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.convert("RGB").crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def decode_all(
+    files: ImageFiles, names: Sequence[str], size: int
+) -> Iterator[tuple[str, np.ndarray | DamagedImage]]:
+    """Decodes files in parallel, in order, with a few hundred in memory at a time.
+
+    In threads, as Pillow decodes and resizes without Python's lock: they need no copies between
+    processes, and nothing of the caller's main module.
+
+    Args:
+      files: where they are.
+      names: which.
+      size: pixels along each side of the results.
+
+    Yields:
+      A file's name, and its image, or the error if it is damaged.
+    """
+
+    def work(block: Sequence[str]) -> list[tuple[str, np.ndarray | DamagedImage]]:
+        done: list[tuple[str, np.ndarray | DamagedImage]] = []
+        for name in block:
+            try:
+                done.append((name, decode(files.read(name), name, size, files.file_size)))
+            except DamagedImage as error:
+                done.append((name, error))
+        return done
+
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    pending: deque = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for start in range(0, len(names), _DECODED_AT_ONCE):
+            pending.append(pool.submit(work, names[start : start + _DECODED_AT_ONCE]))
+            if len(pending) > 2 * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
+    """A tfds builder of images: `image`, uint8 `[size, size, 3]`, and the `file` it was read from.
+
+    tfds's GeneratorBasedBuilder keeps a split in memory, and beyond 1 GB needs TensorFlow to sort
+    it: this one writes shard by shard, in the order of the files.
+
+    Args:
+      source: where the files are.
+      skip_damaged: leave damaged files out, and say how many, instead of stopping at the first.
+      **kwargs: tfds's own.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    SIZE = 64
+
+    def __init__(
+        self,
+        *,
+        source: str | os.PathLike | None = None,
+        skip_damaged: bool = False,
+        **kwargs: Any,
+    ):
+        self._source = source
+        self._skip_damaged = skip_damaged
+        super().__init__(**{"file_format": "array_record", **kwargs})
+
+    @abstractmethod
+    def _open(self, dl_manager: Any) -> contextlib.AbstractContextManager[ImageFiles]:
+        """Opens the files."""
+
+    def _describe(self, description: str, **kwargs: Any) -> tfds.core.DatasetInfo:
+        # tfds's Image feature would need TensorFlow.
+        image = tfds.features.Tensor(
+            shape=(self.SIZE, self.SIZE, 3),
+            dtype=np.uint8,
+            encoding=tfds.features.Encoding.BYTES,
+        )
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=(
+                f"{description} The centre square of each image, resized to {self.SIZE}x"
+                f"{self.SIZE} by an antialiased bilinear filter."
+            ),
+            features=tfds.features.FeaturesDict({"image": image, "file": tfds.features.Text()}),
+            # In the order of the files: training shuffles anew in every epoch.
+            disable_shuffling=True,
+            **kwargs,
+        )
+
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any = None) -> None:
+        with self._open(dl_manager) as files:
+            total = sum(map(len, files.splits.values()))
+            self._check_space(total)
+            start = time.perf_counter()
+            with tqdm(total=total, desc=f"Preparing {self.name}", unit=" images") as bar:
+                self._files, self._bar, self._damaged = files, bar, []
+                super()._download_and_prepare(dl_manager, download_config)
+            seconds = time.perf_counter() - start
+        print(f"{self.name}: {total:,} images in {seconds:.1f} s, {total / seconds:,.0f} images/s")
+        if self._damaged:
+            print(f"{len(self._damaged):,} damaged left out: {self._damaged[0]}, ...")
+        for split in files.splits:
+            if not self.info.splits[split].num_examples:
+                raise ValueError(f"every image of the {split} split is damaged")
+
+    def _check_space(self, images: int) -> None:
+        # Once as records, and once as the arrays that training reads.
+        needed = 2 * images * self.SIZE * self.SIZE * 3
+        free = shutil.disk_usage(self.data_dir).free
+        if needed > free:
+            raise OSError(
+                f"not enough disk space in {self.data_dir_root}: {images:,} images need "
+                f"{needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
+            )
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
+        del dl_manager
+        per_shard = max(1, _SHARD_BYTES // (self.SIZE * self.SIZE * 3))
+        return {
+            split: [
+                functools.partial(self._shard, names[start : start + per_shard])
+                for start in range(0, len(names), per_shard)
+            ]
+            for split, names in self._files.splits.items()
+        }
+
+    def _shard(self, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, image in decode_all(self._files, names, self.SIZE):
+            self._bar.update()
+            if not isinstance(image, DamagedImage):
+                yield name, {"image": image, "file": name}
+            elif self._skip_damaged:
+                self._damaged.append(name)
+            else:
+                raise DamagedImage(f"{image} (--skip_damaged leaves such files out)")
