@@ -1,0 +1,74 @@
+"""experiments/sections.py and sine.py: a whole study, resumed, with its tables and figures."""
+
+import csv
+
+import pytest
+
+from experiments import configs, sections, sine
+from wiseale_jax import run_folder
+
+
+def test_spread():
+    assert str(sections.spread([1.0, 2.0, 3.0])) == "2 ± 1"
+    assert sections.spread([1.0]) == (1.0, 0.0)
+    assert sections.spread([1.0, None]) is None and sections.spread([]) is None
+
+
+@pytest.mark.parametrize("seeds", [[], ["a"], ["-1"], ["1", "1"]])
+def test_bad_seeds(seeds):
+    with pytest.raises(ValueError, match="seeds must be different numbers"):
+        sections.parse_seeds(seeds)
+
+
+def test_tables(tmp_path):
+    runs = [sections.Run(label, seed, tmp_path, []) for label in "ab" for seed in (0, 1)]
+    table = sections.tabulate(runs, {"loss": [1.0, 3.0, 5.0, 5.0], "kl": [1.0, 1.0, None, None]})
+    markdown = sections.write_tables(tmp_path, "t", table)
+    assert markdown == (tmp_path / "t.md").read_text()
+    assert "| a | 2 | 2 ± 1.4 | 1 ± 0 |" in markdown and "| b | 2 | 5 ± 0 | infinite |" in markdown
+    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
+    assert rows[0] == {
+        "run": "a",
+        "seeds": "2",
+        "loss": "2",
+        "loss_deviation": "1.41421",
+        "kl": "1",
+        "kl_deviation": "0",
+    }
+    assert rows[1]["kl"] == rows[1]["kl_deviation"] == ""
+
+
+def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
+    variants = {"WiSE-ALE": {"method": "wiseale"}, "AE": {"method": "ae"}}
+    given = {"epochs": 1, "batch_size": 64, "train_examples": None}
+    arguments = ("sine", variants, tmp_path, [0, 1], given, str(data_dir))
+    done = sections.train_all(*arguments)
+    assert [(run.label, run.seed) for run in done] == [
+        ("WiSE-ALE", 0),
+        ("AE", 0),
+        ("WiSE-ALE", 1),
+        ("AE", 1),
+    ]
+    assert all(run.test["split"] == "test" for run in done)
+    assert run_folder.read_config(done[0].workdir)["batch_size"] == 64
+    sine.report(done, tmp_path, str(data_dir))
+    for name in ("table.md", "table.csv", "curves.png", "curves.pdf", "reconstructions.png"):
+        assert (tmp_path / name).stat().st_size > 100
+    assert "error at mean, below 2 Hz" in (tmp_path / "table.md").read_text()
+    capsys.readouterr()
+    again = sections.train_all(*arguments)
+    assert capsys.readouterr().out.count("is finished") == 4
+    assert [run.rows for run in again] == [run.rows for run in done]
+
+
+def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
+    variants = {"good": {"method": "wiseale"}, "bad": {"method": "vae"}}
+    with pytest.raises(ValueError, match="unknown method 'vae'"):
+        sections.train_all("sine", variants, tmp_path, [0], {"epochs": 1}, str(data_dir))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("study", sine.STUDIES)
+def test_every_study_is_made_of_valid_configs(study):
+    for fields in sine.STUDIES[study].values():
+        configs.make_config({"dataset": "sine", **fields})
