@@ -52,6 +52,7 @@ def train_all(
     seeds: Iterable[int],
     given: Mapping[str, Any],
     data_dir: str | None,
+    **preparing: Any,
 ) -> list[Run]:
     """Trains every variant with every seed; finished runs are left as they are.
 
@@ -62,6 +63,7 @@ def train_all(
       seeds: of the runs.
       given: fields of `Config` for all of them; None is left out.
       data_dir: prepared data sets; None for tfds's own.
+      **preparing: how the data set is prepared, as `runs.prepare` takes it.
 
     Raises:
       ValueError, OSError: as `train.train`, and before anything is trained.
@@ -77,7 +79,7 @@ def train_all(
     for number, (label, config) in enumerate(planned, 1):
         workdir = output / "runs" / f"{_slug(label)}-seed{config.seed}"
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
-        train.train(config, workdir, data_dir)
+        train.train(config, workdir, data_dir, **preparing)
         done.append(Run(label, config.seed, workdir, run_folder.read_metrics(workdir)))
     return done
 

@@ -1,0 +1,87 @@
+"""The paper's Figure 1, MNIST in two latent dimensions: `python -m experiments.mnist`.
+
+Trains WAE, WiSE-ALE, AEVB and beta-VAE with every seed, skips what is finished, and writes a table
+(Markdown and CSV) and figures (PNG and PDF): the posteriors of 64 test digits as densities in the
+latent plane, the whole labelled test set in that plane, and what the decoder draws over it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import wiseale_jax
+from experiments import configs, runs, sections
+from wiseale_jax import comparison_plots, latent_plots, run_folder
+from wiseale_jax.datasets import DATASETS
+
+FLAGS = flags.FLAGS
+
+# In the order of the paper's figure.
+VARIANTS = {
+    "WAE": {"method": "wae_mmd"},
+    "WiSE-ALE": {"method": "wiseale"},
+    "AEVB": {"method": "aevb"},
+    "beta-VAE": {"method": "beta_vae"},
+}
+
+
+def main(argv: list[str]) -> None:
+    """Trains all methods and writes the table and figures."""
+    del argv
+    seeds = sections.parse_seeds(FLAGS.seeds)
+    output = run_folder.make_folder(FLAGS.output, "output")
+    given = {
+        "epochs": FLAGS.epochs,
+        "train_examples": FLAGS.train_examples,
+        "split": FLAGS.split,
+    }
+    preparing = {} if FLAGS.source is None else {"source": FLAGS.source}
+    done = sections.train_all("mnist", VARIANTS, output, seeds, given, FLAGS.data_dir, **preparing)
+    report(done, output, FLAGS.data_dir, **preparing)
+
+
+def report(done: list[sections.Run], output: Path, data_dir: str | None, **preparing: Any) -> None:
+    """Writes the table and figures of finished runs; the figures show the first seed's."""
+    config = configs.read_stored(run_folder.read_config(done[0].workdir))
+    data = runs.load_data(config, data_dir, **preparing)
+    preprocess = DATASETS["mnist"].preprocess
+    x = preprocess(jnp.asarray(data.test), jax.random.key(0))
+    names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
+    table = sections.tabulate(done, {name: [run.test[name] for run in done] for name in names})
+    print(sections.write_tables(output, "table", table))
+    first = {run.label: wiseale_jax.load(run.workdir) for run in done if run.seed == done[0].seed}
+    posteriors = {
+        label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in first.items()
+    }
+    labels = np.asarray(data.test_factors["label"])
+    figures = {
+        "posteriors": latent_plots.posteriors(
+            {label: (mean[:64], logvar[:64]) for label, (mean, logvar) in posteriors.items()},
+            labels[:64],
+        ),
+        "latent-plane": latent_plots.labelled_means(
+            {label: mean for label, (mean, _) in posteriors.items()}, labels
+        ),
+        "decoded-plane": latent_plots.decoded_planes(
+            {label: trained.decode for label, trained in first.items()}
+        ),
+        "curves": comparison_plots.curves_by_label(
+            [(run.label, run.rows) for run in done], f"MNIST, {config.epochs} epochs"
+        ),
+    }
+    for name, figure in figures.items():
+        comparison_plots.save(figure, output / name)
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    sections.define_flags("runs/section-mnist")
+    flags.DEFINE_enum("split", "all", ["all", "train"], "all is the paper's 70,000 images")
+    flags.DEFINE_string("source", None, "folder of the four IDX files, if not downloaded")
+    runs.run(main)

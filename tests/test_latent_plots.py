@@ -1,0 +1,39 @@
+"""latent_plots.py: axes named and shared, points where the means are."""
+
+import numpy as np
+
+from wiseale_jax import latent_plots
+
+MEAN = np.array([[0.0, 1.0], [9.0, 0.0]])
+
+
+def test_posteriors_are_drawn_where_they_are():
+    logvar = np.log(np.array([[0.25, 1.0], [1.0, 1.0]]))
+    figure = latent_plots.posteriors({"a": (MEAN, logvar), "b": (MEAN, logvar)}, np.array([3, 4]))
+    first = figure.axes[0]
+    height = np.asarray(first.images[0].get_array())
+    row, column = np.unravel_index(height.argmax(), height.shape)
+    axis = np.linspace(-4, 4, len(height))
+    np.testing.assert_allclose([axis[column], axis[row]], [0, 1], atol=0.03)
+    # One standard deviation away, the density is exp(-1/2) of its peak.
+    beside = height[row, np.abs(axis - 0.5).argmin()]
+    np.testing.assert_allclose(beside, np.exp(-0.5), atol=0.03)
+    assert "50.0% outside" in [text.get_text() for text in first.texts]
+    assert all("z₁" in axes.get_xlabel() for axes in figure.axes)
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+
+
+def test_labelled_means():
+    figure = latent_plots.labelled_means({"a": MEAN}, np.array([3, 4]))
+    np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), MEAN)
+
+
+def test_decoded_plane_has_the_first_dimension_across_and_the_second_up():
+    def decode(z):
+        return np.broadcast_to(z[:, :1, None, None] + 10 * z[:, 1:, None, None], (len(z), 2, 2, 1))
+
+    sheet = np.asarray(latent_plots.decoded_planes({"a": decode}, 3).axes[0].images[0].get_array())
+    assert sheet.shape == (6, 6)
+    assert sheet[0, 0] < sheet[0, -1] and sheet[-1, 0] < sheet[0, 0]
+    np.testing.assert_allclose(sheet[2:4, 2:4], 0, atol=1e-6)

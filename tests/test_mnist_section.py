@@ -1,0 +1,16 @@
+"""experiments/mnist.py on the real digits, shortened."""
+
+from experiments import mnist, sections
+
+
+def test_figure_one(real_data, tmp_path):
+    source = str(real_data / "mnist")
+    variants = {name: mnist.VARIANTS[name] for name in ("WiSE-ALE", "WAE")}
+    given = {"epochs": 1, "train_examples": 2000}
+    data_dir = str(tmp_path / "data")
+    done = sections.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)
+    mnist.report(done, tmp_path, data_dir, source=source)
+    for name in ("posteriors", "latent-plane", "decoded-plane", "curves"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert "| WAE | 1 |" in (tmp_path / "table.md").read_text()

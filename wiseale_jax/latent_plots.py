@@ -1,0 +1,121 @@
+"""Pictures of a latent plane: posteriors, labelled means, and what the decoder draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from statistics import NormalDist
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+
+# Half the width of the planes drawn, in standard deviations of the prior.
+EXTENT = 4.0
+_GRID = 200
+
+
+def posteriors(
+    by_label: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: np.ndarray
+) -> Figure:
+    """The paper's Figure 1: posteriors as densities, on the same axes, with the prior's circles.
+
+    Args:
+      by_label: mean and log variance of the posteriors, each `[count, 2]`.
+      classes: `[count]`, the class of each, for the colour of its mean.
+    """
+    figure, grid = _planes(by_label, "posteriors q(z|x) of test examples; circles: the prior")
+    axis = np.linspace(-EXTENT, EXTENT, _GRID)
+    for axes, (mean, logvar) in zip(grid, by_label.values(), strict=True):
+        # Each density relative to its own peak: a narrow one would hide all others.
+        standard = np.exp(np.clip(logvar, -12, 12) / 2)
+        height = np.zeros((_GRID, _GRID))
+        for (m0, m1), (s0, s1) in zip(mean, standard, strict=True):
+            across = np.exp(-0.5 * ((axis - m0) / s0) ** 2)
+            height = np.maximum(height, np.exp(-0.5 * ((axis - m1) / s1) ** 2)[:, None] * across)
+        axes.imshow(
+            height,
+            extent=(-EXTENT, EXTENT, -EXTENT, EXTENT),
+            origin="lower",
+            cmap="Greys",
+            vmin=0,
+            vmax=1.3,
+        )
+        axes.scatter(
+            mean[:, 0], mean[:, 1], c=classes, cmap="tab10", vmin=-0.5, vmax=9.5, s=10, zorder=3
+        )
+        _say_outside(axes, mean)
+    return figure
+
+
+def labelled_means(by_label: Mapping[str, np.ndarray], classes: np.ndarray) -> Figure:
+    """The posterior means of a labelled set.
+
+    Args:
+      by_label: means, `[size, 2]`.
+      classes: `[size]`, in 0 ... 9.
+    """
+    figure, grid = _planes(by_label, "posterior means of the test set; circles: the prior")
+    for axes, mean in zip(grid, by_label.values(), strict=True):
+        points = axes.scatter(
+            mean[:, 0], mean[:, 1], c=classes, cmap="tab10", vmin=-0.5, vmax=9.5, s=1.5, alpha=0.5
+        )
+        _say_outside(axes, mean)
+    bar = figure.colorbar(points, ax=grid, ticks=range(10), shrink=0.8, label="class")
+    bar.solids.set_alpha(1)
+    return figure
+
+
+def _say_outside(axes: Axes, mean: np.ndarray) -> None:
+    outside = np.mean(np.any(np.abs(mean) > EXTENT, axis=1))
+    if outside > 0.001:
+        axes.text(
+            0.02, 0.97, f"{outside:.1%} outside", transform=axes.transAxes, va="top", fontsize=8
+        )
+
+
+def decoded_planes(
+    by_label: Mapping[str, Callable[[np.ndarray], np.ndarray]], count: int = 15
+) -> Figure:
+    """What the decoder draws over the plane, at the quantiles of the prior.
+
+    Args:
+      by_label: `z [n, 2] -> images [n, height, width, 1]` in [0, 1].
+      count: images along each axis.
+    """
+    z = np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)], np.float32)
+    plane = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
+    figure, grid = _panels(by_label, "decoder over the prior's quantiles")
+    for axes, decode in zip(grid, by_label.values(), strict=True):
+        images = np.asarray(decode(plane))[..., 0]
+        height, width = images.shape[1:]
+        sheet = images.reshape(count, count, height, width).transpose(0, 2, 1, 3)
+        axes.imshow(sheet.reshape(count * height, count * width), cmap="gray", vmin=0, vmax=1)
+        ticks = [0, count // 2, count - 1]
+        axes.set_xticks([(i + 0.5) * width for i in ticks], [f"{z[i]:.1f}" for i in ticks])
+        axes.set_yticks([(i + 0.5) * height for i in ticks], [f"{z[::-1][i]:.1f}" for i in ticks])
+    return figure
+
+
+def _panels(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(3.4 * len(by_label) + 0.6, 4), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(1, len(by_label), squeeze=False)[0]
+    for axes, label in zip(grid, by_label, strict=True):
+        axes.set_title(label, fontsize=10)
+        axes.set_xlabel("z₁ (prior's standard deviations)", fontsize=8)
+    grid[0].set_ylabel("z₂ (prior's standard deviations)", fontsize=8)
+    return figure, grid
+
+
+def _planes(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndarray]:
+    figure, grid = _panels(by_label, title)
+    for axes in grid:
+        axes.set_xlim(-EXTENT, EXTENT)
+        axes.set_ylim(-EXTENT, EXTENT)
+        axes.set_aspect("equal")
+        for radius in (1, 2):
+            axes.add_patch(
+                Circle((0, 0), radius, fill=False, color="#c8553d", linestyle="--", zorder=2)
+            )
+    return figure, grid
