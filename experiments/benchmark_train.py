@@ -120,10 +120,11 @@ def first_step(network: str, contestant: str) -> None:
     train(1)
     seconds = time.time() - float(os.environ["BENCHMARK_START"])
     train(3)
-    print(json.dumps({"seconds": seconds, "megabytes": _peak_megabytes()}))
+    print(json.dumps({"seconds": seconds, "megabytes": peak_megabytes()}))
 
 
-def _peak_megabytes() -> float:
+def peak_megabytes() -> float:
+    """Peak resident memory of this process."""
     # Not getrusage where it can be helped: its peak is inherited from the parent process.
     status = Path("/proc/self/status")
     if status.exists():
