@@ -13,7 +13,6 @@ from typing import Any
 
 import flax
 import jax
-import jax.numpy as jnp
 import jaxlib
 import numpy as np
 import optax
@@ -45,6 +44,7 @@ def main(argv: list[str]) -> None:
         FLAGS.checkpoint_every,
         FLAGS.keep,
         FLAGS.feed,
+        FLAGS.mesh,
         **runs.preparing_from_flags(),
     )
 
@@ -56,6 +56,7 @@ def train(
     checkpoint_every: int = 1,
     keep: int = 3,
     feed: str = "auto",
+    mesh: str = "auto",
     **preparing: Any,
 ) -> None:
     """Trains to the end of `config.epochs`, from where the run folder stands.
@@ -67,6 +68,7 @@ def train(
       checkpoint_every: epochs from one checkpoint to the next.
       keep: how many of the newest checkpoints are kept.
       feed: how batches reach the device, one of `feeding.FEEDS`; the results are the same.
+      mesh: how many devices share every batch, or "auto"; the results are the same to rounding.
       **preparing: how the data set is prepared, if it is not yet; as of `runs.prepare`.
 
     Raises:
@@ -77,14 +79,18 @@ def train(
     if finished:
         print(finished)
         return
+    mesh = runs.choose_mesh(mesh, config.batch_size)
     data = runs.load_data(config, data_dir, **preparing)
     feed = feeding.choose(feed, data.train)
-    program = runs.make_program(config, len(data.train))
+    program = runs.make_program(config, len(data.train), mesh)
+    # Only now: what was refused so far has left no mark on the run folder.
+    _write_config(config, workdir)
     state = training.create_state(program, config.seed, data.train[:1])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     print(
         f"{config.method} on {config.dataset}: {len(data.train):,} training and "
-        f"{len(data.test):,} test examples, {parameters:,} parameters, {jax.devices()[0].platform}"
+        f"{len(data.test):,} test examples, {parameters:,} parameters, "
+        f"{mesh.size if mesh else 1} x {jax.devices()[0].device_kind}"
     )
     with checkpoints.open_checkpoints(workdir / run_folder.CHECKPOINTS, keep) as saved:
         if saved.latest_step() is not None:
@@ -93,8 +99,10 @@ def train(
         if done:
             print(f"resuming after epoch {done}")
         rows = [row for row in run_folder.read_metrics(workdir) if row["epoch"] <= done]
-        train_data = jnp.asarray(data.train) if feed == "resident" else data.train
-        test_data = jnp.asarray(data.test)
+        train_data = data.train
+        if feed == "resident":
+            train_data = training.replicate(program, np.asarray(data.train))
+        test_data = training.replicate(program, np.asarray(data.test))
         for epoch in range(done + 1, config.epochs + 1):
             state, row = _train_epoch(program, state, train_data, epoch, config.epochs)
             test = training.evaluate(program, state.variables, test_data, config.seed)
@@ -128,6 +136,10 @@ def _open_workdir(config: configs.Config, workdir: Path) -> str | None:
     elif workdir.is_dir() and any(workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and not a run folder; choose another --workdir")
     run_folder.make_folder(workdir, "workdir")
+    return None
+
+
+def _write_config(config: configs.Config, workdir: Path) -> None:
     (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
     versions = {
         "wiseale_jax": wiseale_jax.__version__,
@@ -137,7 +149,6 @@ def _open_workdir(config: configs.Config, workdir: Path) -> str | None:
         "optax": optax.__version__,
     }
     run_folder.write_config(workdir, dataclasses.asdict(config), versions)
-    return None
 
 
 def _train_epoch(
@@ -151,7 +162,11 @@ def _train_epoch(
     steps = len(data) // program.batch_size
     done = already = int(state.step) % steps
     order = training.epoch_order(state.key, epoch, len(data))
-    feed = feeding.resident if isinstance(data, jax.Array) else feeding.stream
+    if isinstance(data, jax.Array):
+        parts = feeding.resident(data, order, program.batch_size, already)
+    else:
+        sharding = training.batches_sharding(program)
+        parts = feeding.stream(data, order, program.batch_size, already, sharding)
     start = None
     with tqdm(
         total=steps * program.batch_size,
@@ -162,7 +177,7 @@ def _train_epoch(
         leave=False,
         disable=None,
     ) as bar:
-        for part in feed(data, order, program.batch_size, already):
+        for part in parts:
             if start is None:
                 # No steps: this only compiles, so that the speed measured is training's.
                 state = training.train_steps(program, state, *part._replace(count=0))
@@ -205,7 +220,7 @@ def _finish(
     title = f"{config.method} on {config.dataset}, {config.epochs} epochs, seed {config.seed}"
     likelihood = LIKELIHOODS[DATASETS[config.dataset].likelihood]
     trained = TrainedAutoencoder(
-        program.model, state.variables, likelihood, dataclasses.asdict(config)
+        program.model, jax.device_get(state.variables), likelihood, dataclasses.asdict(config)
     )
     figures = workdir / run_folder.FIGURES
     plots.save(plots.curves(rows, title), figures / "curves.png")
@@ -224,6 +239,7 @@ if __name__ == "__main__":
     flags.DEFINE_enum(
         "feed", "auto", feeding.FEEDS, "batches from the device, from disk, or chosen by size"
     )
+    flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
     flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept")
     runs.run(main)

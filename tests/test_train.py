@@ -14,6 +14,7 @@ import pytest
 
 import wiseale_jax
 from experiments import configs, evaluate, train
+from tests.devices import environment
 from wiseale_jax import run_folder
 from wiseale_jax.datasets import feeding
 
@@ -115,6 +116,30 @@ def test_a_stream_gives_the_same_bits(finished, tmp_path, data_dir, monkeypatch)
     )
 
 
+def test_eight_devices_train_as_one(finished, tmp_path, data_dir):
+    for feed in ("resident", "stream"):
+        workdir = tmp_path / feed
+        flags = [*FLAGS, f"--workdir={workdir}", f"--data_dir={data_dir}", f"--feed={feed}"]
+        done = subprocess.run(
+            command("train", *flags), cwd=ROOT, env=environment(8), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert ", 8 x cpu" in done.stdout
+        for row, want in zip(rows_of(workdir), rows_of(finished), strict=True):
+            assert row.keys() == want.keys()
+            for name, value in row.items():
+                if not isinstance(value, str):
+                    np.testing.assert_allclose(value, want[name], rtol=2e-3, atol=1e-3)
+        assert wiseale_jax.load(workdir).sample(jax.random.key(0), 2).shape == (2, 256, 1)
+
+
+def test_a_refused_run_leaves_no_mark(tmp_path, data_dir):
+    too_large = configs.make_config({**GIVEN, "batch_size": 641})
+    with pytest.raises(ValueError, match="more than the 640 examples"):
+        train.train(too_large, tmp_path / "run", str(data_dir))
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_a_finished_run_says_so_and_does_nothing(finished, data_dir, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     train.train(configs.make_config(GIVEN), finished, str(data_dir))
@@ -196,6 +221,8 @@ def test_every_method_trains(method, tmp_path, data_dir):
         (["--workdir=FILE/run"], "cannot write to workdir"),
         (["--data_dir=FILE/data"], "cannot write to data_dir"),
         (["--checkpoint_every=0"], "checkpoint_every must be at least 1"),
+        (["--mesh=2"], "mesh must be in 1..1, the devices there are, got 2"),
+        (["--mesh=all"], "mesh must be a number of devices or 'auto', got 'all'"),
         (["extra"], "unexpected argument 'extra'"),
     ],
 )

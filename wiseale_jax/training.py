@@ -144,6 +144,11 @@ def _shared(program: Program, batch: Array) -> Array:
     return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P("data")))
 
 
+def batches_sharding(program: Program) -> NamedSharding | None:
+    """How `[steps, batch, ...]` lies on the mesh; None without one."""
+    return program.mesh and NamedSharding(program.mesh, P(None, "data"))
+
+
 def replicate(program: Program, tree: Any) -> Any:
     """A copy of every array on every device of the mesh."""
     if program.mesh is None:
