@@ -118,6 +118,43 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
     return Data(train, test.pop(dataset.feature), test)
 
 
+def define_distributed() -> None:
+    """Defines the flags of a run that several processes share."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "several processes: host:port of the first, or auto on a cluster that JAX knows",
+    )
+    flags.DEFINE_integer("num_processes", None, "several processes: how many", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "several processes: which this is", lower_bound=0)
+
+
+def join_processes() -> None:
+    """Joins the other processes of a run, if the flags say that there are any.
+
+    Raises:
+      ValueError: a flag is missing.
+    """
+    address = flags.FLAGS.coordinator_address
+    numbers = flags.FLAGS.num_processes, flags.FLAGS.process_id
+    if address == "auto":
+        jax.distributed.initialize()
+    elif address is not None:
+        if None in numbers or numbers[1] >= numbers[0]:
+            raise ValueError(
+                "coordinator_address needs num_processes and a smaller process_id, "
+                f"got {numbers[0]} and {numbers[1]}"
+            )
+        jax.distributed.initialize(address, *numbers)
+    elif numbers != (None, None):
+        raise ValueError("num_processes and process_id need coordinator_address")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
 def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
     """The devices to train on: "auto" is as many as divide the batch; None for a single one.
 

@@ -32,6 +32,7 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Trains what the flags ask for."""
     del argv
+    runs.join_processes()
     config = configs.config_from_flags()
     for name in ("checkpoint_every", "keep"):
         if FLAGS[name].value < 1:
@@ -61,6 +62,8 @@ def train(
 ) -> None:
     """Trains to the end of `config.epochs`, from where the run folder stands.
 
+    Of several processes all compute and the first one writes; they share the run folder.
+
     Args:
       config: what the run's results depend on.
       workdir: the run folder.
@@ -84,14 +87,17 @@ def train(
     feed = feeding.choose(feed, data.train)
     program = runs.make_program(config, len(data.train), mesh)
     # Only now: what was refused so far has left no mark on the run folder.
-    _write_config(config, workdir)
+    first = runs.is_first_process()
+    if first:
+        _write_config(config, workdir)
     state = training.create_state(program, config.seed, data.train[:1])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    print(
-        f"{config.method} on {config.dataset}: {len(data.train):,} training and "
-        f"{len(data.test):,} test examples, {parameters:,} parameters, "
-        f"{mesh.size if mesh else 1} x {jax.devices()[0].device_kind}"
-    )
+    if first:
+        print(
+            f"{config.method} on {config.dataset}: {len(data.train):,} training and "
+            f"{len(data.test):,} test examples, {parameters:,} parameters, "
+            f"{mesh.size if mesh else 1} x {jax.devices()[0].device_kind}"
+        )
     with checkpoints.open_checkpoints(workdir / run_folder.CHECKPOINTS, keep) as saved:
         if saved.latest_step() is not None:
             state = checkpoints.restore(saved, state)
@@ -108,11 +114,13 @@ def train(
             test = training.evaluate(program, state.variables, test_data, config.seed)
             rows.append(row)
             rows.append({**row, "split": "test", **test, "examples_per_second": None})
-            run_folder.write_metrics(workdir, rows)
+            if first:
+                run_folder.write_metrics(workdir, rows)
+                print(_epoch_line(epoch, config.epochs, row, test), flush=True)
             if epoch % checkpoint_every == 0 or epoch == config.epochs:
                 checkpoints.save(saved, int(state.step), state)
-            print(_epoch_line(epoch, config.epochs, row, test), flush=True)
-    _finish(config, workdir, data, program, state, rows)
+    if first:
+        _finish(config, workdir, data, program, state, rows)
 
 
 def _open_workdir(config: configs.Config, workdir: Path) -> str | None:
@@ -175,7 +183,7 @@ def _train_epoch(
         unit=" examples",
         unit_scale=True,
         leave=False,
-        disable=None,
+        disable=None if runs.is_first_process() else True,
     ) as bar:
         for part in parts:
             if start is None:
@@ -240,6 +248,7 @@ if __name__ == "__main__":
         "feed", "auto", feeding.FEEDS, "batches from the device, from disk, or chosen by size"
     )
     flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
+    runs.define_distributed()
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
     flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept")
     runs.run(main)

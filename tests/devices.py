@@ -1,6 +1,7 @@
 """Runs a script with several forced host devices: they must exist before JAX starts."""
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -26,3 +27,10 @@ def run_on_devices(count, script):
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
+
+
+def free_port():
+    """A port of localhost that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]

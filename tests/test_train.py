@@ -14,7 +14,7 @@ import pytest
 
 import wiseale_jax
 from experiments import configs, evaluate, train
-from tests.devices import environment
+from tests.devices import environment, free_port
 from wiseale_jax import run_folder
 from wiseale_jax.datasets import feeding
 
@@ -133,6 +133,38 @@ def test_eight_devices_train_as_one(finished, tmp_path, data_dir):
         assert wiseale_jax.load(workdir).sample(jax.random.key(0), 2).shape == (2, 256, 1)
 
 
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_train_as_one(count, finished, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    flags = [*FLAGS, f"--workdir={workdir}", f"--data_dir={data_dir}", "--feed=stream"]
+    flags += [f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}"]
+    processes = [
+        subprocess.Popen(
+            command("train", *flags, f"--process_id={i}"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]
+    try:
+        output = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * count, output
+    assert f", {count} x cpu" in output[0][0] and "epoch" not in output[1][0]
+    for row, want in zip(rows_of(workdir), rows_of(finished), strict=True):
+        for name, value in row.items():
+            if not isinstance(value, str):
+                np.testing.assert_allclose(value, want[name], rtol=2e-3, atol=1e-3)
+    # On one device it goes on where several stopped.
+    longer = configs.make_config({**GIVEN, "epochs": 4})
+    train.train(longer, workdir, str(data_dir))
+    assert rows_of(workdir)[-1]["epoch"] == 4
+
+
 def test_a_refused_run_leaves_no_mark(tmp_path, data_dir):
     too_large = configs.make_config({**GIVEN, "batch_size": 641})
     with pytest.raises(ValueError, match="more than the 640 examples"):
@@ -223,6 +255,8 @@ def test_every_method_trains(method, tmp_path, data_dir):
         (["--checkpoint_every=0"], "checkpoint_every must be at least 1"),
         (["--mesh=2"], "mesh must be in 1..1, the devices there are, got 2"),
         (["--mesh=all"], "mesh must be a number of devices or 'auto', got 'all'"),
+        (["--coordinator_address=localhost:1"], "needs num_processes and a smaller process_id"),
+        (["--process_id=0"], "need coordinator_address"),
         (["extra"], "unexpected argument 'extra'"),
     ],
 )

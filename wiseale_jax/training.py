@@ -153,7 +153,8 @@ def replicate(program: Program, tree: Any) -> Any:
     """A copy of every array on every device of the mesh."""
     if program.mesh is None:
         return jax.tree.map(jnp.asarray, tree)
-    return jax.device_put(tree, NamedSharding(program.mesh, P()))
+    # From the host, as a process may put only what it has on devices of others.
+    return jax.device_put(jax.device_get(tree), NamedSharding(program.mesh, P()))
 
 
 def _forward(

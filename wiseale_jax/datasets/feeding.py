@@ -22,6 +22,7 @@ FEEDS = ("auto", "resident", "stream")
 
 # A call of the compiled steps takes about so long, and then the progress bar moves.
 _CALL_SECONDS = 0.5
+_STEPS_TOGETHER = 64
 # A streamed call's examples take about so much memory; two such blocks exist at a time.
 _BLOCK_BYTES = 32 * 2**20
 # The share of the device's memory that a resident set may take.
@@ -58,7 +59,7 @@ def choose(feed: str, data: np.ndarray) -> str:
 
 
 def _device_memory() -> int:
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -71,13 +72,17 @@ def resident(data: Array, order: Array, batch_size: int, done: int = 0) -> Itera
       batch_size: examples per step; a last, partial batch is dropped.
       done: steps of the epoch that are done already.
     """
-    steps, count = len(order) // batch_size, 1
+    steps = len(order) // batch_size
+    # Processes that train together must make the same calls: they cannot go by their own clocks.
+    together = jax.process_count() > 1
+    count = _STEPS_TOGETHER if together else 1
     while done < steps:
         count = min(count, steps - done)
         before = time.perf_counter()
         yield Steps(data, order, done, count)
         done += count
-        count = max(1, int(_CALL_SECONDS * count / (time.perf_counter() - before)))
+        if not together:
+            count = max(1, int(_CALL_SECONDS * count / (time.perf_counter() - before)))
 
 
 def stream(
@@ -97,7 +102,7 @@ def stream(
       sharding: of `[steps, batch, ...]`, the batches; every process reads only what its devices
         need. None for the default device.
     """
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     rows = np.asarray(order)
     steps = len(rows) // batch_size
     rows = rows[: steps * batch_size].reshape(steps, batch_size)
