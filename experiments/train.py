@@ -116,9 +116,10 @@ def train(
             rows.append({**row, "split": "test", **test, "examples_per_second": None})
             if first:
                 run_folder.write_metrics(workdir, rows)
-                print(_epoch_line(epoch, config.epochs, row, test), flush=True)
             if epoch % checkpoint_every == 0 or epoch == config.epochs:
                 checkpoints.save(saved, int(state.step), state)
+            if first:
+                print(_epoch_line(epoch, config.epochs, row, test), flush=True)
     if first:
         _finish(config, workdir, data, program, state, rows)
 
