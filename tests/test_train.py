@@ -133,7 +133,8 @@ def test_eight_devices_train_as_one(finished, tmp_path, data_dir):
         assert wiseale_jax.load(workdir).sample(jax.random.key(0), 2).shape == (2, 256, 1)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
 def test_processes_train_as_one(count, finished, tmp_path, data_dir):
     workdir = tmp_path / "run"
     flags = [*FLAGS, f"--workdir={workdir}", f"--data_dir={data_dir}", "--feed=stream"]
