@@ -272,3 +272,18 @@ def test_variances_out_of_range_count_as_the_nearest_in_range(logvar, bound):
     nearest = wiseale_kl(mean, np.full_like(mean, np.clip(logvar, -80, 80)), bound=bound)
     assert value == nearest and np.isfinite(value)
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+@pytest.mark.parametrize("size", [1, 2, 64, 256])
+@pytest.mark.parametrize("latent", [1, 2, 4, 64])
+def test_values_and_gradients_over_all_ranges(size, latent):
+    rng = np.random.default_rng(100 * size + latent)
+    logvar = rng.uniform(-20, 10, (size, latent)).astype(np.float32)
+    for reach in (1.0, 1e3):
+        mean = rng.uniform(-reach, reach, (size, latent)).astype(np.float32)
+        value, gradients = jax.value_and_grad(wiseale_kl, (0, 1))(mean, logvar)
+        want, *want_gradients = reference(mean, logvar, "jensen")
+        assert abs(float(value) - want) <= 1e-5 * abs(want)
+        for got, expected in zip(gradients, want_gradients, strict=True):
+            error = np.linalg.norm(np.float64(got) - expected)
+            assert error <= 1e-5 * np.linalg.norm(expected)
