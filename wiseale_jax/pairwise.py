@@ -1,22 +1,42 @@
 """The pairwise log-sum-exp over diagonal Gaussians that every mixture bound here stands on.
 
-For M Gaussians N(mean_i, diag v_i), v = exp(logvar), and two constants (distance, entropy):
+For Gaussians N(mean_i, diag v_i), v = exp(logvar), and two constants (distance, entropy):
 
     l_ij  = a_i + a_j - sum_k [distance (mean_ik - mean_jk)^2 / s_ijk + 1/2 log s_ijk]
     s_ijk = v_ik + v_jk
     a_i   = entropy * sum_k logvar_ik
     lse_i = log sum_j exp(l_ij)
 
-l is symmetric, so the derivative of mean_i lse_i needs one weight per pair,
-W_ij = exp(l_ij - lse_i) + exp(l_ij - lse_j), and has the closed form written in `_dense_gradient`.
+l is symmetric, so the derivative of mean_i lse_i with respect to Gaussian j needs one weight per
+pair, W_ij + W_ji with W_ij = exp(l_ij - lse_i), and one sum over i of a closed form.
+
+Nothing of size M x M is ever in memory. Sources (i) are taken `rows` at a time against targets (j),
+which lie along the lanes in blocks that fit the innermost cache; the log-sum-exp is kept online,
+and the gradient computes every tile again. All sums over sources are written as sums of `rows`
+elementwise terms, as XLA's CPU backend vectorises those and does not vectorise a reduction.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+# Beyond these, logvar counts as the nearest of them: the product of two variance sums, and the
+# square of one, then stay within float32's range.
+LOGVAR_LIMIT = 40.0
+
+# The shape of a tile: that of `python -m experiments.benchmark_kl` at its fastest.
+_ROWS, _FEW_ROWS = 32, 16
+_LANES = 2048
+_GROUP_LANES = 4096
+_UNROLLED = 64
+
+# What is less than every log term, without the trouble of infinities.
+_NONE = -1e30
 
 
 class PairTerm(NamedTuple):
@@ -25,55 +45,291 @@ class PairTerm(NamedTuple):
     distance: float
     entropy: float
 
-
-def _log_terms(mean, logvar, term: PairTerm) -> Float[Array, "batch batch"]:
-    variance = jnp.exp(logvar)
-    total = jnp.zeros((mean.shape[0], mean.shape[0]), mean.dtype)
-    for k in range(mean.shape[1]):
-        spread = variance[:, k, None] + variance[None, :, k]
-        difference = mean[:, k, None] - mean[None, :, k]
-        total -= term.distance * difference**2 / spread + 0.5 * jnp.log(spread)
-    bias = term.entropy * jnp.sum(logvar, axis=1)
-    return total + bias[:, None] + bias[None, :]
+    @property
+    def scale(self) -> float:
+        """Of the means, so that the distance's constant is 1/2."""
+        return math.sqrt(2 * self.distance)
 
 
-def _dense_gradient(mean, logvar, term: PairTerm):
-    """Value of mean_i lse_i and its gradient with respect to mean and logvar."""
-    size = mean.shape[0]
-    log_terms = _log_terms(mean, logvar, term)
-    lse = jax.nn.logsumexp(log_terms, axis=1)
-    weights = jnp.exp(log_terms - lse[:, None]) + jnp.exp(log_terms - lse[None, :])
+class Gaussians(NamedTuple):
+    """Gaussians as one side of the pairs.
 
-    def one_dimension(mean_k, logvar_k):
-        variance = jnp.exp(logvar_k)
-        precision = 1 / (variance[:, None] + variance[None, :])
-        slope = (mean_k[:, None] - mean_k[None, :]) * precision
-        grad_mean = -2 * term.distance * jnp.sum(weights * slope, axis=1)
-        # Only ever multiplied by quantities of order 1 before the weight, which is 0 for far pairs
-        # of narrow Gaussians: slope**2 alone would overflow there, and 0 * inf is not 0.
-        share = variance[:, None] * precision
-        squared = jnp.minimum(slope * (mean_k[:, None] - mean_k[None, :]), 1e30)
-        grad_logvar = jnp.sum(weights * (term.distance * squared - 0.5) * share, axis=1)
-        return grad_mean, grad_logvar
+    Attributes:
+      mean: `[..., d]`, times `PairTerm.scale`.
+      variance: `[..., d]`; on one side of the pairs it may be 0.
+      bias: `[...]`, the a_i.
+    """
 
-    grad_mean, grad_logvar = jax.vmap(one_dimension, 1, 1)(mean, logvar)
-    grad_logvar += term.entropy * jnp.sum(weights, axis=1)[:, None]
-    return jnp.mean(lse), (grad_mean / size, grad_logvar / size)
+    mean: Float[Array, "*rows latent"]
+    variance: Float[Array, "*rows latent"]
+    bias: Float[Array, "*rows"]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+class _Tiling(NamedTuple):
+    """Sources `rows` at a time; targets in `groups` of `blocks` of `lanes`."""
+
+    rows: int
+    groups: int
+    blocks: int
+    lanes: int
+
+
+def _choose_tiling(sources: int, targets: int, latent: int, tile_size: int | None) -> _Tiling:
+    most = tile_size or min(max(_LANES // latent, 32), 256)
+    blocks = -(-targets // most)
+    lanes = tile_size or -(-targets // (8 * blocks)) * 8
+    groups = -(-blocks * lanes // _GROUP_LANES)
+    rows = _ROWS if sources > 256 else _FEW_ROWS
+    return _Tiling(min(rows, sources), groups, -(-blocks // groups), lanes)
+
+
+def gaussians(mean: Array, logvar: Array, term: PairTerm) -> Gaussians:
+    """Posteriors `[M, d]` as one side of the pairs."""
+    return Gaussians(term.scale * mean, jnp.exp(logvar), term.entropy * jnp.sum(logvar, axis=1))
+
+
+def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
+    """`[steps, rows, ...]`; what is added to fill the last step has no weight."""
+    size = side.bias.shape[0]
+    missing = -size % tiling.rows
+    filled = _fill(side, missing)
+    filled = filled._replace(bias=jnp.where(jnp.arange(size + missing) < size, filled.bias, _NONE))
+    return jax.tree.map(lambda a: a.reshape(-1, tiling.rows, *a.shape[1:]), filled)
+
+
+def _as_targets(side, tiling: _Tiling):
+    """`[groups, blocks, d, lanes]`, or without d; the last row fills the last block."""
+    shape = (tiling.groups, tiling.blocks, tiling.lanes)
+    filled = _fill(side, math.prod(shape) - jax.tree.leaves(side)[0].shape[0])
+
+    def to_lanes(a):
+        return jnp.swapaxes(a.reshape(*shape, *a.shape[1:]), 2, -1)
+
+    return jax.tree.map(to_lanes, filled)
+
+
+def _fill(side, missing: int):
+    return jax.tree.map(
+        lambda a: jnp.pad(a, ((0, missing),) + ((0, 0),) * (a.ndim - 1), mode="edge"), side
+    )
+
+
+def _multiply_in(exponent: Int[Array, "..."], mantissa: Array, factor: Array):
+    """exponent, mantissa with mantissa * 2^exponent grown by a factor; the mantissa at most 2x."""
+    bits = lax.bitcast_convert_type(factor, jnp.int32)
+    ones = lax.bitcast_convert_type((bits & 0x7FFFFF) | 0x3F800000, jnp.float32)
+    return exponent + (lax.shift_right_logical(bits, 23) - 127), mantissa * ones
+
+
+@jax.custom_jvp
+def _log_terms(sources: Gaussians, targets: Gaussians) -> Float[Array, "blocks rows lanes"]:
+    """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`.
+
+    Two dimensions share a division, a/s + b/t = (at + bs) / (st), and st also goes into the product
+    of all s, which is kept as mantissa and exponent and so needs one logarithm.
+    """
+    latent = sources.mean.shape[1]
+
+    def some_dimensions(state, sources, targets):
+        squares, exponent, mantissa = state
+        for k in range(0, sources.mean.shape[1], 2):
+            fraction, product = 0.0, 1.0
+            for u in range(k, min(k + 2, sources.mean.shape[1])):
+                spread = sources.variance[:, u, None] + targets.variance[:, None, u]
+                difference = sources.mean[:, u, None] - targets.mean[:, None, u]
+                fraction = fraction * spread + difference * difference * product
+                product = product * spread
+            squares += fraction / product
+            exponent, mantissa = _multiply_in(exponent, mantissa, product)
+        return squares, *_multiply_in(exponent, jnp.ones_like(mantissa), mantissa)
+
+    zeros = _zeros(sources.bias[:, None] + targets.bias[:, None])
+    state = (zeros, zeros.astype(jnp.int32), zeros + 1)
+    if latent <= _UNROLLED:
+        state = some_dimensions(state, sources, targets)
+    else:
+        # Dimensions that are added have s = 1 and no distance, and so no part in l.
+        missing = -latent % _UNROLLED
+
+        def chunk(k, state):
+            def take(side, axis):
+                def of(array, value):
+                    widths = [(0, missing if a == axis else 0) for a in range(array.ndim)]
+                    array = jnp.pad(array, widths, constant_values=value)
+                    return lax.dynamic_slice_in_dim(array, k * _UNROLLED, _UNROLLED, axis)
+
+                return Gaussians(of(side.mean, 0.0), of(side.variance, 0.5), side.bias)
+
+            return some_dimensions(state, take(sources, 1), take(targets, 1))
+
+        state = lax.fori_loop(0, (latent + missing) // _UNROLLED, chunk, state)
+    squares, exponent, mantissa = state
+    log_product = exponent.astype(jnp.float32) * math.log(2) + jnp.log(mantissa)
+    bias = sources.bias[:, None] + targets.bias[:, None]
+    return bias - 0.5 * squares - 0.5 * log_product
+
+
+@_log_terms.defjvp
+def _log_terms_jvp(primals, tangents):
+    """Needed for second derivatives only; the bits of `_multiply_in` have none of their own."""
+
+    def plainly(sources, targets):
+        def dimension(total, k):
+            spread = sources.variance[:, k, None] + targets.variance[:, None, k]
+            difference = sources.mean[:, k, None] - targets.mean[:, None, k]
+            return total - 0.5 * (difference**2 / spread + jnp.log(spread)), None
+
+        bias = sources.bias[:, None] + targets.bias[:, None]
+        return lax.scan(dimension, bias, jnp.arange(sources.mean.shape[1]))[0]
+
+    return _log_terms(*primals), jax.jvp(plainly, primals, tangents)[1]
+
+
+def _zeros(like: Array) -> Array:
+    # Not jnp.zeros_like: inside shard_map, what a loop carries must vary like its inputs.
+    return jnp.minimum(jnp.abs(like), 0.0)
+
+
+def _take(sources, step):
+    return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, step, keepdims=False), sources)
+
+
+def _tile(sources, targets):
+    # Behind barriers, it stays one loop over the tile: nothing is moved out of the loop over
+    # sources, into memory of its own, and nothing is computed again where the tile is used.
+    return lax.optimization_barrier(_log_terms(*lax.optimization_barrier((sources, targets))))
+
+
+def _over_groups(one_group, targets):
+    """one_group of every group of targets, with results `[blocks, ..., lanes]`, as rows."""
+    groups = jax.tree.leaves(targets)[0].shape[0]
+    if groups == 1:
+        results = jax.tree.map(lambda a: a[None], one_group(jax.tree.map(lambda a: a[0], targets)))
+    else:
+        results = lax.map(one_group, targets)
+
+    def to_rows(a):
+        a = jnp.swapaxes(a, 2, -1)
+        return a.reshape(-1, *a.shape[3:])
+
+    return jax.tree.map(to_rows, results)
+
+
+def log_sum_exp(
+    targets: Gaussians, sources: Gaussians, tile_size: int | None = None
+) -> Float[Array, " targets"]:
+    """lse_j = log sum_i exp(l_ij) of every target over all sources, in memory linear in both."""
+    size, latent = targets.mean.shape
+    tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
+    sources = _as_sources(sources, tiling)
+
+    def one_group(targets):
+        def step(i, state):
+            highest, total = state
+            terms = _tile(_take(sources, i), targets)
+            higher = highest
+            for r in range(tiling.rows):
+                higher = jnp.maximum(higher, terms[:, r])
+            higher = lax.optimization_barrier(higher)
+            total *= jnp.exp(highest - higher)
+            for r in range(tiling.rows):
+                total += jnp.exp(terms[:, r] - higher)
+            return higher, total
+
+        zeros = _zeros(targets.bias + sources.bias[0, 0])
+        highest, total = lax.fori_loop(0, sources.bias.shape[0], step, (zeros + _NONE, zeros))
+        return highest + jnp.log(total)
+
+    return _over_groups(one_group, _as_targets(targets, tiling))[:size]
+
+
+def _gradient(targets, target_lse, sources, source_lse, term, tile_size):
+    """Derivatives of sum_i lse_i by the targets' mean, logvar (but for its share in a) and a.
+
+    The lse of targets and sources are over the same Gaussians, of which the targets are some.
+    """
+    size, latent = targets.mean.shape
+    tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
+    missing = -source_lse.shape[0] % tiling.rows
+    source_lse = _fill(source_lse, missing).reshape(-1, tiling.rows)
+    sources = _as_sources(sources, tiling)
+
+    def one_group(side):
+        targets, target_lse = side
+
+        def step(i, sums):
+            by_mean, by_variance, by_bias = sums
+            rows = _take(sources, i)
+            lse = lax.dynamic_index_in_dim(source_lse, i, keepdims=False)
+            terms = _tile(rows, targets)
+            weights = jnp.exp(terms - target_lse[:, None]) + jnp.exp(terms - lse[:, None])
+            weights = lax.optimization_barrier(weights)
+
+            def pairs(sums):
+                # Behind a barrier of its own, each sum below is one loop, and shares nothing with
+                # the others that would have to be written to memory first.
+                _, *sides = lax.optimization_barrier((sums[0], rows, targets, weights))
+                rows_, targets_, weights_ = sides
+                for r in range(tiling.rows):
+                    difference = rows_.mean[r][:, None] - targets_.mean
+                    spread = rows_.variance[r][:, None] + targets_.variance
+                    yield weights_[:, r, None], difference, spread
+
+            for weight, difference, spread in pairs(sums):
+                by_mean += weight * difference / spread
+            for weight, difference, spread in pairs((by_mean,)):
+                # The weight comes first: where it is 0, the rest may be beyond float32.
+                by_variance += (weight * (difference * difference - spread)) / (spread * spread)
+            if term.entropy:
+                by_bias += jnp.sum(weights, axis=1)
+            return by_mean, by_variance, by_bias
+
+        zeros = _zeros(targets.mean + sources.bias[0, 0])
+        sums = (zeros, zeros, zeros[:, 0])
+        by_mean, by_variance, by_bias = lax.fori_loop(0, sources.bias.shape[0], step, sums)
+        return by_mean, 0.5 * targets.variance * by_variance, by_bias
+
+    sides = _as_targets((targets, target_lse), tiling)
+    return jax.tree.map(lambda a: a[:size], _over_groups(one_group, sides))
+
+
+def _everyone(array, axis_name: str | None):
+    if axis_name is None:
+        return array
+    return jax.tree.map(lambda a: lax.all_gather(a, axis_name, tiled=True), array)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def mean_log_sum_exp(
-    mean: Float[Array, "batch latent"], logvar: Float[Array, "batch latent"], term: PairTerm
+    mean: Float[Array, "batch latent"],
+    logvar: Float[Array, "batch latent"],
+    term: PairTerm,
+    tile_size: int | None = None,
+    axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """mean_i log sum_j exp(l_ij) for float32 inputs.
+    """mean_i log sum_j exp(l_ij) for float32 inputs with logvar within +-LOGVAR_LIMIT.
+
+    Inside `shard_map`, `axis_name` names the mesh axis that the rows are split over: each device
+    takes its own rows against everyone's.
 
     The derivative is a dot product of the closed-form gradient with the tangents, so forward mode,
     reverse mode and second derivatives all follow from one rule.
     """
-    return jnp.mean(jax.nn.logsumexp(_log_terms(mean, logvar, term), axis=1))
+    side = gaussians(mean, logvar, term)
+    lse = log_sum_exp(side, _everyone(side, axis_name), tile_size)
+    return jnp.mean(lse) if axis_name is None else lax.pmean(jnp.mean(lse), axis_name)
 
 
 @mean_log_sum_exp.defjvp
-def _mean_log_sum_exp_jvp(term, primals, tangents):
-    value, gradient = _dense_gradient(*primals, term)
-    return value, sum(jnp.vdot(g, t) for g, t in zip(gradient, tangents, strict=True))
+def _mean_log_sum_exp_jvp(term, tile_size, axis_name, primals, tangents):
+    side = gaussians(*primals, term)
+    everyone = _everyone(side, axis_name)
+    lse = log_sum_exp(side, everyone, tile_size)
+    every_lse = _everyone(lse, axis_name)
+    by_mean, by_logvar, by_bias = _gradient(side, lse, everyone, every_lse, term, tile_size)
+    gradient = (term.scale * by_mean, by_logvar + term.entropy * by_bias[:, None])
+    tangent = sum(jnp.vdot(g, t) for g, t in zip(gradient, tangents, strict=True))
+    value, tangent = jnp.mean(lse), tangent / every_lse.shape[0]
+    if axis_name is not None:
+        value, tangent = lax.pmean(value, axis_name), lax.psum(tangent, axis_name)
+    return value, tangent
