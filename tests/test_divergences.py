@@ -68,10 +68,10 @@ def extremes():
     yield "broad, far", 1e3 * mean, np.full_like(logvar, 10)
     yield "mixed", mean, rng.choice([-20.0, 10.0], logvar.shape).astype(np.float32)
     yield "mixed means", mean * 10 ** rng.uniform(-3, 3, mean.shape).astype(np.float32), logvar
-    yield "as training may leave it", 20 * mean, rng.uniform(-60, 5, logvar.shape).astype("f")
-    yield "narrowest", 1e3 * mean, np.full_like(logvar, -79)
-    yield "broadest", 1e3 * mean, np.full_like(logvar, 79)
-    yield "narrowest and broadest", mean, rng.choice([-79.0, 79.0], logvar.shape).astype("f")
+    yield "as training may leave it", 20 * mean, rng.uniform(-39, 5, logvar.shape).astype("f")
+    yield "narrowest", 1e3 * mean, np.full_like(logvar, -39)
+    yield "broadest", 1e3 * mean, np.full_like(logvar, 39)
+    yield "narrowest and broadest", mean, rng.choice([-39.0, 39.0], logvar.shape).astype("f")
     wide = rng.uniform(-20, 10, (64, 64)).astype(np.float32)
     yield "mixed, 64 dimensions", rng.standard_normal((64, 64)).astype(np.float32), wide
 
@@ -269,7 +269,7 @@ def test_variances_out_of_range_count_as_the_nearest_in_range(logvar, bound):
     value, gradients = jax.value_and_grad(
         lambda m, v: wiseale_kl(m, v, bound=bound), argnums=(0, 1)
     )(mean, np.full_like(mean, logvar))
-    nearest = wiseale_kl(mean, np.full_like(mean, np.clip(logvar, -80, 80)), bound=bound)
+    nearest = wiseale_kl(mean, np.full_like(mean, np.clip(logvar, -40, 40)), bound=bound)
     assert value == nearest and np.isfinite(value)
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
 

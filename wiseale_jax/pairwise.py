@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 # Beyond these, logvar counts as the nearest of them: the product of two variance sums, and the
 # square of one, then stay within float32's range.
@@ -114,14 +114,16 @@ def _fill(side, missing: int):
     )
 
 
-def _multiply_in(exponent: Int[Array, "..."], mantissa: Array, factor: Array):
-    """exponent, mantissa with mantissa * 2^exponent grown by a factor; the mantissa at most 2x."""
-    bits = lax.bitcast_convert_type(factor, jnp.int32)
-    ones = lax.bitcast_convert_type((bits & 0x7FFFFF) | 0x3F800000, jnp.float32)
-    return exponent + (lax.shift_right_logical(bits, 23) - 127), mantissa * ones
+def _multiply_in(exponent: Array, mantissa: Array, factor: Array) -> tuple[Array, Array]:
+    """mantissa * 2^exponent times a factor; the mantissa grows by that of the factor, in [1, 2)."""
+    info = jnp.finfo(factor.dtype)
+    integer = jnp.int32 if info.bits == 32 else jnp.int64
+    bits = lax.bitcast_convert_type(factor, integer)
+    power = lax.shift_right_logical(bits, integer(info.nmant)) - (info.maxexp - 1)
+    ones = (bits & (2**info.nmant - 1)) | ((info.maxexp - 1) << info.nmant)
+    return exponent + power, mantissa * lax.bitcast_convert_type(ones, factor.dtype)
 
 
-@jax.custom_jvp
 def _log_terms(sources: Gaussians, targets: Gaussians) -> Float[Array, "blocks rows lanes"]:
     """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`.
 
@@ -144,7 +146,8 @@ def _log_terms(sources: Gaussians, targets: Gaussians) -> Float[Array, "blocks r
         return squares, *_multiply_in(exponent, jnp.ones_like(mantissa), mantissa)
 
     zeros = _zeros(sources.bias[:, None] + targets.bias[:, None])
-    state = (zeros, zeros.astype(jnp.int32), zeros + 1)
+    exponent, mantissa = _multiply_in(0, zeros + 1, zeros + 1)
+    state = (zeros, exponent, mantissa)
     if latent <= _UNROLLED:
         state = some_dimensions(state, sources, targets)
     else:
@@ -164,25 +167,17 @@ def _log_terms(sources: Gaussians, targets: Gaussians) -> Float[Array, "blocks r
 
         state = lax.fori_loop(0, (latent + missing) // _UNROLLED, chunk, state)
     squares, exponent, mantissa = state
-    log_product = exponent.astype(jnp.float32) * math.log(2) + jnp.log(mantissa)
+    log_product = exponent.astype(mantissa.dtype) * math.log(2) + jnp.log(mantissa)
     bias = sources.bias[:, None] + targets.bias[:, None]
     return bias - 0.5 * squares - 0.5 * log_product
 
 
-@_log_terms.defjvp
-def _log_terms_jvp(primals, tangents):
-    """Needed for second derivatives only; the bits of `_multiply_in` have none of their own."""
-
-    def plainly(sources, targets):
-        def dimension(total, k):
-            spread = sources.variance[:, k, None] + targets.variance[:, None, k]
-            difference = sources.mean[:, k, None] - targets.mean[:, None, k]
-            return total - 0.5 * (difference**2 / spread + jnp.log(spread)), None
-
-        bias = sources.bias[:, None] + targets.bias[:, None]
-        return lax.scan(dimension, bias, jnp.arange(sources.mean.shape[1]))[0]
-
-    return _log_terms(*primals), jax.jvp(plainly, primals, tangents)[1]
+def _differentiable_log_terms(sources: Gaussians, targets: Gaussians) -> Array:
+    """`_log_terms` for derivatives: the bits of `_multiply_in` have none."""
+    spread = sources.variance[:, :, None] + targets.variance[:, None]
+    difference = sources.mean[:, :, None] - targets.mean[:, None]
+    total = jnp.sum(difference**2 / spread + jnp.log(spread), axis=2)
+    return sources.bias[:, None] + targets.bias[:, None] - 0.5 * total
 
 
 def _zeros(like: Array) -> Array:
@@ -194,10 +189,10 @@ def _take(sources, step):
     return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, step, keepdims=False), sources)
 
 
-def _tile(sources, targets):
+def _tile(log_terms, sources, targets):
     # Behind barriers, it stays one loop over the tile: nothing is moved out of the loop over
     # sources, into memory of its own, and nothing is computed again where the tile is used.
-    return lax.optimization_barrier(_log_terms(*lax.optimization_barrier((sources, targets))))
+    return lax.optimization_barrier(log_terms(*lax.optimization_barrier((sources, targets))))
 
 
 def _over_groups(one_group, targets):
@@ -215,10 +210,7 @@ def _over_groups(one_group, targets):
     return jax.tree.map(to_rows, results)
 
 
-def log_sum_exp(
-    targets: Gaussians, sources: Gaussians, tile_size: int | None = None
-) -> Float[Array, " targets"]:
-    """lse_j = log sum_i exp(l_ij) of every target over all sources, in memory linear in both."""
+def _log_sum_exp(targets, sources, tile_size, log_terms=_log_terms):
     size, latent = targets.mean.shape
     tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
     sources = _as_sources(sources, tiling)
@@ -226,7 +218,7 @@ def log_sum_exp(
     def one_group(targets):
         def step(i, state):
             highest, total = state
-            terms = _tile(_take(sources, i), targets)
+            terms = _tile(log_terms, _take(sources, i), targets)
             higher = highest
             for r in range(tiling.rows):
                 higher = jnp.maximum(higher, terms[:, r])
@@ -243,7 +235,23 @@ def log_sum_exp(
     return _over_groups(one_group, _as_targets(targets, tiling))[:size]
 
 
-def _gradient(targets, target_lse, sources, source_lse, term, tile_size):
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def log_sum_exp(
+    targets: Gaussians, sources: Gaussians, tile_size: int | None = None
+) -> Float[Array, " targets"]:
+    """lse_j = log sum_i exp(l_ij) of every target over all sources, in memory linear in both."""
+    return _log_sum_exp(targets, sources, tile_size)
+
+
+@log_sum_exp.defjvp
+def _log_sum_exp_jvp(tile_size, primals, tangents):
+    def differentiable(targets, sources):
+        return _log_sum_exp(targets, sources, tile_size, _differentiable_log_terms)
+
+    return jax.jvp(differentiable, primals, tangents)
+
+
+def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_terms):
     """Derivatives of sum_i lse_i by the targets' mean, logvar (but for its share in a) and a.
 
     The lse of targets and sources are over the same Gaussians, of which the targets are some.
@@ -261,7 +269,7 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size):
             by_mean, by_variance, by_bias = sums
             rows = _take(sources, i)
             lse = lax.dynamic_index_in_dim(source_lse, i, keepdims=False)
-            terms = _tile(rows, targets)
+            terms = _tile(log_terms, rows, targets)
             weights = jnp.exp(terms - target_lse[:, None]) + jnp.exp(terms - lse[:, None])
             weights = lax.optimization_barrier(weights)
 
@@ -307,7 +315,7 @@ def mean_log_sum_exp(
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """mean_i log sum_j exp(l_ij) for float32 inputs with logvar within +-LOGVAR_LIMIT.
+    """mean_i log sum_j exp(l_ij) for floating inputs with logvar within +-LOGVAR_LIMIT.
 
     Inside `shard_map`, `axis_name` names the mesh axis that the rows are split over: each device
     takes its own rows against everyone's.
@@ -322,14 +330,32 @@ def mean_log_sum_exp(
 
 @mean_log_sum_exp.defjvp
 def _mean_log_sum_exp_jvp(term, tile_size, axis_name, primals, tangents):
-    side = gaussians(*primals, term)
-    everyone = _everyone(side, axis_name)
-    lse = log_sum_exp(side, everyone, tile_size)
-    every_lse = _everyone(lse, axis_name)
-    by_mean, by_logvar, by_bias = _gradient(side, lse, everyone, every_lse, term, tile_size)
-    gradient = (term.scale * by_mean, by_logvar + term.entropy * by_bias[:, None])
+    value, gradient = _value_and_gradient(*primals, term, tile_size, axis_name)
     tangent = sum(jnp.vdot(g, t) for g, t in zip(gradient, tangents, strict=True))
-    value, tangent = jnp.mean(lse), tangent / every_lse.shape[0]
-    if axis_name is not None:
-        value, tangent = lax.pmean(value, axis_name), lax.psum(tangent, axis_name)
-    return value, tangent
+    return value, tangent if axis_name is None else lax.psum(tangent, axis_name)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
+def _value_and_gradient(mean, logvar, term, tile_size, axis_name):
+    """mean_log_sum_exp, and its derivatives by the rows given."""
+    return _compute_both(mean, logvar, term, tile_size, axis_name, _log_terms)
+
+
+@_value_and_gradient.defjvp
+def _value_and_gradient_jvp(term, tile_size, axis_name, primals, tangents):
+    def differentiable(mean, logvar):
+        return _compute_both(mean, logvar, term, tile_size, axis_name, _differentiable_log_terms)
+
+    return jax.jvp(differentiable, primals, tangents)
+
+
+def _compute_both(mean, logvar, term, tile_size, axis_name, log_terms):
+    side = gaussians(mean, logvar, term)
+    everyone = _everyone(side, axis_name)
+    lse = _log_sum_exp(side, everyone, tile_size, log_terms)
+    every_lse = _everyone(lse, axis_name)
+    sides = (side, lse, everyone, every_lse)
+    by_mean, by_logvar, by_bias = _gradient(*sides, term, tile_size, log_terms)
+    gradient = (term.scale * by_mean, by_logvar + term.entropy * by_bias[:, None])
+    value = jnp.mean(lse) if axis_name is None else lax.pmean(jnp.mean(lse), axis_name)
+    return value, jax.tree.map(lambda g: g / every_lse.shape[0], gradient)
