@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
@@ -108,7 +109,7 @@ def wiseale_kl(
         raise ValueError(f"tile_size must be at least 1, got {tile_size} for mean {mean.shape}")
     if axis_name is not None:
         _check_axis(axis_name)
-    logvar = _in_range(logvar)
+    mean, logvar = _whole(mean), _whole(_in_range(logvar))
 
     def value(name):
         pairs = mean_log_sum_exp(mean, logvar, _TERMS[name], tile_size, axis_name)
@@ -136,6 +137,17 @@ def _check_axis(axis_name: str) -> None:
 
 def _in_range(logvar: Array) -> Array:
     return jnp.clip(logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT)
+
+
+def _whole(array: Array) -> Array:
+    """Every row on every device, where the type says how an array is split (explicit sharding).
+
+    Otherwise, the compiler sees to it.
+    """
+    split = jax.typeof(array).sharding
+    if any(axis is not None for axis in split.spec):
+        return jax.sharding.reshard(array, NamedSharding(split.mesh, PartitionSpec()))
+    return array
 
 
 def _bound(name: str, mean: Array, logvar: Array, pairs: Array, axis_name: str | None = None):
@@ -215,7 +227,7 @@ def aggregate_kl(
     mean, logvar = _check_posterior("aggregate_kl", mean, logvar)
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2 for a standard error, got {num_samples}")
-    logvar = _in_range(logvar)
+    mean, logvar = _whole(mean), _whole(_in_range(logvar))
     size = mean.shape[0]
     component_key, noise_key = jax.random.split(key)
     component = jax.random.randint(component_key, (num_samples,), 0, size)
