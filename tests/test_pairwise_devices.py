@@ -22,45 +22,47 @@ def test_devices_give_the_bound_of_the_whole_batch(count):
         # Shardings as part of the types, and found by the compiler.
         explicit = jax.make_mesh(({count},), ("data",), axis_types=(AxisType.Explicit,))
         automatic = Mesh(np.array(jax.devices()), ("data",))
-        for bound in ("jensen", "bhattacharyya", "tightest"):
-            for size, mesh in ((64, automatic), (64, explicit), (1000, automatic)):
-                mean, logvar = normal_rows(size, 16)
+        cases = [(64, "tightest", automatic), (64, "jensen", explicit)]
+        if {count} == 8:
+            cases.append((1000, "bhattacharyya", automatic))
+        for size, bound, mesh in cases:
+            mean, logvar = normal_rows(size, 4)
 
-                def whole(mean, logvar, axis_name=None):
-                    return wiseale_kl(mean, logvar, bound=bound, axis_name=axis_name)
+            def whole(mean, logvar, axis_name=None):
+                return wiseale_kl(mean, logvar, bound=bound, axis_name=axis_name)
 
-                both = jax.value_and_grad(whole, (0, 1))
-                want, want_gradient = both(mean, logvar)
+            both = jax.value_and_grad(whole, (0, 1))
+            want, want_gradient = both(mean, logvar)
 
-                def check(value, gradient):
-                    np.testing.assert_allclose(value, want, rtol=1e-6)
-                    for got, expected in zip(gradient, want_gradient, strict=True):
-                        limit = 1e-6 * np.abs(expected).max()
-                        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=limit)
+            def check(value, gradient):
+                np.testing.assert_allclose(value, want, rtol=1e-6)
+                for got, expected in zip(gradient, want_gradient, strict=True):
+                    limit = 1e-6 * np.abs(expected).max()
+                    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=limit)
 
-                split = NamedSharding(mesh, P("data"))
-                check(*jax.jit(both)(*jax.device_put((mean, logvar), split)))
+            split = NamedSharding(mesh, P("data"))
+            check(*jax.jit(both)(*jax.device_put((mean, logvar), split)))
 
-                def sharded(function, out_specs):
-                    specs = dict(in_specs=(P("data"), P("data")), out_specs=out_specs)
-                    return jax.jit(jax.shard_map(function, mesh=mesh, **specs))
+            def sharded(function, out_specs):
+                specs = dict(in_specs=(P("data"), P("data")), out_specs=out_specs)
+                return jax.jit(jax.shard_map(function, mesh=mesh, **specs))
 
-                # The derivative taken inside of shard_map, and outside.
-                inside = sharded(
-                    lambda m, v: jax.value_and_grad(whole, (0, 1))(m, v, "data"),
-                    (P(), (P("data"), P("data"))),
-                )
-                rows = jax.device_put((mean, logvar), split)
-                check(*inside(*rows))
-                outside = sharded(lambda m, v: whole(m, v, "data"), P())
-                with jax.set_mesh(mesh):
-                    check(*jax.value_and_grad(outside, (0, 1))(*rows))
+            # The derivative taken inside of shard_map, and outside.
+            inside = sharded(
+                lambda m, v: jax.value_and_grad(whole, (0, 1))(m, v, "data"),
+                (P(), (P("data"), P("data"))),
+            )
+            rows = jax.device_put((mean, logvar), split)
+            check(*inside(*rows))
+            outside = sharded(lambda m, v: whole(m, v, "data"), P())
+            with jax.set_mesh(mesh):
+                check(*jax.value_and_grad(outside, (0, 1))(*rows))
 
-                # Averaging the devices' own bounds is a different, wrong objective.
-                def average(mean, logvar):
-                    return jax.lax.pmean(whole(mean, logvar), "data")
+            # Averaging the devices' own bounds is a different, wrong objective.
+            def average(mean, logvar):
+                return jax.lax.pmean(whole(mean, logvar), "data")
 
-                assert abs(sharded(average, P())(*rows) - want) > 1e-2
+            assert abs(sharded(average, P())(*rows) - want) > 1e-2
         """,
     )
 
