@@ -73,7 +73,11 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     (arrays / "train-image.npy").unlink()
     done = command("prepare", *flags, before=LIMIT)
     assert done.returncode == 2 and "File too large" in done.stderr.splitlines()[-1]
-    assert sorted(path.name for path in arrays.iterdir()) == ["test-image.npy"]
+    assert sorted(path.name for path in arrays.iterdir()) == [
+        "test-image.json",
+        "test-image.npy",
+        "train-image.json",
+    ]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
