@@ -57,6 +57,7 @@ class Config:
     train_examples: int | None = _field("train on the first so many examples only", None)
     split: str = _field("train on split train, or on all; the test is on split test", "train")
     binarize: str | None = _field("mnist, fashion_mnist: " + ", ".join(BINARIZE), None)
+    flip: bool = _field("mirror each training image left to right with probability 1/2", False)
     image_size: int | None = _field("image_folder: pixels along each side, 32, 64 or 128", None)
     source: str | None = _field(
         "where the data set's own files are: an archive or a folder (image_folder: the images; "
@@ -90,6 +91,7 @@ CONFIGS["image_folder"] = dataclasses.replace(
 )
 
 _WORDS = {"observation_noise": "learned", "kl_weight": "batch"}
+_DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 _SPLITS = ("train", "all")
 _NEEDS_DENSITY = ("wiseale", "aevb", "beta_vae")
 
@@ -99,9 +101,7 @@ def define_flags(names: Collection[str] | None = None) -> None:
     for field, kind in _fields():
         if names is not None and field.name not in names:
             continue
-        define = {int: flags.DEFINE_integer, float: flags.DEFINE_float}.get(
-            kind, flags.DEFINE_string
-        )
+        define = _DEFINE.get(kind, flags.DEFINE_string)
         if field.name == "dataset":
             define(field.name, "sine", field.metadata["help"])
         else:
@@ -164,7 +164,7 @@ def read_stored(stored: Mapping[str, Any]) -> Config:
         raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
     for name, value in stored.items():
         kind = kinds[name] | int if kinds[name] in (float, float | str) else kinds[name]
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
             raise ValueError(f"config.json: {name} is {value!r}, of another type than it should be")
     config = Config(**stored)
     check(config)
@@ -195,6 +195,9 @@ def check(config: Config) -> None:
         given, default = getattr(config, name), getattr(CONFIGS[config.dataset], name)
         if (given is None) != (default is None):
             raise ValueError(f"{name} {given!r} is not for dataset {config.dataset!r}")
+    network = DATASETS[config.dataset].network.format_map(dataclasses.asdict(config))
+    if config.flip and len(networks.ARCHITECTURES[network].shape) != 3:
+        raise ValueError(f"flip is for images, and not for dataset {config.dataset!r}")
     if "source" in DATASETS[config.dataset].settings and config.source is None:
         raise ValueError(f"dataset {config.dataset!r} needs --source: a folder of images")
     for name in (

@@ -1,6 +1,7 @@
 """Prepares a data set without training: `python -m experiments.prepare --dataset=mnist`.
 
-Training prepares what it needs by itself; this is for doing it beforehand.
+Training prepares what it needs by itself; this is for doing it beforehand. Run again, it checks
+every byte of the arrays that training reads, and repairs them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> None:
     dataset = DATASETS[config.dataset]
     for split in ("train", "test"):
         factors = dataset.factors if split == "test" else ()
-        pipeline.load_arrays(builder, split, [dataset.feature, *factors])
+        pipeline.load_arrays(builder, split, [dataset.feature, *factors], thorough=True)
     counts = ", ".join(
         f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items()
     )

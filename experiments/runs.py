@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from experiments import configs
 from wiseale_jax import objectives, plots, training
-from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
+from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 
@@ -177,7 +177,10 @@ def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
 def make_program(
     config: configs.Config, train_size: int, mesh: jax.sharding.Mesh | None = None
 ) -> training.Program:
-    """The static half of a run: model, objective, optimiser, preprocessing, batch and devices."""
+    """The static half of a run: model, objective, optimiser, preprocessing, batch and devices.
+
+    Without the augmentation of training examples, which `augmented` adds.
+    """
     settings = dataclasses.asdict(config)
     model, likelihood = model_from_config(settings)
     return training.Program(
@@ -189,6 +192,13 @@ def make_program(
         microbatches=config.microbatches,
         mesh=mesh,
     )
+
+
+def augmented(config: configs.Config, program: training.Program) -> training.Program:
+    """The program that trains: what `make_program` gives, which evaluates, and augmentation."""
+    if not config.flip:
+        return program
+    return program._replace(preprocess=with_flip(program.preprocess))
 
 
 def reconstruction_figure(trained: TrainedAutoencoder, data: Data, title: str) -> Any:

@@ -105,12 +105,13 @@ def train(
         if done:
             print(f"resuming after epoch {done}")
         rows = [row for row in run_folder.read_metrics(workdir) if row["epoch"] <= done]
+        training_program = runs.augmented(config, program)
         train_data = data.train
         if feed == "resident":
             train_data = training.replicate(program, np.asarray(data.train))
         test_data = training.replicate(program, np.asarray(data.test))
         for epoch in range(done + 1, config.epochs + 1):
-            state, row = _train_epoch(program, state, train_data, epoch, config.epochs)
+            state, row = _train_epoch(training_program, state, train_data, epoch, config.epochs)
             test = training.evaluate(program, state.variables, test_data, config.seed)
             rows.append(row)
             rows.append({**row, "split": "test", **test, "examples_per_second": None})

@@ -81,6 +81,7 @@ def test_stored_and_read_again(name):
         ({"seed": "1"}, "seed is '1'"),
         ({"seed": True}, "seed is True"),
         ({"epochs": 2.5}, "epochs is 2.5"),
+        ({"flip": 1}, "flip is 1"),
         ({"learning_rate": None}, "learning_rate is None"),
         ({"colour": 1}, "unknown colour"),
         ({"epochs": -1}, "epochs must be at least 1"),

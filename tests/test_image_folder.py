@@ -1,13 +1,14 @@
 """datasets/image_folder.py: anyone's own images."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from experiments import configs, evaluate, runs, train
 from tests.image_files import HALF, absurd, picture
-from wiseale_jax import networks
-from wiseale_jax.datasets import image_folder, images, pipeline
+from wiseale_jax import networks, run_folder
+from wiseale_jax.datasets import DATASETS, image_folder, images, pipeline, with_flip
 
 
 def write_folder(folder, count=40):
@@ -160,11 +161,40 @@ def test_network_by_size():
         assert size // np.prod(down) == 4 and 8 * np.prod(up) == size
 
 
-def test_trained_and_evaluated(folder, tmp_path):
+def test_flip_gives_each_image_or_its_mirror_image():
+    stored = np.random.default_rng(0).integers(0, 256, (1000, 4, 5, 3), np.uint8)
+    flip = jax.jit(with_flip(DATASETS["celeba"].preprocess))
+    x = np.asarray(flip(stored, jax.random.key(0)))
+    plain = np.asarray(jax.jit(DATASETS["celeba"].preprocess)(stored, None))
+    same = (x == plain).all((1, 2, 3))
+    np.testing.assert_array_equal(x[~same], plain[~same, :, ::-1])
+    # Five standard errors of a binomial of 1,000 and 1/2.
+    assert abs(same.sum() - 500) < 80
+    other = np.asarray(flip(stored, jax.random.key(1)))
+    assert (x != other).any()
+
+
+def test_flip_is_off_by_default_and_for_training_only():
+    for name in DATASETS:
+        assert not configs.CONFIGS[name].flip
+    config = configs.make_config({"dataset": "celeba", "flip": True})
+    program = runs.make_program(config, 1000)
+    assert program.preprocess is DATASETS["celeba"].preprocess
+    assert runs.augmented(config, program).preprocess is with_flip(program.preprocess)
+    assert runs.augmented(configs.make_config({"dataset": "celeba"}), program) is program
+    with pytest.raises(ValueError, match="flip is for images, and not for dataset 'sine'"):
+        configs.make_config({"dataset": "sine", "flip": True})
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_trained_and_evaluated(flip, folder, tmp_path):
     given = {"dataset": "image_folder", "source": str(folder), "image_size": 32, "latent_dim": 8}
-    config = configs.make_config({**given, "epochs": 1, "batch_size": 4, "train_examples": 8})
+    given |= {"epochs": 1, "batch_size": 4, "train_examples": 8, "flip": flip}
+    config = configs.make_config(given)
     train.train(config, tmp_path / "run", str(tmp_path / "data"))
     assert (tmp_path / "run" / "figures" / "reconstructions.png").exists()
-    assert evaluate.evaluate(tmp_path / "run", str(tmp_path / "data"))["mse"] > 0
+    metrics = evaluate.evaluate(tmp_path / "run", str(tmp_path / "data"))
+    last = run_folder.read_metrics(tmp_path / "run")[-1]
+    assert metrics == {name: last[name] for name in metrics}
     data = runs.load_data(config, str(tmp_path / "data"))
     assert data.train.shape == (8, 32, 32, 3)

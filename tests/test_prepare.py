@@ -1,12 +1,15 @@
 """experiments/prepare.py and samples.py: the commands, and what they say when they cannot."""
 
+import errno
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,14 +76,25 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     (arrays / "train-image.npy").unlink()
     done = command("prepare", *flags, before=LIMIT)
     assert done.returncode == 2 and "File too large" in done.stderr.splitlines()[-1]
-    assert sorted(path.name for path in arrays.iterdir()) == ["test-image.npy"]
+    assert sorted(path.name for path in arrays.iterdir()) == [
+        "test-image.json",
+        "test-image.npy",
+        "train-image.json",
+    ]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_write_permission(tmp_path):
+def test_no_write_permission(tmp_path, monkeypatch):
     tmp_path.chmod(0o500)
-    with pytest.raises(OSError, match="cannot write to data_dir"):
+    if os.geteuid() == 0:  # Root may write anywhere: refused as anyone else is.
+
+        def refuse(self, *args, **kwargs):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        monkeypatch.setattr(Path, "touch", refuse)
+    words = f"cannot write to data_dir {tmp_path}: Permission denied"
+    with pytest.raises(OSError, match=re.escape(words)):
         pipeline.prepare("sine", tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_prepared_data_may_be_read_only(tmp_path, monkeypatch):

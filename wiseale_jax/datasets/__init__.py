@@ -5,6 +5,7 @@ This module imports no tfds: a builder's module is imported when the data set is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -119,3 +120,18 @@ def preprocessing(name: str, binarize: str | None = None) -> Callable[[Array, PR
       binarize: a name in `BINARIZE`; None for the data set's own.
     """
     return DATASETS[name].preprocess if binarize is None else BINARIZE[binarize]
+
+
+@functools.cache  # One function for one argument: what is compiled with it is found again.
+def with_flip(
+    preprocess: Callable[[Array, PRNGKeyArray], Array],
+) -> Callable[[Array, PRNGKeyArray], Array]:
+    """`preprocess` of images, `[batch, h, w, c]`; then mirrors each, with probability 1/2."""
+
+    def flip(batch: Array, key: PRNGKeyArray) -> Array:
+        key, flip_key = jax.random.split(key)
+        x = preprocess(batch, key)
+        mirrored = jax.random.bernoulli(flip_key, shape=(x.shape[0], 1, 1, 1))
+        return jnp.where(mirrored, x[:, :, ::-1], x)
+
+    return flip

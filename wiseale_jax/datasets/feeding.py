@@ -23,8 +23,10 @@ FEEDS = ("auto", "resident", "stream")
 # A call of the compiled steps takes about so long, and then the progress bar moves.
 _CALL_SECONDS = 0.5
 _STEPS_TOGETHER = 64
-# A streamed call's examples take about so much memory; two such blocks exist at a time.
+# A streamed call's examples take about so much memory; two such blocks exist at a time. More steps
+# than these gain nothing: an epoch's first block is waited for, and its last one is filled up.
 _BLOCK_BYTES = 32 * 2**20
+_BLOCK_STEPS = 128
 # The share of the device's memory that a resident set may take.
 _RESIDENT_SHARE = 0.4
 
@@ -106,7 +108,7 @@ def stream(
     rows = np.asarray(order)
     steps = len(rows) // batch_size
     rows = rows[: steps * batch_size].reshape(steps, batch_size)
-    block = max(1, min(steps, _BLOCK_BYTES // (batch_size * data[:1].nbytes)))
+    block = max(1, min(steps, _BLOCK_STEPS, _BLOCK_BYTES // (batch_size * data[:1].nbytes)))
 
     def gather(start: int) -> Steps:
         count = min(block, steps - start)

@@ -1,0 +1,85 @@
+"""What streaming costs: `python -m experiments.benchmark_feed --dataset=mnist`.
+
+Trains whole epochs on a data set, with its examples held on the device and streamed from disk. The
+two take turns, as machines have moods; the table shows medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import configs, runs
+from wiseale_jax import training
+from wiseale_jax.datasets import feeding
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Prints one table, a row per way of feeding."""
+    del argv
+    config = configs.config_from_flags()
+    data = runs.load_data(config, FLAGS.data_dir, **runs.preparing_from_flags()).train
+    seconds = measure(config, data, FLAGS.rounds)
+    examples = len(data) // config.batch_size * config.batch_size
+    print(f"{config.dataset}, {examples:,} examples an epoch, batch {config.batch_size}; ", end="")
+    print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}\n")
+    print("| feed | s/epoch | examples/s | throughput |\n| --- | ---: | ---: | ---: |")
+    for feed, values in seconds.items():
+        median = statistics.median(values)
+        speed = statistics.median(
+            resident / own for resident, own in zip(seconds["resident"], values, strict=True)
+        )
+        print(f"| {feed} | {median:.2f} | {examples / median:,.0f} | {speed:.1%} |")
+    print(f"\nThroughput is against resident, the median over {FLAGS.rounds} pairs of epochs.")
+
+
+def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each epoch, by feed.
+
+    Args:
+      config: of the run.
+      data: `[size, ...]`, the training examples, memory-mapped.
+      rounds: epochs of each feed that count; one more of each comes first, and compiles.
+    """
+    program = runs.augmented(config, runs.make_program(config, len(data)))
+    state = training.create_state(program, config.seed, data[:1])
+    on_device = jax.device_put(np.asarray(data))
+    seconds: dict[str, list[float]] = {"resident": [], "stream": []}
+    for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
+        order = training.epoch_order(state.key, number, len(data)).block_until_ready()
+        # Each goes first as often as the other.
+        for feed in list(seconds)[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            if feed == "resident":
+                parts = feeding.resident(on_device, order, config.batch_size)
+            else:
+                parts = feeding.stream(data, order, config.batch_size)
+            state = _train(program, state, parts)
+            if number:
+                seconds[feed].append(time.perf_counter() - start)
+    return seconds
+
+
+def _train(
+    program: training.Program, state: training.TrainState, parts: Iterable[feeding.Steps]
+) -> training.TrainState:
+    for part in parts:
+        # Waited for, as a run does, which shows its loss.
+        state = jax.block_until_ready(training.train_steps(program, state, *part))
+    return state
+
+
+if __name__ == "__main__":
+    configs.define_flags()
+    runs.define_data_dir()
+    runs.define_preparing()
+    flags.DEFINE_integer("rounds", 7, "pairs of epochs that count", lower_bound=1)
+    runs.run(main)
