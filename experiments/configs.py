@@ -16,7 +16,7 @@ from typing import Any
 import optax
 from absl import flags
 
-from wiseale_jax import autoencoder, divergences, networks, objectives
+from wiseale_jax import autoencoder, divergences, networks, objectives, run_folder
 from wiseale_jax.datasets import BINARIZE, DATASETS
 
 
@@ -234,12 +234,7 @@ def check(config: Config) -> None:
 
 def difference(stored: Config, asked: Config) -> str | None:
     """What differs between two configs, but for a longer run of the same; None if nothing."""
-    differ = [
-        f"{name} is {old!r} there, {new!r} here"
-        for name, old in dataclasses.asdict(stored).items()
-        if (new := getattr(asked, name)) != old and name != "epochs"
-    ]
-    return "; ".join(differ) or None
+    return run_folder.difference(dataclasses.asdict(stored), dataclasses.asdict(asked))
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:

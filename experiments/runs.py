@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 from absl import app, flags, logging
 
-from experiments import configs
+from experiments import configs, stopping
 from wiseale_jax import objectives, plots, training
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
@@ -31,7 +32,10 @@ class Data(NamedTuple):
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs an entry point; what a user can mend ends in one line and exit code 2."""
+    """Runs an entry point; what a user can mend ends in one line and exit code 2.
+
+    A training that was asked to stop ends with `stopping.EXIT_CODE`.
+    """
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
@@ -43,6 +47,11 @@ def run(main: Callable[[list[str]], None]) -> None:
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except stopping.Stopped as stopped:
+            print(stopped)
+            sys.exit(stopping.EXIT_CODE)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded)
 
