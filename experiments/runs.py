@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import app, flags, logging
 
 from experiments import configs, stopping
@@ -44,7 +43,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
             main(argv)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except stopping.Stopped as stopped:
@@ -192,11 +191,12 @@ def make_program(
     return training.Program(
         model=model,
         objective=objectives.bind(config.method, likelihood, settings),
-        optimizer=optax.adam(configs.schedule(config, train_size // config.batch_size)),
+        optimizer=configs.optimizer(config, train_size // config.batch_size),
         preprocess=preprocessing(config.dataset, config.binarize),
         batch_size=config.batch_size,
         microbatches=config.microbatches,
         mesh=mesh,
+        skip_nonfinite=config.skip_nonfinite,
     )
 
 

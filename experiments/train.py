@@ -78,6 +78,7 @@ def train(
       ValueError: the run folder belongs to another configuration or another process, all its
         checkpoints are damaged, or the data are too few.
       OSError: a folder cannot be written, or the disk is full.
+      FloatingPointError: a step's loss or gradient is not finite; what was before it is saved.
       stopping.Stopped: SIGTERM or SIGINT came, and the run is saved.
     """
     if finished := _check_workdir(config, workdir):
@@ -141,11 +142,15 @@ def _train(
                 rows.append({**row, "split": "test", **test, "examples_per_second": None})
                 if first:
                     run_folder.write_metrics(workdir, rows)
+            fault = _explain(state, config, epoch) if training.has_fault(state) else None
+            state = training.clear_fault(state)
             stop = row is None or asked_to_stop()
             if stop or epoch % checkpoint_every == 0 or epoch == config.epochs:
                 _save(saved, config, state, rows, keep)
             if first and row is not None:
                 print(_epoch_line(epoch, config.epochs, row, test), flush=True)
+            if fault is not None:
+                raise FloatingPointError(fault)
             if stop and _epochs_done(rows) < config.epochs:
                 raise stopping.Stopped(
                     f"stopped at step {int(state.step)}, epoch {epoch}, and saved: the same "
@@ -233,7 +238,7 @@ def _train_epoch(
 ) -> tuple[training.TrainState, dict[str, object] | None]:
     """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
 
-    None instead of a row if it was asked to stop before the end.
+    None instead of a row if it was asked to stop before the end, or a step is at fault.
     """
     steps = len(data) // program.batch_size
     done = already = int(state.step) - (epoch - 1) * steps
@@ -261,20 +266,46 @@ def _train_epoch(
                 start = time.perf_counter()
             state = training.train_steps(program, state, *part)
             done += part.count
-            loss = float(state.metric_sums["loss"]) / done
+            if training.has_fault(state):
+                return state, None
+            loss = training.metric_means(state)["loss"]
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update(part.count * program.batch_size)
             if asked_to_stop() and done < steps:
                 return state, None
     seconds = time.perf_counter() - start if start else math.inf
-    state, means = training.finish_epoch(state, steps)
+    state, means = training.finish_epoch(state)
     return state, {
         "epoch": epoch,
         "step": int(state.step),
         "split": "train",
         **means,
+        "skipped": int(state.skipped),
         "examples_per_second": (steps - already) * program.batch_size / seconds,
     }
+
+
+def _explain(state: training.TrainState, config: configs.Config, epoch: int) -> str:
+    """What is not finite in the step that comes next, and what usually helps."""
+    sums = jax.device_get(state.metric_sums)
+    wrong = [
+        f"{name} {float(value)}"
+        for name, value in jax.device_get(state.fault).items()
+        # A plain auto-encoder's KL is infinite, and that is no fault.
+        if not np.isfinite(value) and np.isfinite(sums.get(name, 0.0))
+    ]
+    helps = [f"a smaller --learning_rate (it is {config.learning_rate:g})"]
+    if config.clip_norm is None:
+        helps.append("--clip_norm=1")
+    if config.scale_head == "relu":
+        helps.append("--scale_head=logvar")
+    if config.precision != "float32":
+        helps.append("--precision=float32")
+    return (
+        f"step {int(state.step)}, in epoch {epoch}, is not finite: {', '.join(wrong)}. The run is "
+        f"saved as it was before. In another --workdir, {' or '.join(helps)} usually helps; "
+        f"--skip_nonfinite=N goes on here, past up to N such steps ({int(state.skipped)} so far)"
+    )
 
 
 def _epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> str:
@@ -283,6 +314,7 @@ def _epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> s
         f"test loss {test['loss']:.4g}  reconstruction {test['reconstruction_error']:.4g}  "
         f"aevb_kl {test['aevb_kl']:.4g}  wiseale_kl {test['wiseale_kl']:.4g}  "
         f"elbo {test['elbo']:.5g}  {row['examples_per_second']:,.0f} examples/s"
+        + (f"  {row['skipped']} steps skipped" if row["skipped"] else "")
     )
 
 

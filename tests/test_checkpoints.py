@@ -20,6 +20,9 @@ def state(value):
         batch_stats={"mean": jnp.full(2, -value)},
         opt_state=(jnp.float32(value), None),
         metric_sums={"loss": jnp.float32(0)},
+        summed=jnp.int32(0),
+        skipped=jnp.int32(0),
+        fault={"loss": jnp.float32(0)},
     )
 
 

@@ -27,8 +27,8 @@ CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-# What may change from one start of a run to the next.
-_MAY_DIFFER = ("epochs",)
+# What may change from one start of a run to the next: how far it goes.
+_MAY_DIFFER = ("epochs", "skip_nonfinite")
 
 
 def make_folder(path: str | os.PathLike, what: str) -> Path:
@@ -106,7 +106,7 @@ def write_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """What differs between two configurations, but for a longer run of the same; None if nothing.
+    """What differs between two configurations, but for how far the run goes; None if nothing.
 
     Args:
       stored: the one of a run folder or a checkpoint.
