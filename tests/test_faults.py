@@ -4,6 +4,7 @@ Every fault is tried on real, if few, waves, and the run is compared with one th
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, locking, stopping, train
-from tests.test_train import FLAGS, GIVEN, ROOT, command, parameters_of, rows_of
+from experiments import configs, locking, runs, stopping, train
+from tests.test_train import FLAGS, GIVEN, ROOT, call, command, parameters_of, rows_of
 from wiseale_jax import checkpoints, run_folder, training
 from wiseale_jax.datasets import feeding
 
@@ -156,3 +157,99 @@ def test_a_workdir_that_is_removed(tmp_path, data_dir, monkeypatch):
         with pytest.raises(OSError, match=r"cannot write .*metrics\.jsonl: No such file"):
             run(workdir, data_dir)
     assert not workdir.exists()
+
+
+def poison(monkeypatch):
+    """Puts an example of NaNs among the training examples."""
+    load_data = runs.load_data
+
+    def poisoned(*arguments, **options):
+        data = load_data(*arguments, **options)
+        examples = np.array(data.train)
+        examples[7] = np.nan
+        return data._replace(train=examples)
+
+    monkeypatch.setattr(runs, "load_data", poisoned)
+
+
+def test_a_batch_of_nan_stops_the_run_where_it_was_good(finished, tmp_path, data_dir, monkeypatch):
+    workdir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        poison(patch)
+        with pytest.raises(FloatingPointError) as error:
+            run(workdir, data_dir)
+    words = re.search(r"step (\d+), in epoch 1, is not finite: .*loss nan", str(error.value))
+    assert "reconstruction_error nan" in str(error.value) and "gradient nan" in str(error.value)
+    for flag in ("--learning_rate", "--clip_norm", "--skip_nonfinite"):
+        assert flag in str(error.value)
+    saved = [int(path.name) for path in (workdir / run_folder.CHECKPOINTS).iterdir()]
+    assert saved == [int(words.group(1))]
+    run(workdir, data_dir)
+    assert_same(workdir, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flag", ["--learning_rate=1e6", "--learning_rate=1e30"])
+def test_a_learning_rate_too_large(flag, tmp_path, data_dir):
+    arguments = [*FLAGS, flag, f"--workdir={tmp_path / 'run'}", f"--data_dir={data_dir}"]
+    done = call("train", *arguments)
+    assert done.returncode == 2, done.stdout
+    assert re.match(r"error: step \d+, in epoch 1, is not finite: ", done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+    variables = wiseale_jax.load(tmp_path / "run").variables
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
+
+
+@pytest.mark.slow
+def test_steps_are_skipped_and_counted(tmp_path, data_dir, monkeypatch):
+    monkeypoison(patch)
+    with pytest.raises(FloatingPointError, match=r"in epoch 3, .*2 so far"):
+        run(tmp_path / "run", data_dir, skip_nonfinite=2)
+    run(tmp_path / "run", data_dir, skip_nonfinite=3)
+    rows = run_folder.read_metrics(tmp_path / "run")
+    assert [row["skipped"] for row in rows] == [1, 1, 2, 2, 3, 3]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own, of 64 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("left", "what"), [(0, r"metrics\.jsonl"), (100_000, r"checkpoint 40 in .*checkpoints")]
+)
+def test_a_full_disk(left, what, finished, small_disk, data_dir, monkeypatch):
+    filler = small_disk / "filler"
+
+    def fill(step):
+        if step == STEPS + 4:
+            free = shutil.disk_usage(small_disk).free
+            filler.write_bytes(bytes(free - left))
+
+    workdir = small_disk / "run"
+    with monkeypatch.context() as patch:
+        step_by_step(patch, fill)
+        with pytest.raises(OSError, match=f"cannot write .*{what}: No space left on device"):
+            run(workdir, data_dir)
+    assert wiseale_jax.load(workdir)
+    filler.unlink()
+    run(workdir, data_dir)
+    assert_same(workdir, finished)
+
+
+def test_a_workdir_that_cannot_be_written(finished, small_disk, data_dir):
+    workdir = small_disk / "run"
+    shutil.copytree(finished, workdir)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    with pytest.raises(OSError, match=r"cannot write to workdir .*: Read-only file system"):
+        run(workdir, data_dir, epochs=4)
+    run(workdir, data_dir)  # It is finished, and says so.
+    assert wiseale_jax.load(workdir)

@@ -50,8 +50,8 @@ def open_checkpoints(folder: str | os.PathLike, read_only: bool = False) -> ocp.
     options = ocp.CheckpointManagerOptions(
         enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
+        # orbax's own read_only warns that it is what was asked for.
         create=not read_only,
-        read_only=read_only,
     )
     return ocp.CheckpointManager(
         Path(folder).expanduser().absolute(),
