@@ -194,15 +194,15 @@ def test_a_learning_rate_too_large(flag, tmp_path, data_dir):
     arguments = [*FLAGS, flag, f"--workdir={tmp_path / 'run'}", f"--data_dir={data_dir}"]
     done = call("train", *arguments)
     assert done.returncode == 2, done.stdout
-    assert re.match(r"error: step \d+, in epoch 1, is not finite: ", done.stderr)
-    assert len(done.stderr.splitlines()) == 1
+    assert re.search(r"error: step \d+, in epoch 1, is not finite: ", done.stderr)
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
     variables = wiseale_jax.load(tmp_path / "run").variables
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))
 
 
 @pytest.mark.slow
 def test_steps_are_skipped_and_counted(tmp_path, data_dir, monkeypatch):
-    monkeypoison(patch)
+    poison(monkeypatch)
     with pytest.raises(FloatingPointError, match=r"in epoch 3, .*2 so far"):
         run(tmp_path / "run", data_dir, skip_nonfinite=2)
     run(tmp_path / "run", data_dir, skip_nonfinite=3)
