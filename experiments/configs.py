@@ -16,7 +16,7 @@ from typing import Any
 import optax
 from absl import flags
 
-from wiseale_jax import autoencoder, divergences, networks, objectives
+from wiseale_jax import autoencoder, divergences, networks, objectives, run_folder
 from wiseale_jax.datasets import BINARIZE, DATASETS
 
 
@@ -36,6 +36,10 @@ class Config:
     learning_rate: float = _field("Adam's learning rate", 5e-4)
     learning_rate_drop_epoch: int | None = _field("epoch after which the rate drops", None)
     learning_rate_drop_factor: float = _field("what the rate is multiplied by then", 0.5)
+    clip_norm: float | None = _field("largest norm of the gradient; a larger one is scaled", None)
+    skip_nonfinite: int = _field(
+        "steps that the run may skip as their loss or gradient is not finite", 0
+    )
     latent_dim: int = _field("dimensions of z", 4)
     encoder: str | None = _field(
         "gaussian or deterministic; by default gaussian, for method ae deterministic", None
@@ -215,6 +219,10 @@ def check(config: Config) -> None:
         raise ValueError(f"seed must be in 0..2^32-1, got {config.seed}")
     for name in ("learning_rate", "learning_rate_drop_factor"):
         _check_number(name, getattr(config, name), positive=True)
+    if config.clip_norm is not None:
+        _check_number("clip_norm", config.clip_norm, positive=True)
+    if not 0 <= config.skip_nonfinite < 2**31:
+        raise ValueError(f"skip_nonfinite must be at least 0, got {config.skip_nonfinite}")
     for name in ("beta", "mmd_weight"):
         _check_number(name, getattr(config, name), positive=False)
     for name, word in _WORDS.items():
@@ -236,13 +244,8 @@ def check(config: Config) -> None:
 
 
 def difference(stored: Config, asked: Config) -> str | None:
-    """What differs between two configs, but for a longer run of the same; None if nothing."""
-    differ = [
-        f"{name} is {old!r} there, {new!r} here"
-        for name, old in dataclasses.asdict(stored).items()
-        if (new := getattr(asked, name)) != old and name != "epochs"
-    ]
-    return "; ".join(differ) or None
+    """What differs between two configs, but for how far the run goes; None if nothing."""
+    return run_folder.difference(dataclasses.asdict(stored), dataclasses.asdict(asked))
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
@@ -251,6 +254,14 @@ def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     if config.learning_rate_drop_epoch is not None:
         drops[config.learning_rate_drop_epoch * steps_per_epoch] = config.learning_rate_drop_factor
     return optax.piecewise_constant_schedule(config.learning_rate, drops)
+
+
+def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """Adam, with the gradient clipped if the config says so."""
+    adam = optax.adam(schedule(config, steps_per_epoch))
+    if config.clip_norm is None:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
 
 
 def _fields(strict: bool = False) -> list[tuple[dataclasses.Field, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import app, flags, logging
 
-from experiments import configs
+from experiments import configs, stopping
 from wiseale_jax import objectives, plots, training
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
@@ -31,7 +31,10 @@ class Data(NamedTuple):
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs an entry point; what a user can mend ends in one line and exit code 2."""
+    """Runs an entry point; what a user can mend ends in one line and exit code 2.
+
+    A training that was asked to stop ends with `stopping.EXIT_CODE`.
+    """
 
     def guarded(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)
@@ -40,9 +43,14 @@ def run(main: Callable[[list[str]], None]) -> None:
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
             main(argv)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except stopping.Stopped as stopped:
+            print(stopped)
+            sys.exit(stopping.EXIT_CODE)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded)
 
@@ -186,11 +194,12 @@ def make_program(
     return training.Program(
         model=model,
         objective=objectives.bind(config.method, likelihood, settings),
-        optimizer=optax.adam(configs.schedule(config, train_size // config.batch_size)),
+        optimizer=configs.optimizer(config, train_size // config.batch_size),
         preprocess=preprocessing(config.dataset, config.binarize),
         batch_size=config.batch_size,
         microbatches=config.microbatches,
         mesh=mesh,
+        skip_nonfinite=config.skip_nonfinite,
     )
 
 

@@ -6,21 +6,21 @@ same command again resumes where it stopped, or says that it is finished.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
-import jaxlib
 import numpy as np
-import optax
+import orbax.checkpoint as ocp
 from absl import flags
 from tqdm import tqdm
 
-import wiseale_jax
-from experiments import configs, runs
+from experiments import configs, locking, runs, stopping
 from wiseale_jax import checkpoints, plots, run_folder, training
 from wiseale_jax.datasets import DATASETS, feeding
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -69,64 +69,145 @@ def train(
       workdir: the run folder.
       data_dir: prepared data sets; by default tfds's own.
       checkpoint_every: epochs from one checkpoint to the next.
-      keep: how many of the newest checkpoints are kept.
+      keep: how many of the newest checkpoints are kept, besides that of the lowest test loss.
       feed: how batches reach the device, one of `feeding.FEEDS`; the results are the same.
       mesh: how many devices share every batch, or "auto"; the results are the same to rounding.
       **preparing: how the data set is prepared, if it is not yet; as of `runs.prepare`.
 
     Raises:
-      ValueError: the run folder belongs to another configuration, or the data are too few.
-      OSError: a folder cannot be written.
+      ValueError: the run folder belongs to another configuration or another process, all its
+        checkpoints are damaged, or the data are too few.
+      OSError: a folder cannot be written, or the disk is full.
+      FloatingPointError: a step's loss or gradient is not finite; what was before it is saved.
+      stopping.Stopped: SIGTERM or SIGINT came, and the run is saved.
     """
-    finished = _open_workdir(config, workdir)
-    if finished:
+    if finished := _check_workdir(config, workdir):
         print(finished)
         return
     mesh = runs.choose_mesh(mesh, config.batch_size)
-    data = runs.load_data(config, data_dir, **preparing)
-    feed = feeding.choose(feed, data.train)
-    program = runs.make_program(config, len(data.train), mesh)
+    run_folder.make_folder(workdir, "workdir")
+    with locking.lock(workdir) if runs.is_first_process() else contextlib.nullcontext():
+        if finished := _check_workdir(config, workdir):  # By whoever held the lock until now.
+            print(finished)
+            return
+        data = runs.load_data(config, data_dir, **preparing)
+        feed = feeding.choose(feed, data.train)
+        program = runs.make_program(config, len(data.train), mesh)
+        with stopping.listen() as asked_to_stop:
+            _train(config, workdir, program, data, feed, checkpoint_every, keep, asked_to_stop)
+
+
+def _train(
+    config: configs.Config,
+    workdir: Path,
+    program: training.Program,
+    data: runs.Data,
+    feed: str,
+    checkpoint_every: int,
+    keep: int,
+    asked_to_stop: Callable[[], bool],
+) -> None:
     # Only now: what was refused so far has left no mark on the run folder.
     first = runs.is_first_process()
     if first:
-        _write_config(config, workdir)
+        (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
+        run_folder.write_config(workdir, dataclasses.asdict(config))
     state = training.create_state(program, config.seed, data.train[:1])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if first:
         print(
             f"{config.method} on {config.dataset}: {len(data.train):,} training and "
             f"{len(data.test):,} test examples, {parameters:,} parameters, "
-            f"{mesh.size if mesh else 1} x {jax.devices()[0].device_kind}"
+            f"{program.mesh.size if program.mesh else 1} x {jax.devices()[0].device_kind}"
         )
-    with checkpoints.open_checkpoints(workdir / run_folder.CHECKPOINTS, keep) as saved:
-        if saved.latest_step() is not None:
-            state = checkpoints.restore(saved, state)
-        done = int(state.step) // (len(data.train) // program.batch_size)
-        if done:
-            print(f"resuming after epoch {done}")
-        rows = [row for row in run_folder.read_metrics(workdir) if row["epoch"] <= done]
+    folder = workdir / run_folder.CHECKPOINTS
+    if first:
+        for step in checkpoints.interrupted(folder):
+            print(f"checkpoint {step} was interrupted in its write: the one before it is used")
+    with checkpoints.open_checkpoints(folder) as saved:
+        state, rows = _resume(saved, config, state, len(data.train) // program.batch_size)
+        if first and rows:
+            run_folder.write_metrics(workdir, rows)
         training_program = runs.augmented(config, program)
         train_data = data.train
         if feed == "resident":
             train_data = training.replicate(program, np.asarray(data.train))
         test_data = training.replicate(program, np.asarray(data.test))
-        for epoch in range(done + 1, config.epochs + 1):
-            state, row = _train_epoch(training_program, state, train_data, epoch, config.epochs)
-            test = training.evaluate(program, state.variables, test_data, config.seed)
-            rows.append(row)
-            rows.append({**row, "split": "test", **test, "examples_per_second": None})
-            if first:
-                run_folder.write_metrics(workdir, rows)
-            if epoch % checkpoint_every == 0 or epoch == config.epochs:
-                checkpoints.save(saved, int(state.step), state)
-            if first:
+        for epoch in range(_epochs_done(rows) + 1, config.epochs + 1):
+            state, row = _train_epoch(
+                training_program, state, train_data, epoch, config.epochs, asked_to_stop
+            )
+            if row is not None:
+                test = training.evaluate(program, state.variables, test_data, config.seed)
+                rows.append(row)
+                rows.append({**row, "split": "test", **test, "examples_per_second": None})
+                if first:
+                    run_folder.write_metrics(workdir, rows)
+            fault = _explain(state, config, epoch) if training.has_fault(state) else None
+            state = training.clear_fault(state)
+            stop = row is None or asked_to_stop()
+            if stop or epoch % checkpoint_every == 0 or epoch == config.epochs:
+                _save(saved, config, state, rows, keep)
+            if first and row is not None:
                 print(_epoch_line(epoch, config.epochs, row, test), flush=True)
+            if fault is not None:
+                raise FloatingPointError(fault)
+            if stop and _epochs_done(rows) < config.epochs:
+                raise stopping.Stopped(
+                    f"stopped at step {int(state.step)}, epoch {epoch}, and saved: the same "
+                    f"command goes on from there (exit code {stopping.EXIT_CODE})"
+                )
     if first:
         _finish(config, workdir, data, program, state, rows)
 
 
-def _open_workdir(config: configs.Config, workdir: Path) -> str | None:
-    """Makes the run folder or checks that it is this run's; a line if there is nothing to do."""
+def _resume(
+    saved: ocp.CheckpointManager, config: configs.Config, state: training.TrainState, steps: int
+) -> tuple[training.TrainState, list[dict]]:
+    """The newest good checkpoint's state and rows of metrics; those of a start if there is none."""
+    if not saved.all_steps():
+        return state, []
+    restored = checkpoints.restore(saved, dataclasses.asdict(config), state)
+    for step, reason in restored.damaged.items():
+        aside = checkpoints.set_aside(saved, step)
+        if runs.is_first_process():
+            print(f"checkpoint {step} is damaged ({reason}): moved to {aside}")
+    rows = restored.record["metrics"]
+    done = _epochs_done(rows)
+    if runs.is_first_process():
+        beyond = restored.step - done * steps
+        also = f" and {beyond} of the next one's {steps} steps" if beyond else ""
+        print(f"resuming after epoch {done}{also}")
+    return restored.state, rows
+
+
+def _save(
+    saved: ocp.CheckpointManager,
+    config: configs.Config,
+    state: training.TrainState,
+    rows: list[dict],
+    keep: int,
+) -> None:
+    """Saves a checkpoint, unless this step's is there, and deletes those no longer kept."""
+    step = int(state.step)
+    if step not in saved.all_steps():
+        record = run_folder.describe(dataclasses.asdict(config))
+        checkpoints.save(saved, step, state, {**record, "metrics": run_folder.finite(rows)})
+    losses = {
+        row["step"]: row["loss"]
+        for row in run_folder.finite(rows)
+        if row["split"] == "test" and row["loss"] is not None
+    }
+    kept = [step for step in saved.all_steps() if step in losses]
+    checkpoints.prune(saved, keep, min(kept, key=losses.get, default=None))
+
+
+def _epochs_done(rows: list[dict]) -> int:
+    return rows[-1]["epoch"] if rows else 0
+
+
+def _check_workdir(config: configs.Config, workdir: Path) -> str | None:
+    """Checks that a run folder is this run's or new; a line if there is nothing to do."""
     stored = run_folder.read_config(workdir)
     if stored is not None:
         stored = configs.read_stored(stored)
@@ -143,22 +224,9 @@ def _open_workdir(config: configs.Config, workdir: Path) -> str | None:
                 f"{workdir} is a run of {stored.epochs} epochs, more than {config.epochs}; "
                 "choose another --workdir"
             )
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.is_dir() and any(path.name != locking.NAME for path in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and not a run folder; choose another --workdir")
-    run_folder.make_folder(workdir, "workdir")
     return None
-
-
-def _write_config(config: configs.Config, workdir: Path) -> None:
-    (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
-    versions = {
-        "wiseale_jax": wiseale_jax.__version__,
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-    }
-    run_folder.write_config(workdir, dataclasses.asdict(config), versions)
 
 
 def _train_epoch(
@@ -167,10 +235,14 @@ def _train_epoch(
     data: jax.Array | np.ndarray,
     epoch: int,
     epochs: int,
-) -> tuple[training.TrainState, dict[str, object]]:
-    """Trains to the end of an epoch, with a progress bar, and gives its row of metrics."""
+    asked_to_stop: Callable[[], bool],
+) -> tuple[training.TrainState, dict[str, object] | None]:
+    """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
+
+    None instead of a row if it was asked to stop before the end, or a step is at fault.
+    """
     steps = len(data) // program.batch_size
-    done = already = int(state.step) % steps
+    done = already = int(state.step) - (epoch - 1) * steps
     order = training.epoch_order(state.key, epoch, len(data))
     if isinstance(data, jax.Array):
         parts = feeding.resident(data, order, program.batch_size, already)
@@ -195,18 +267,46 @@ def _train_epoch(
                 start = time.perf_counter()
             state = training.train_steps(program, state, *part)
             done += part.count
-            loss = float(state.metric_sums["loss"]) / done
+            if training.has_fault(state):
+                return state, None
+            loss = training.metric_means(state)["loss"]
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update(part.count * program.batch_size)
-    seconds = time.perf_counter() - start
-    state, means = training.finish_epoch(state, steps)
+            if asked_to_stop() and done < steps:
+                return state, None
+    seconds = time.perf_counter() - start if start else math.inf
+    state, means = training.finish_epoch(state)
     return state, {
         "epoch": epoch,
         "step": int(state.step),
         "split": "train",
         **means,
+        "skipped": int(state.skipped),
         "examples_per_second": (steps - already) * program.batch_size / seconds,
     }
+
+
+def _explain(state: training.TrainState, config: configs.Config, epoch: int) -> str:
+    """What is not finite in the step that comes next, and what usually helps."""
+    sums = jax.device_get(state.metric_sums)
+    wrong = [
+        f"{name} {float(value)}"
+        for name, value in jax.device_get(state.fault).items()
+        # A plain auto-encoder's KL is infinite, and that is no fault.
+        if not np.isfinite(value) and np.isfinite(sums.get(name, 0.0))
+    ]
+    helps = [f"a smaller --learning_rate (it is {config.learning_rate:g})"]
+    if config.clip_norm is None:
+        helps.append("--clip_norm=1")
+    if config.scale_head == "relu":
+        helps.append("--scale_head=logvar")
+    if config.precision != "float32":
+        helps.append("--precision=float32")
+    return (
+        f"step {int(state.step)}, in epoch {epoch}, is not finite: {', '.join(wrong)}. The run is "
+        f"saved as it was before. In another --workdir, {' or '.join(helps)} usually helps; "
+        f"--skip_nonfinite=N goes on here, past up to N such steps ({int(state.skipped)} so far)"
+    )
 
 
 def _epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> str:
@@ -215,6 +315,7 @@ def _epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> s
         f"test loss {test['loss']:.4g}  reconstruction {test['reconstruction_error']:.4g}  "
         f"aevb_kl {test['aevb_kl']:.4g}  wiseale_kl {test['wiseale_kl']:.4g}  "
         f"elbo {test['elbo']:.5g}  {row['examples_per_second']:,.0f} examples/s"
+        + (f"  {row['skipped']} steps skipped" if row["skipped"] else "")
     )
 
 
@@ -252,5 +353,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
     runs.define_distributed()
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
-    flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept")
+    flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept, and the best")
     runs.run(main)

@@ -1,10 +1,13 @@
-"""checkpoints.py: what is saved is what is restored."""
+"""checkpoints.py: what is saved is what is restored, or else it is not used."""
+
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from wiseale_jax import checkpoints
+from wiseale_jax import checkpoints, run_folder
 from wiseale_jax.training import TrainState
 
 
@@ -17,17 +20,148 @@ def state(value):
         batch_stats={"mean": jnp.full(2, -value)},
         opt_state=(jnp.float32(value), None),
         metric_sums={"loss": jnp.float32(0)},
+        summed=jnp.int32(0),
+        skipped=jnp.int32(0),
+        fault={"loss": jnp.float32(0)},
     )
 
 
-def test_newest_is_restored_and_the_old_ones_go(tmp_path):
-    with checkpoints.open_checkpoints(tmp_path, keep=2) as saved:
-        for epoch in (1, 2, 3):
-            checkpoints.save(saved, epoch, state(float(epoch)))
-        assert list(saved.all_steps()) == [2, 3]
+# orbax leaves coroutines behind when it fails.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+CONFIG = {"latent_dim": 3, "epochs": 5}
+
+
+def save(folder, *steps):
+    with checkpoints.open_checkpoints(folder) as saved:
+        for step in steps:
+            record = {**run_folder.describe(CONFIG), "metrics": [{"loss": float(step)}]}
+            checkpoints.save(saved, step, state(float(step)), record)
+
+
+def restore(folder, config=CONFIG, like=None):
+    with checkpoints.open_checkpoints(folder, read_only=True) as saved:
+        return checkpoints.restore(saved, config, like)
+
+
+def assert_restored(restored, step):
+    assert restored.step == step and restored.record["metrics"] == [{"loss": step}]
+    want = state(float(step))
+    for name in ("params", "batch_stats"):
+        jax.tree.map(np.testing.assert_array_equal, restored.state[name], getattr(want, name))
+
+
+def test_newest_is_restored(tmp_path):
+    save(tmp_path, 1, 2, 3)
+    restored = restore(tmp_path, {**CONFIG, "epochs": 9}, state(0.0))
+    assert restored.step == 3 and not restored.damaged
+    jax.tree.map(np.testing.assert_array_equal, restored.state, state(3.0))
+    assert_restored(restore(tmp_path), 3)
+
+
+def test_newest_and_best_are_kept(tmp_path):
+    save(tmp_path, 1, 2, 3, 4)
     with checkpoints.open_checkpoints(tmp_path) as saved:
-        restored = checkpoints.restore(saved, state(0.0))
-        variables = checkpoints.restore_variables(saved)
-    want = state(3.0)
-    jax.tree.map(np.testing.assert_array_equal, restored, want)
-    jax.tree.map(np.testing.assert_array_equal, variables, want.variables)
+        checkpoints.prune(saved, keep=2, best=1)
+        assert sorted(saved.all_steps()) == [1, 3, 4]
+        checkpoints.prune(saved, keep=2, best=4)
+        assert sorted(saved.all_steps()) == [3, 4]
+
+
+def files(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def truncate(folder):
+    for path in files(folder):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(folder):
+    for path in files(folder):
+        path.write_bytes(b"")
+
+
+def remove(folder):
+    for path in list(folder.iterdir()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def remove_record(folder):
+    shutil.rmtree(folder / "record")
+
+
+def flip_the_record(folder):
+    path = folder / "record" / "metadata"
+    path.write_text(path.read_text().replace('"latent_dim": 3', '"latent_dim": 2'))
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, remove, remove_record, flip_the_record])
+def test_the_one_before_a_damaged_one_is_restored(tmp_path, damage):
+    save(tmp_path, 1, 2)
+    damage(tmp_path / "2")
+    restored = restore(tmp_path)
+    assert_restored(restored, 1)
+    assert list(restored.damaged) == [2]
+    assert len(restored.damaged[2].splitlines()) == 1
+    with checkpoints.open_checkpoints(tmp_path) as saved:
+        aside = checkpoints.set_aside(saved, 2)
+        assert aside.is_dir() and list(saved.all_steps()) == [1]
+    save(tmp_path, 2)
+    assert_restored(restore(tmp_path), 2)
+
+
+def test_a_flipped_bit_anywhere_is_noticed_or_without_effect(tmp_path):
+    save(tmp_path, 1, 2)
+    noticed = 0
+    for path in files(tmp_path / "2"):
+        whole = path.read_bytes()
+        for at in range(0, len(whole), max(1, len(whole) // 4)):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x10]) + whole[at + 1 :])
+            restored = restore(tmp_path)
+            assert_restored(restored, restored.step)
+            noticed += restored.step == 1
+        path.write_bytes(whole)
+    assert noticed > 10
+    assert_restored(restore(tmp_path), 2)
+
+
+def test_all_damaged_is_one_error(tmp_path):
+    save(tmp_path, 1, 2)
+    empty(tmp_path / "1")
+    truncate(tmp_path / "2")
+    with pytest.raises(ValueError, match=r"every checkpoint in .* is damaged \(2: .*; 1: "):
+        restore(tmp_path)
+
+
+def test_none_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="holds no checkpoint yet"):
+        restore(tmp_path)
+
+
+def test_another_configuration_or_format_is_no_damage(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    words = "checkpoint 1 in .* was written by another configuration: latent_dim is 3 there, 4 here"
+    with pytest.raises(ValueError, match=words):
+        restore(tmp_path, {**CONFIG, "latent_dim": 4})
+    monkeypatch.setattr(run_folder, "FORMAT", 99)
+    with pytest.raises(ValueError, match="has format 2; this release reads format 99"):
+        restore(tmp_path)
+
+
+def test_an_interrupted_save_is_named_and_removed(tmp_path):
+    save(tmp_path, 1)
+    shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")
+    assert checkpoints.interrupted(tmp_path) == ["2"]
+    save(tmp_path, 2)
+    assert checkpoints.interrupted(tmp_path) == []
+    assert_restored(restore(tmp_path), 2)
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    with checkpoints.open_checkpoints(folder) as saved:
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(OSError, match=r"cannot write checkpoint 1: .* is gone"):
+            checkpoints.save(saved, 1, state(1.0), run_folder.describe(CONFIG))
+    assert not folder.exists()

@@ -35,7 +35,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_config_round_trip(tmp_path):
     assert run_folder.read_config(tmp_path) is None
-    run_folder.write_config(tmp_path, {"seed": 1}, {"jax": "1"})
+    run_folder.write_config(tmp_path, {"seed": 1})
     assert run_folder.read_config(tmp_path) == {"seed": 1}
 
 
@@ -45,8 +45,8 @@ def test_config_round_trip(tmp_path):
         ("{", "damaged"),
         ("[]", "damaged"),
         ("{}", "damaged"),
-        ('{"format": 99, "config": {}}', "format 99; this release reads format 1"),
-        ('{"format": 1, "config": []}', "format"),
+        ('{"format": 99, "config": {}}', "format 99; this release reads format 2"),
+        ('{"format": 2, "config": []}', "format"),
     ],
 )
 def test_damaged_config_is_named(tmp_path, text, words):

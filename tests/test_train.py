@@ -287,7 +287,7 @@ def test_evaluate_refuses_in_one_line(arguments, words, tmp_path):
 
 def test_load_of_a_run_without_a_checkpoint(tmp_path):
     config = dataclasses.asdict(configs.make_config(GIVEN))
-    run_folder.write_config(tmp_path, config, {})
+    run_folder.write_config(tmp_path, config)
     with pytest.raises(ValueError, match="has no checkpoints/ yet"):
         wiseale_jax.load(tmp_path)
 

@@ -38,7 +38,7 @@ def run(program, cuts, epochs=2, seed=0):
         edges = [0, *cuts, steps]
         for start, stop in itertools.pairwise(edges):
             state = training.train_steps(program, state, DATA, order, start, stop - start)
-        state, means = training.finish_epoch(state, steps)
+        state, means = training.finish_epoch(state)
     return state, means
 
 
@@ -70,7 +70,7 @@ def test_one_call_is_the_loop_of_steps_written_out():
     for i in range(6):
         want, metrics = step(program, want, DATA[order[8 * i : 8 * i + 8]])
         losses.append(float(metrics["loss"]))
-    got, means = training.finish_epoch(training.train_steps(program, state, DATA, order, 0, 6), 6)
+    got, means = training.finish_epoch(training.train_steps(program, state, DATA, order, 0, 6))
     assert int(got.step) == 6
     np.testing.assert_allclose(means["loss"], np.mean(losses), rtol=1e-5)
     jax.tree.map(
@@ -176,3 +176,46 @@ def test_bfloat16_follows_float32():
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(ends[-1][0].params))
     assert curves[0][-1] < curves[0][0] - 0.5
     np.testing.assert_allclose(curves[1], curves[0], rtol=0.01)
+
+
+def poisoned(steps):
+    """`DATA` in order, with NaNs in the batches of the given steps."""
+    data = np.array(DATA)
+    for step in steps:
+        data[8 * step + 3] = np.nan
+    return jnp.asarray(data)
+
+
+def train_on(program, data, count=6):
+    state = training.create_state(program, 0, DATA[:1])
+    return training.train_steps(program, state, data, jnp.arange(len(data)), 0, count)
+
+
+def test_training_stops_before_a_step_that_is_not_finite():
+    program = make()
+    want = train_on(program, DATA, 3)
+    assert not training.has_fault(want)
+    got = train_on(program, poisoned([3]))
+    assert training.has_fault(got)
+    assert np.isnan(got.fault["loss"]) and np.isnan(got.fault["reconstruction_error"])
+    assert_same(training.clear_fault(got), want)
+
+
+def test_steps_are_skipped_and_counted_up_to_a_number():
+    program = make()._replace(skip_nonfinite=2)
+    got = train_on(program, poisoned([1, 3]))
+    assert not training.has_fault(got)
+    assert (int(got.step), int(got.skipped), int(got.summed)) == (6, 2, 4)
+    assert np.isfinite(training.metric_means(got)["loss"])
+    third = train_on(program, poisoned([1, 3, 4]))
+    assert training.has_fault(third) and (int(third.step), int(third.skipped)) == (4, 2)
+
+
+def test_skipping_changes_nothing_of_a_run_that_needs_none():
+    assert_same(train_on(make(), DATA), train_on(make()._replace(skip_nonfinite=2), DATA))
+
+
+def test_a_learning_rate_too_large_is_a_fault():
+    got = train_on(make(optimizer=optax.sgd(1e30)), DATA)
+    assert training.has_fault(got) and int(got.step) > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got.params))

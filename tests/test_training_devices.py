@@ -32,7 +32,7 @@ def test_eight_devices_train_as_one():
                     parts = feeding.resident(training.replicate(program, DATA), order, 16)
                 for part in parts:
                     state = training.train_steps(program, state, *part)
-                state, means = training.finish_epoch(state, 3)
+                state, means = training.finish_epoch(state)
                 curve.append([means[key] for key in sorted(means)])
             assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
             if name != "one":

@@ -1,56 +1,208 @@
-"""Saving and restoring a training state, with orbax."""
+"""Saving and restoring a training state, with orbax, so that a damaged checkpoint is noticed.
+
+Beside the state a checkpoint holds a record: what wrote it, and a digest of the state. One rename
+commits both. What does not have the digest that it was saved with is damaged, and is not used.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from wiseale_jax import run_folder
 
-def open_checkpoints(folder: str | os.PathLike, keep: int | None = None) -> ocp.CheckpointManager:
+
+class Restored(NamedTuple):
+    """A checkpoint that was read.
+
+    Attributes:
+      step: of the checkpoint.
+      state: what was saved.
+      record: what was saved beside it.
+      damaged: by step, why newer checkpoints were not used.
+    """
+
+    step: int
+    state: Any
+    record: dict[str, Any]
+    damaged: dict[int, str]
+
+
+class _OfAnotherRun(ValueError):
+    pass
+
+
+def open_checkpoints(folder: str | os.PathLike, read_only: bool = False) -> ocp.CheckpointManager:
     """The checkpoints of a folder, made if need be; close it after use.
 
     Args:
       folder: where they are.
-      keep: how many of the newest are kept; None keeps all.
+      read_only: leave the folder as it is; else what an interrupted save has left is removed.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+    options = ocp.CheckpointManagerOptions(
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=not read_only,
+        # orbax's own read_only warns that it is what was asked for.
+        create=not read_only,
+    )
     return ocp.CheckpointManager(
         Path(folder).expanduser().absolute(),
         options=options,
-        item_handlers=ocp.StandardCheckpointHandler(),
+        item_handlers={
+            "state": ocp.StandardCheckpointHandler(),
+            "record": ocp.JsonCheckpointHandler(),
+        },
     )
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, state: Any) -> None:
-    """Saves a pytree as the checkpoint of a step; a rename commits it."""
-    checkpoints.save(step, args=ocp.args.StandardSave(state))
+def interrupted(folder: str | os.PathLike) -> list[str]:
+    """The steps, as text, whose save was interrupted, before `open_checkpoints` removes them."""
+    return sorted(path.name.split(".")[0] for path in Path(folder).glob("*.orbax-checkpoint-tmp*"))
 
 
-def restore(checkpoints: ocp.CheckpointManager, like: Any) -> Any:
-    """The newest checkpoint.
+def save(
+    checkpoints: ocp.CheckpointManager, step: int, state: Any, record: Mapping[str, Any]
+) -> None:
+    """Saves a pytree as the checkpoint of a step; a rename commits it.
 
     Args:
       checkpoints: from `open_checkpoints`.
-      like: a pytree of the same structure, shapes and types, arrays or `ShapeDtypeStruct`s.
+      step: its number.
+      state: the pytree.
+      record: what is to be known about it, as JSON has it; "config" is compared on restoring.
+
+    Raises:
+      OSError: it cannot be written; the checkpoints that there are stay as they are.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    return checkpoints.restore(checkpoints.latest_step(), args=ocp.args.StandardRestore(abstract))
-
-
-def restore_variables(checkpoints: ocp.CheckpointManager) -> dict[str, Any]:
-    """Parameters and running statistics of the newest checkpoint, on the first device.
-
-    Whatever devices they were saved from: the other device need not be here.
-    """
-    step = checkpoints.latest_step()
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        checkpoints.item_metadata(step),
+    folder = Path(checkpoints.directory)
+    if not folder.is_dir():  # orbax would make it anew.
+        raise OSError(f"cannot write checkpoint {step}: {folder} is gone")
+    record = {**record, "digest": _digest(state)}
+    sealed = {"record": record, "sha256": _sha256(record)}
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(sealed)
     )
-    state = checkpoints.restore(step, args=ocp.args.StandardRestore(abstract))
-    return {"params": state["params"], "batch_stats": state["batch_stats"]}
+    try:
+        checkpoints.save(step, args=arguments)
+    except Exception as error:  # Whatever orbax and TensorStore make of a full disk.
+        raise OSError(f"cannot write checkpoint {step} in {folder}: {_reason(error)}") from error
+
+
+def prune(checkpoints: ocp.CheckpointManager, keep: int, best: int | None = None) -> None:
+    """Deletes all checkpoints but the newest `keep` and that of the step `best`."""
+    for step in sorted(checkpoints.all_steps())[:-keep]:
+        if step != best:
+            checkpoints.delete(step)
+
+
+def restore(
+    checkpoints: ocp.CheckpointManager, config: Mapping[str, Any], like: Any = None
+) -> Restored:
+    """The newest checkpoint that is not damaged.
+
+    Args:
+      checkpoints: from `open_checkpoints`.
+      config: the configuration that it must have been written with.
+      like: a pytree of the structure, shapes, types and devices to restore to, arrays or
+        `ShapeDtypeStruct`s; None restores nested dicts and lists to the first device, whatever
+        devices they were saved from.
+
+    Raises:
+      ValueError: there is none, all are damaged, or it is another configuration's; the message
+        says which.
+    """
+    damaged = {}
+    for step in sorted(checkpoints.all_steps(), reverse=True):
+        try:
+            record = _restore_record(checkpoints, step)
+            _check_record(record, config, f"checkpoint {step} in {checkpoints.directory}")
+            state = _restore_state(checkpoints, step, like)
+            if _digest(state) != record["digest"]:
+                raise ValueError("its contents are not what was saved")
+            return Restored(step, state, record, damaged)
+        except _OfAnotherRun:
+            raise
+        except Exception as error:  # Damage has as many exceptions as orbax has files.
+            damaged[step] = _reason(error)
+    folder = checkpoints.directory
+    if not damaged:
+        raise ValueError(f"{folder} holds no checkpoint yet: train for an epoch first")
+    reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
+    raise ValueError(f"every checkpoint in {folder} is damaged ({reasons})")
+
+
+def set_aside(checkpoints: ocp.CheckpointManager, step: int) -> Path:
+    """Renames a damaged checkpoint, so that its step can be saved again; gives its new place."""
+    folder = Path(checkpoints.directory)
+    aside = next(
+        path for n in range(10**6) if not (path := folder / f"damaged-{step}-{n}").exists()
+    )
+    if jax.process_index() == 0:
+        os.replace(folder / str(step), aside)
+    ocp.multihost.sync_global_processes("wiseale_jax.set_aside")
+    checkpoints.reload()
+    return aside
+
+
+def _restore_record(checkpoints: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+    arguments = ocp.args.Composite(record=ocp.args.JsonRestore())
+    sealed = checkpoints.restore(step, args=arguments).record
+    if _sha256(sealed["record"]) != sealed["sha256"]:
+        raise ValueError("its record is not what was saved")
+    return sealed["record"]
+
+
+def _check_record(record: Mapping[str, Any], config: Mapping[str, Any], what: str) -> None:
+    if record["format"] != run_folder.FORMAT:
+        raise _OfAnotherRun(
+            f"{what} has format {record['format']!r}; this release reads format {run_folder.FORMAT}"
+        )
+    if differs := run_folder.difference(record["config"], config):
+        raise _OfAnotherRun(f"{what} was written by another configuration: {differs}")
+
+
+def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> Any:
+    if like is None:
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            checkpoints.item_metadata(step).state.tree,
+        )
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+    return checkpoints.restore(step, args=arguments).state
+
+
+def _digest(state: Any) -> str:
+    """A digest of every array of a pytree, whether it is of named tuples or of dicts."""
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    result = hashlib.sha256()
+    for name in sorted(leaves):
+        array = np.asarray(jax.device_get(leaves[name]))
+        result.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        result.update(array.tobytes())
+    return result.hexdigest()
+
+
+def _sha256(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """What an exception of orbax's says, in one short line."""
+    for word in ("No space left on device", "Disk quota exceeded", "Read-only file system"):
+        if word in str(error):
+            return word
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:200]}"

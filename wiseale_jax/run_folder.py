@@ -6,6 +6,8 @@ never finds half of one.
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import math
 import os
@@ -13,13 +15,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+from wiseale_jax.version import __version__
+
+# Of config.json and of checkpoints: 2 is the first whose checkpoints hold a record.
+FORMAT = 2
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+# What may change from one start of a run to the next: how far it goes.
+_MAY_DIFFER = ("epochs", "skip_nonfinite")
 
 
 def make_folder(path: str | os.PathLike, what: str) -> Path:
@@ -44,23 +53,32 @@ def make_folder(path: str | os.PathLike, what: str) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place, flushes it to disk and renames it."""
+    """Writes a file beside its place, flushes it to disk and renames it.
+
+    Raises:
+      OSError: it cannot be written; what was there before is left.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON object; what is not finite becomes null, as JSON has no word for it."""
-    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def write_metrics(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes metrics.jsonl, one object a line."""
-    lines = (json.dumps(_finite(row), allow_nan=False) for row in rows)
+    lines = (json.dumps(finite(row), allow_nan=False) for row in rows)
     write_text(folder / METRICS, "".join(line + "\n" for line in lines))
 
 
@@ -72,9 +90,34 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def write_config(folder: Path, config: Mapping[str, Any], versions: Mapping[str, str]) -> None:
+def describe(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json and every checkpoint say: configuration, format, versions of packages."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {
+        "format": FORMAT,
+        "versions": {"wiseale_jax": __version__, **versions},
+        "config": dict(config),
+    }
+
+
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Writes config.json: the configuration, the format and the versions it was written by."""
-    write_json(folder / CONFIG, {"format": FORMAT, "versions": versions, "config": config})
+    write_json(folder / CONFIG, describe(config))
+
+
+def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
+    """What differs between two configurations, but for how far the run goes; None if nothing.
+
+    Args:
+      stored: the one of a run folder or a checkpoint.
+      asked: the one that is expected.
+    """
+    differ = [
+        f"{name} is {stored.get(name)!r} there, {asked.get(name)!r} here"
+        for name in {**stored, **asked}
+        if stored.get(name) != asked.get(name) and name not in _MAY_DIFFER
+    ]
+    return "; ".join(differ) or None
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
@@ -96,9 +139,12 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
     return config
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A JSON value with null for every number that is not finite."""
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

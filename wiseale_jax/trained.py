@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,11 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
       workdir: the run folder.
 
     Raises:
-      ValueError: it is not a run folder, or has no checkpoint yet; the message says which.
+      ValueError: it is not a run folder, has no checkpoint yet, or config.json or every checkpoint
+        is damaged; the message says which.
+
+    Warns:
+      UserWarning: newer checkpoints than the one that is used are damaged.
     """
     # Here, as whoever imports only wiseale_kl need not wait for orbax.
     from wiseale_jax import checkpoints
@@ -92,10 +97,14 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
     model, likelihood = model_from_config(config)
     if not (folder / run_folder.CHECKPOINTS).is_dir():
         raise ValueError(f"{folder} has no {run_folder.CHECKPOINTS}/ yet: train it first")
-    with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS) as saved:
-        if saved.latest_step() is None:
-            raise ValueError(f"{folder} has no checkpoint yet: train it for an epoch first")
-        variables = checkpoints.restore_variables(saved)
+    with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS, read_only=True) as saved:
+        restored = checkpoints.restore(saved, config)
+    for step, reason in restored.damaged.items():
+        warnings.warn(
+            f"checkpoint {step} of {folder} is damaged ({reason}): {restored.step} is used",
+            stacklevel=2,
+        )
+    variables = {name: restored.state[name] for name in ("params", "batch_stats")}
     return TrainedAutoencoder(model, variables, likelihood, config)
 
 

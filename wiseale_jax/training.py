@@ -8,6 +8,7 @@ from a saved state gives the same bits as training on.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ from wiseale_jax.objectives import Metrics, Objective
 # The branches of a run's random key.
 _INIT, _ORDER, _STEPS = range(3)
 
+# What `TrainState.fault` calls the norm of the gradient.
+GRADIENT = "gradient"
+
 
 class Program(NamedTuple):
     """What is trained and how: the static half of a training run. Hashable.
@@ -39,6 +43,8 @@ class Program(NamedTuple):
       microbatches: parts that a batch is computed in, one after the other; they divide it.
       mesh: devices of one axis, "data", that share every batch; None for one device. The batch
         stays one: its pairs, and batch normalisation, run over all devices.
+      skip_nonfinite: steps whose loss or gradient is not finite that a run may skip; it goes no
+        further than before the next one.
     """
 
     model: Autoencoder
@@ -48,6 +54,7 @@ class Program(NamedTuple):
     batch_size: int
     microbatches: int = 1
     mesh: Mesh | None = None
+    skip_nonfinite: int = 0
 
 
 class TrainState(NamedTuple):
@@ -59,7 +66,12 @@ class TrainState(NamedTuple):
       params: parameters.
       batch_stats: batch normalisation's running statistics, `{}` where there are none.
       opt_state: the optimiser's state.
-      metric_sums: each metric's sum over the steps done of the epoch under way.
+      metric_sums: each metric's sum over the steps of the epoch under way that are done and not
+        skipped.
+      summed: how many steps those are.
+      skipped: steps skipped in the whole run, as their loss or gradient was not finite.
+      fault: the metrics, and the norm of the gradient, of the step that comes next if it is not
+        finite and may not be skipped, which is as far as training goes; else zeros.
     """
 
     step: Int[Array, ""]
@@ -68,6 +80,9 @@ class TrainState(NamedTuple):
     batch_stats: Any
     opt_state: Any
     metric_sums: Metrics
+    summed: Int[Array, ""]
+    skipped: Int[Array, ""]
+    fault: Metrics
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -95,19 +110,28 @@ def create_state(program: Program, seed: int, example: Array) -> TrainState:
 
     # Two examples, as the MMD needs two.
     shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
+    zeros = {name: jnp.zeros((), metric.dtype) for name, metric in shapes.items()}
     state = TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(key),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
         opt_state=program.optimizer.init(variables["params"]),
-        metric_sums={name: jnp.zeros((), metric.dtype) for name, metric in shapes.items()},
+        metric_sums=zeros,
+        summed=jnp.int32(0),
+        skipped=jnp.int32(0),
+        # Of its own: a buffer cannot be donated twice.
+        fault=jax.tree.map(jnp.zeros_like, {**zeros, GRADIENT: jnp.zeros(())}),
     )
     return replicate(program, state)
 
 
 def train_step(program: Program, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
-    """One step of gradient descent on one batch as stored; pure, to be jitted by the caller."""
+    """One step of gradient descent on one batch as stored; pure, to be jitted by the caller.
+
+    A step whose loss or gradient is not finite changes no parameter: it is skipped, or, if no more
+    may be, it is not done, and the state has a `fault`.
+    """
     batch = _shared(program, batch)
     key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
@@ -115,14 +139,38 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
     noise = jax.random.normal(sample_key, (x.shape[0], program.model.latent_dim))
     gradient = _gradient if program.microbatches == 1 else _gradient_in_parts
     gradients, metrics, batch_stats = gradient(program, state, x, noise, objective_key)
+    norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    skip = ~finite & (state.skipped < program.skip_nonfinite)
+
+    def keep_if(condition, new, old):
+        return jax.tree.map(functools.partial(jnp.where, condition), new, old)
+
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
-    return state._replace(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        metric_sums=jax.tree.map(jnp.add, state.metric_sums, metrics),
+    zeros = jax.tree.map(jnp.zeros_like, state.fault)
+    return TrainState(
+        step=state.step + (finite | skip),
+        key=state.key,
+        params=keep_if(finite, optax.apply_updates(state.params, updates), state.params),
+        batch_stats=keep_if(finite, batch_stats, state.batch_stats),
+        opt_state=keep_if(finite, opt_state, state.opt_state),
+        metric_sums=keep_if(
+            finite, jax.tree.map(jnp.add, state.metric_sums, metrics), state.metric_sums
+        ),
+        summed=state.summed + finite,
+        skipped=state.skipped + skip,
+        fault=keep_if(finite | skip, zeros, {**metrics, GRADIENT: norm}),
     ), metrics
+
+
+def has_fault(state: TrainState) -> Array:
+    """Whether the step that comes next is not finite and may not be skipped."""
+    return ~jnp.isfinite(state.fault["loss"] + state.fault[GRADIENT])
+
+
+def clear_fault(state: TrainState) -> TrainState:
+    """The state before the step that was at fault, ready to try it again."""
+    return state._replace(fault=jax.tree.map(jnp.zeros_like, state.fault))
 
 
 def make_mesh(count: int) -> Mesh:
@@ -250,7 +298,7 @@ def train_steps(
     start: Int[Array, ""] | int,
     count: Int[Array, ""] | int,
 ) -> TrainState:
-    """Runs `count` steps in one compiled call.
+    """Runs `count` steps in one compiled call; fewer only if the state then has a fault.
 
     Args:
       program: what is trained.
@@ -262,7 +310,8 @@ def train_steps(
       count: how many steps; not past the end of `data`.
     """
 
-    def body(i, state):
+    def body(carry):
+        i, state = carry
         if order is None:
             batch = data[start + i]
         else:
@@ -271,16 +320,26 @@ def train_steps(
         state, _ = train_step(program, state, batch)
         if program.mesh is not None:
             state = lax.with_sharding_constraint(state, NamedSharding(program.mesh, P()))
-        return state
+        return i + 1, state
 
-    return lax.fori_loop(0, count, body, state)
+    def goes_on(carry):
+        i, state = carry
+        return (i < count) & ~has_fault(state)
+
+    return lax.while_loop(goes_on, body, (jnp.int32(0), state))[1]
 
 
-def finish_epoch(state: TrainState, steps: int) -> tuple[TrainState, dict[str, float]]:
-    """The mean of each metric over an epoch of `steps` steps, and the state with the sums at 0."""
-    sums = jax.device_get(state.metric_sums)
+def finish_epoch(state: TrainState) -> tuple[TrainState, dict[str, float]]:
+    """The mean of each metric over the steps of an epoch, and the state with the sums at 0."""
+    means = metric_means(state)
     zeros = jax.tree.map(jnp.zeros_like, state.metric_sums)
-    return state._replace(metric_sums=zeros), {name: float(v) / steps for name, v in sums.items()}
+    return state._replace(metric_sums=zeros, summed=jnp.zeros_like(state.summed)), means
+
+
+def metric_means(state: TrainState) -> dict[str, float]:
+    """The mean of each metric over the steps so far of the epoch under way; nan if none counts."""
+    sums, summed = jax.device_get(state.metric_sums), int(state.summed)
+    return {name: float(value) / summed if summed else math.nan for name, value in sums.items()}
 
 
 def evaluate(program: Program, variables: Any, data: Array, seed: int) -> dict[str, float]:

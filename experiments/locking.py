@@ -1,0 +1,55 @@
+"""One training per run folder: a lock that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+NAME = ".lock"
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a folder while this is open.
+
+    The operating system drops the lock of a process that ends, however it ends: a file that a
+    killed process left behind keeps nobody out.
+
+    Args:
+      folder: is there and can be written.
+
+    Raises:
+      ValueError: another process holds the lock; the message names it.
+      OSError: the folder cannot be written.
+    """
+    path = folder / NAME
+    try:
+        file = open(path, "ab+", buffering=0)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).decode(errors="replace").strip() or "another process"
+            raise ValueError(f"{folder} is in use: {holder} is training there") from None
+        try:
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                raise FileNotFoundError
+        except FileNotFoundError:  # Its holder has ended, and removed it, this very moment.
+            raise ValueError(f"{folder} was in use until just now: try again") from None
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        except OSError as error:
+            raise OSError(f"cannot write {path}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # The folder may be gone by now.
+                path.unlink()

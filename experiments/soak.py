@@ -1,0 +1,181 @@
+"""Kills a training again and again: `python -m experiments.soak --minutes=5`.
+
+Trains a short run without interruption; then trains it again, killed (kill -9) at random moments
+and started anew until it is finished, and compares parameters and metrics bit by bit; and so on
+until the time is up. `--memory_epochs=200` instead trains so many epochs and watches the resident
+memory.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+import wiseale_jax
+from experiments import configs, runs
+from wiseale_jax import run_folder
+
+FLAGS = flags.FLAGS
+
+_SHORT = ("--dataset=sine", "--train_examples=640", "--batch_size=32")
+# The share of the epochs that is warm-up.
+_WARM_UP = 0.25
+
+
+def main(argv: list[str]) -> None:
+    """Runs what the flags ask for."""
+    del argv
+    runs.prepare(configs.make_config({"dataset": "sine"}), FLAGS.data_dir)
+    arguments = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
+    with tempfile.TemporaryDirectory(prefix="wiseale-jax-soak-") as folder:
+        if FLAGS.memory_epochs:
+            print(memory(Path(folder), arguments, FLAGS.memory_epochs))
+        else:
+            print(
+                soak(Path(folder), arguments, FLAGS.minutes, FLAGS.kills, FLAGS.epochs, FLAGS.seed)
+            )
+
+
+def soak(
+    folder: Path,
+    arguments: Sequence[str],
+    minutes: float,
+    kills: int | None,
+    epochs: int,
+    seed: int,
+) -> str:
+    """Kills and restarts runs, and compares each with one that nothing interrupted.
+
+    Args:
+      folder: of the runs.
+      arguments: of every training besides its own.
+      minutes: no new run is begun after so many.
+      kills: of the whole soak: the run under way is then finished, and is the last; None for no
+        limit.
+      epochs: of each run.
+      seed: of the moments of killing.
+
+    Returns:
+      A table of one line.
+
+    Raises:
+      ValueError: a run differs from the uninterrupted one, or fails.
+    """
+    end = time.monotonic() + 60 * minutes
+    moments = random.Random(seed)
+    whole = folder / "whole"
+    _train(folder / "first", 1, arguments)  # Compiles, so that the moments are those of training.
+    first, total = _train(whole, epochs, arguments)
+    done = killed = 0
+    while done == 0 or (time.monotonic() < end and (kills is None or killed < kills)):
+        workdir = folder / f"killed-{done}"
+        while True:
+            with subprocess.Popen(
+                _command(workdir, epochs, arguments), stdout=subprocess.DEVNULL
+            ) as process:
+                if kills is None or killed < kills:
+                    try:
+                        process.wait(moments.uniform(0.5 * first, total))
+                    except subprocess.TimeoutExpired:
+                        process.kill()
+                        killed += 1
+            if process.returncode == 0:
+                break
+            if process.returncode > 0:
+                raise ValueError(f"a run ended with {process.returncode}: see {workdir}")
+        check_same(workdir, whole)
+        done += 1
+    return (
+        "| kills | runs | epochs each | differ |\n| ---: | ---: | ---: | ---: |\n"
+        f"| {killed} | {done} | {epochs} | 0 |"
+    )
+
+
+def _train(workdir: Path, epochs: int, arguments: Sequence[str]) -> tuple[float, float]:
+    """Trains without interruption; the seconds to the end of the first epoch, and of the run."""
+    start = time.monotonic()
+    first = 0.0
+    command = _command(workdir, epochs, arguments)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch 1/"):
+                first = time.monotonic() - start
+    if process.returncode:
+        raise ValueError(f"the uninterrupted run ended with {process.returncode}")
+    return first, time.monotonic() - start
+
+
+def check_same(workdir: Path, whole: Path) -> None:
+    """Compares final parameters and metrics bit by bit.
+
+    Raises:
+      ValueError: they differ.
+    """
+    rows, wanted = (
+        [
+            {name: value for name, value in row.items() if name != "examples_per_second"}
+            for row in run_folder.read_metrics(path)
+        ]
+        for path in (workdir, whole)
+    )
+    if rows != wanted:
+        raise ValueError(f"metrics of {workdir} differ from the uninterrupted run's")
+    leaves, wanted = (
+        jax.tree.leaves(wiseale_jax.load(path).variables) for path in (workdir, whole)
+    )
+    if not all(np.array_equal(a, b) for a, b in zip(leaves, wanted, strict=True)):
+        raise ValueError(f"parameters of {workdir} differ from the uninterrupted run's")
+
+
+def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
+    """Trains and watches the resident memory after every epoch; Linux only.
+
+    Returns:
+      A table of one line.
+
+    Raises:
+      ValueError: the run fails.
+    """
+    resident = []
+    command = _command(folder / "memory", epochs, arguments)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("epoch "):
+                pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
+                resident.append(int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20)
+    if process.returncode:
+        raise ValueError(f"the run ended with {process.returncode}")
+    warm = resident[int(_WARM_UP * epochs)]
+    last = resident[-1]
+    return (
+        "| epochs | MiB after warm-up | MiB at the end | growth |\n"
+        "| ---: | ---: | ---: | ---: |\n"
+        f"| {epochs} | {warm:.1f} | {last:.1f} | {last / warm - 1:+.2%} |"
+    )
+
+
+def _command(workdir: Path, epochs: int, arguments: Sequence[str]) -> list[str]:
+    module = [sys.executable, "-m", "experiments.train"]
+    return [*module, *_SHORT, f"--epochs={epochs}", f"--workdir={workdir}", *arguments]
+
+
+if __name__ == "__main__":
+    runs.define_data_dir()
+    flags.DEFINE_float("minutes", 5, "no new run is begun after so many", lower_bound=0)
+    flags.DEFINE_integer("kills", None, "no more than so many", lower_bound=1)
+    flags.DEFINE_integer("epochs", 30, "of each run", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "of the moments of killing")
+    flags.DEFINE_integer(
+        "memory_epochs", None, "train so many, and watch the memory", lower_bound=8
+    )
+    runs.run(main)

@@ -1,0 +1,71 @@
+"""Being asked to stop: SIGTERM and SIGINT let a run save before it ends.
+
+The first signal asks; a second one ends the process at once, whatever it is busy with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# EX_TEMPFAIL of sysexits.h: the same command, later, goes on.
+EXIT_CODE = 75
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A run was asked to stop and has saved what it had; the message says how to go on."""
+
+
+@contextlib.contextmanager
+def listen() -> Iterator[Callable[[], bool]]:
+    """While this is open, SIGTERM and SIGINT ask to stop, and do no more.
+
+    Outside the main thread, where Python takes no signals, nothing ever asks.
+
+    Yields:
+      A function that says whether to stop. If several processes train together, all of them call
+      it, and it says the same to all.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    # A thread is told of signals at once; a Python handler only once a call of XLA's has returned.
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    thread = threading.Thread(target=_count, args=(reader, asked), daemon=True)
+    thread.start()
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    try:
+        yield lambda: _anywhere(asked.is_set())
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        signal.set_wakeup_fd(wakeup)
+        writer.close()
+        thread.join()
+        reader.close()
+
+
+def _count(reader: socket.socket, asked: threading.Event) -> None:
+    while number := reader.recv(1):
+        if number[0] in SIGNALS:
+            if asked.is_set():
+                os._exit(128 + number[0])  # As shells call what a signal ended.
+            asked.set()
+
+
+def _anywhere(asked: bool) -> bool:
+    if jax.process_count() == 1:
+        return asked
+    return bool(np.any(multihost_utils.process_allgather(np.array(asked))))
