@@ -100,16 +100,19 @@ _SPLITS = ("train", "all")
 _NEEDS_DENSITY = ("wiseale", "aevb", "beta_vae")
 
 
-def define_flags(names: Collection[str] | None = None) -> None:
+def define_flags(
+    names: Collection[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS
+) -> None:
     """Defines a flag for every field of `Config`, or for those named."""
     for field, kind in _fields():
         if names is not None and field.name not in names:
             continue
         define = _DEFINE.get(kind, flags.DEFINE_string)
         if field.name == "dataset":
-            define(field.name, "sine", field.metadata["help"])
+            define(field.name, "sine", field.metadata["help"], flag_values=flag_values)
         else:
-            define(field.name, None, f"{field.metadata['help']} (default: by data set)")
+            text = f"{field.metadata['help']} (default: by data set)"
+            define(field.name, None, text, flag_values=flag_values)
 
 
 def config_from_flags() -> Config:

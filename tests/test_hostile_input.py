@@ -1,6 +1,5 @@
 """Generated flags and configurations: a result or one clear error, and nothing else."""
 
-import contextlib
 import dataclasses
 import json
 import tempfile
@@ -44,14 +43,9 @@ def one_line(error):
 
 def flags_are_read_or_refused(pairs):
     values = flags.FlagValues()
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(flags, "FLAGS", values)
-        with pytest.MonkeyPatch.context() as patch:
-            for kind in ("integer", "float", "string"):
-                name = f"DEFINE_{kind}"
-                define = getattr(flags, name)
-                patch.setattr(flags, name, lambda *a, define=define: define(*a, flag_values=values))
-            configs.define_flags()
+    configs.define_flags(flag_values=values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flags, "FLAGS", values)
         try:
             values(["train", *(f"--{name}={value}" for name, value in pairs)])
             config = configs.config_from_flags()
