@@ -93,8 +93,7 @@ def assert_matches(mean, logvar, bound, **options):
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("latent", [1, 2, 4, 64])
-@pytest.mark.parametrize("size", [1, 2, 64, 256])
+@pytest.mark.parametrize(("size", "latent"), [(1, 2), (2, 64), (64, 1), (64, 4), (256, 64)])
 def test_wiseale_kl_matches_float64(size, latent, bound):
     assert_matches(*normal_rows(size, latent, seed=size + latent), bound)
 
@@ -169,7 +168,7 @@ def test_inside_jit_vmap_and_scan():
     np.testing.assert_allclose(scanned, want, rtol=1e-6)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 10**6), st.floats(0.01, 3))
 def test_bounds_lie_above_monte_carlo_and_ignore_order(size, latent, seed, spread):
     mean, logvar = normal_rows(size, latent, seed, spread, logvar=-1.5)
@@ -274,8 +273,7 @@ def test_variances_out_of_range_count_as_the_nearest_in_range(logvar, bound):
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
 
 
-@pytest.mark.parametrize("size", [1, 2, 64, 256])
-@pytest.mark.parametrize("latent", [1, 2, 4, 64])
+@pytest.mark.parametrize(("size", "latent"), [(1, 64), (2, 1), (64, 2), (64, 64), (256, 4)])
 def test_values_and_gradients_over_all_ranges(size, latent):
     rng = np.random.default_rng(100 * size + latent)
     logvar = rng.uniform(-20, 10, (size, latent)).astype(np.float32)

@@ -20,7 +20,10 @@ from wiseale_jax import checkpoints, run_folder, training
 from wiseale_jax.datasets import feeding
 
 # orbax leaves coroutines behind when it fails.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STEPS = 20  # An epoch's.
 

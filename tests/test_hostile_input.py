@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from experiments import configs, runs
 from wiseale_jax import run_folder
 
+pytestmark = pytest.mark.slow
+
 FEW = 100
 MANY = 10_000
 
@@ -64,7 +66,6 @@ def test_flags(pairs):
     flags_are_read_or_refused(pairs)
 
 
-@pytest.mark.slow
 @quickly(MANY)
 @given(FLAG_PAIRS)
 def test_many_flags(pairs):
@@ -100,7 +101,6 @@ def test_config_json(text):
     config_is_read_or_refused(text)
 
 
-@pytest.mark.slow
 @quickly(MANY)
 @given(CONFIG_TEXTS)
 def test_many_config_json(text):

@@ -116,6 +116,7 @@ def test_a_stream_gives_the_same_bits(finished, tmp_path, data_dir, monkeypatch)
     )
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(finished, tmp_path, data_dir):
     for feed in ("resident", "stream"):
         workdir = tmp_path / feed
@@ -235,7 +236,9 @@ assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modu
     np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), mean)
 
 
-@pytest.mark.parametrize("method", ["aevb", "beta_vae", "wae_mmd", "ae"])
+@pytest.mark.parametrize(
+    "method", ["aevb", pytest.param("beta_vae", marks=pytest.mark.slow), "wae_mmd", "ae"]
+)
 def test_every_method_trains(method, tmp_path, data_dir):
     given = {**GIVEN, "epochs": 1, "method": method}
     if method == "aevb":

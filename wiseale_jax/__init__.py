@@ -2,7 +2,13 @@
 
 from wiseale_jax.autoencoder import Autoencoder, Outputs, build_autoencoder
 from wiseale_jax.datasets import DATASETS
-from wiseale_jax.divergences import aggregate_kl, gaussian_kl, mmd, wiseale_kl, wiseale_kl_of_dataset
+from wiseale_jax.divergences import (
+    aggregate_kl,
+    gaussian_kl,
+    mmd,
+    wiseale_kl,
+    wiseale_kl_of_dataset,
+)
 from wiseale_jax.likelihoods import (
     LIKELIHOODS,
     bernoulli_log_likelihood,
