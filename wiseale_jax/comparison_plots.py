@@ -36,7 +36,8 @@ def save(figure: Figure, path: Path) -> None:
         plots.save(figure, path.with_suffix(f".{ending}"))
 
 
-def _styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
+def styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
+    """Colour and line style of each label."""
     return {label: _STYLES[i % len(_STYLES)] for i, label in enumerate(dict.fromkeys(labels))}
 
 
@@ -50,9 +51,9 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     figure.suptitle(title)
     panels = figure.subplots(1, len(_PANELS))
-    styles = _styles([label for label, _ in runs])
+    drawn = styles([label for label, _ in runs])
     for axes, (name, description) in zip(panels, _PANELS.items(), strict=True):
-        for label, (colour, style) in styles.items():
+        for label, (colour, style) in drawn.items():
             curves = [
                 [row[name] for row in rows if row["split"] == "train"]
                 for other, rows in runs
