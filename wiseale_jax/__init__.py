@@ -2,6 +2,7 @@
 
 from wiseale_jax.autoencoder import Autoencoder, Outputs, build_autoencoder
 from wiseale_jax.datasets import DATASETS
+from wiseale_jax.datasets.examples import Examples, load_examples
 from wiseale_jax.divergences import (
     aggregate_kl,
     gaussian_kl,
@@ -23,6 +24,7 @@ __all__ = [
     "LIKELIHOODS",
     "METHODS",
     "Autoencoder",
+    "Examples",
     "Outputs",
     "TrainedAutoencoder",
     "__version__",
@@ -32,6 +34,7 @@ __all__ = [
     "gaussian_kl",
     "gaussian_log_likelihood",
     "load",
+    "load_examples",
     "mmd",
     "wiseale_kl",
     "wiseale_kl_of_dataset",

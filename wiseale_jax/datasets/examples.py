@@ -1,0 +1,69 @@
+"""Examples of a data set as a model takes them: `load_examples(name)`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from wiseale_jax.datasets import BINARIZE, DATASETS, pipeline, preprocessing, threshold
+
+
+class Examples(NamedTuple):
+    """Examples of a data set.
+
+    Attributes:
+      x: `[count, *shape]` float32, as a model takes them.
+      factors: by name, `[count, ...]`: labels, or what the examples were made from; `{}` where the
+        data set has none.
+    """
+
+    x: Float[np.ndarray, "count *shape"]
+    factors: dict[str, np.ndarray]
+
+
+def load_examples(
+    name: str,
+    split: str = "test",
+    count: int | None = None,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    binarize: str | None = None,
+    **options: Any,
+) -> Examples:
+    """The first examples of a data set, which is prepared if it is not yet.
+
+    Args:
+      name: a name in `DATASETS`.
+      split: train, test, or all.
+      count: how many; all by default. They are held in memory, as float32.
+      data_dir: where prepared data sets are kept; by default `$TFDS_DATA_DIR` or
+        `~/tensorflow_datasets`.
+      binarize: mnist and fashion_mnist: threshold (the default), stochastic or none.
+      **options: how the data set is prepared: `source`, `manual_dir`; image_folder's `image_size`.
+
+    Raises:
+      ValueError: an argument is unknown, there are fewer than `count` examples, or the data set's
+        files are not what they should be.
+      OSError: the files cannot be had, or the folder cannot be written.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
+    dataset = DATASETS[name]
+    if binarize is not None and (binarize not in BINARIZE or dataset.preprocess is not threshold):
+        raise ValueError(f"binarize {binarize!r} is unknown or not for data set {name!r}")
+    builder = pipeline.prepare(name, data_dir, **options)
+    known = (*builder.info.splits, "all")
+    if split not in known:
+        raise ValueError(f"unknown split {split!r} of {name}; known: {', '.join(known)}")
+    arrays = pipeline.load_arrays(builder, split, [dataset.feature, *dataset.factors])
+    size = len(arrays[dataset.feature])
+    if count is not None and not 1 <= count <= size:
+        raise ValueError(f"count must be in 1..{size}, got {count}")
+    stored = jnp.asarray(arrays.pop(dataset.feature)[:count])
+    x = preprocessing(name, binarize)(stored, jax.random.key(0))
+    return Examples(np.asarray(x), {factor: np.array(a[:count]) for factor, a in arrays.items()})
