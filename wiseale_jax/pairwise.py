@@ -265,37 +265,30 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
     def one_group(side):
         targets, target_lse = side
 
-        def step(i, sums):
-            by_mean, by_variance, by_bias = sums
+        def step(i, state):
+            sums, by_bias = state
             rows = _take(sources, i)
             lse = lax.dynamic_index_in_dim(source_lse, i, keepdims=False)
             terms = _tile(log_terms, rows, targets)
             weights = jnp.exp(terms - target_lse[:, None]) + jnp.exp(terms - lse[:, None])
             weights = lax.optimization_barrier(weights)
 
-            def pairs(sums):
-                # Behind a barrier of its own, each sum below is one loop, and shares nothing with
-                # the others that would have to be written to memory first.
-                _, *sides = lax.optimization_barrier((sums[0], rows, targets, weights))
-                rows_, targets_, weights_ = sides
-                for r in range(tiling.rows):
-                    difference = rows_.mean[r][:, None] - targets_.mean
-                    spread = rows_.variance[r][:, None] + targets_.variance
-                    yield weights_[:, r, None], difference, spread
-
-            for weight, difference, spread in pairs(sums):
-                by_mean += weight * difference / spread
-            for weight, difference, spread in pairs((by_mean,)):
+            # Real part by mean, imaginary part by variance: a complex sum is one loop, which
+            # divides once, where two sums would be two loops.
+            for r in range(tiling.rows):
+                inverse = 1.0 / (rows.variance[r][:, None] + targets.variance)
+                slope = (rows.mean[r][:, None] - targets.mean) * inverse
                 # The weight comes first: where it is 0, the rest may be beyond float32.
-                by_variance += (weight * (difference * difference - spread)) / (spread * spread)
+                weighted = weights[:, r, None] * slope
+                sums += lax.complex(weighted, weighted * slope - weights[:, r, None] * inverse)
             if term.entropy:
                 by_bias += jnp.sum(weights, axis=1)
-            return by_mean, by_variance, by_bias
+            return sums, by_bias
 
         zeros = _zeros(targets.mean + sources.bias[0, 0])
-        sums = (zeros, zeros, zeros[:, 0])
-        by_mean, by_variance, by_bias = lax.fori_loop(0, sources.bias.shape[0], step, sums)
-        return by_mean, 0.5 * targets.variance * by_variance, by_bias
+        state = (lax.complex(zeros, zeros), zeros[:, 0])
+        sums, by_bias = lax.fori_loop(0, sources.bias.shape[0], step, state)
+        return sums.real, 0.5 * targets.variance * sums.imag, by_bias
 
     sides = _as_targets((targets, target_lse), tiling)
     return jax.tree.map(lambda a: a[:size], _over_groups(one_group, sides))
