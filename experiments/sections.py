@@ -140,7 +140,10 @@ def tabulate(
 
 
 def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) -> str:
-    """Writes a table as Markdown and as CSV, and returns the Markdown."""
+    """Writes a table as Markdown and as CSV, and returns the Markdown.
+
+    None is a number that is not finite, and "" one that there is not.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(table[0])
     lines = ["| " + " | ".join(columns) + " |"]
@@ -155,17 +158,18 @@ def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) ->
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([c for column in columns for c in _csv_columns(column, table)])
     for row in table:
-        writer.writerow([v for column in columns for v in _csv_values(row[column])])
+        writer.writerow([v for column in columns for v in _csv_values(row[column], column, table)])
     run_folder.write_text(folder / f"{name}.csv", buffer.getvalue())
     return markdown
 
 
 def _csv_columns(column: str, table: Sequence[Mapping[str, Any]]) -> list[str]:
-    plain = not any(isinstance(row[column], Spread | None) for row in table)
-    return [column] if plain else [column, f"{column}_deviation"]
+    has_spread = any(isinstance(row[column], Spread | None) for row in table)
+    return [column, f"{column}_deviation"] if has_spread else [column]
 
 
-def _csv_values(value: Any) -> list[Any]:
+def _csv_values(value: Any, column: str, table: Sequence[Mapping[str, Any]]) -> list[Any]:
     if isinstance(value, Spread):
         return [f"{value.mean:.6g}", f"{value.deviation:.6g}"]
-    return ["", ""] if value is None else [value]
+    empty = value is None or value == ""
+    return [""] * len(_csv_columns(column, table)) if empty else [value]

@@ -41,6 +41,12 @@ def styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
     return {label: _STYLES[i % len(_STYLES)] for i, label in enumerate(dict.fromkeys(labels))}
 
 
+def _short(label: str) -> str:
+    """A label as it is drawn: not too long for a figure, and no mathematics."""
+    label = label if len(label) <= 70 else f"{label[:45]}…{label[-24:]}"
+    return label.replace("$", r"\$")
+
+
 def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
     """The paper's Figure 6: training metrics by epoch, mean and range over the runs of a label.
 
@@ -62,7 +68,7 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
             shortest = min(map(len, curves))
             values = np.array([curve[:shortest] for curve in curves], float)
             epochs = np.arange(1, shortest + 1)
-            axes.plot(epochs, values.mean(0), color=colour, linestyle=style, label=label)
+            axes.plot(epochs, values.mean(0), color=colour, linestyle=style, label=_short(label))
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15)
         axes.set_xlabel("epoch")
         axes.set_ylabel(description)
@@ -70,7 +76,45 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
         axes.grid(alpha=0.3)
     panels[0].set_yscale("log")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+    # Long labels stand below each other, to stay on the figure.
+    fitting = max(1, 140 // (8 + max(map(len, labels))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, fitting, len(labels)))
+    return figure
+
+
+def metrics_by_label(values: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+    """Numbers of several runs: a panel for each metric, a row for each label.
+
+    Args:
+      values: by description of the metric, then by label, one finite number for each seed.
+      title: of the figure.
+    """
+    labels = list(dict.fromkeys(label for by_label in values.values() for label in by_label))
+    columns = min(3, len(values))
+    rows = -(-len(values) // columns)
+    height = rows * (0.9 + 0.28 * len(labels)) + 0.9
+    figure = Figure(figsize=(3.6 * columns + 1.4, height), layout="constrained")
+    figure.suptitle(f"{title}: mean, deviation and each seed", fontsize=10)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(values) :]:
+        axes.set_axis_off()
+    for axes, (description, by_label) in zip(grid.flat, values.items(), strict=False):
+        for place, label in enumerate(labels):
+            seeds = np.asarray(by_label.get(label, ()), float)
+            if len(seeds) == 0:
+                continue
+            deviation = seeds.std(ddof=1) if len(seeds) > 1 else 0.0
+            axes.errorbar(
+                seeds.mean(), place, xerr=deviation, fmt="o", color=_STYLES[0][0], capsize=3
+            )
+            axes.plot(seeds, [place] * len(seeds), "|", color=_STYLES[1][0], markersize=9)
+        axes.set_title(description, fontsize=9)
+        axes.set_yticks(range(len(labels)), map(_short, labels), fontsize=8)
+        axes.set_ylim(len(labels) - 0.5, -0.5)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.locator_params(axis="x", nbins=5)
+        axes.margins(x=0.12)
+        axes.grid(alpha=0.3)
     return figure
 
 

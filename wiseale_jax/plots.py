@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 _DARK, _MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
 
-_LABELS = {
+METRIC_LABELS = {
     "loss": "loss (per example)",
     "reconstruction_error": "reconstruction error (per example)",
     "aevb_kl": "mean KL[q(z|x) || p(z)] (nats)",
@@ -41,7 +41,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     figure.suptitle(title)
-    for axes, (name, label) in zip(figure.subplots(2, 3).flat, _LABELS.items(), strict=True):
+    for axes, (name, label) in zip(figure.subplots(2, 3).flat, METRIC_LABELS.items(), strict=True):
         for split, style, colour in (("train", "-", _DARK), ("test", "--", _MIDDLE)):
             points = [(r["epoch"], r[name]) for r in rows if r["split"] == split]
             points = [(epoch, value) for epoch, value in points if value is not None]

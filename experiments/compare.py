@@ -1,0 +1,173 @@
+"""Compares trained runs: `python -m experiments.compare --workdirs=runs/a,runs/b,'runs/sine-*'`.
+
+Runs that differ in their seed alone are one row, with mean and deviation. Writes a table (Markdown
+and CSV), pictures (PNG and PDF) and report.html, a page that holds everything it shows. A run that
+is not finished is compared as far as it went; one that cannot be read is left out, and said so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import compared, report_page, runs, sections
+from experiments.compared import Compared
+from experiments.report_page import Column
+from wiseale_jax import comparison_plots, plots, run_folder
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Compares the runs that the flags name."""
+    del argv
+    workdirs = compared.find(FLAGS.workdirs or [])
+    output = run_folder.make_folder(FLAGS.output, "output")
+    done, left_out = compared.read_all(workdirs)
+    for line in left_out:
+        print(line)
+    if not done:
+        raise ValueError("no run is left to compare")
+    write(done, left_out, output)
+
+
+def tabulate(done: Sequence[Compared], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each label; "" where a run of it lacks a number that others have."""
+    order = [*plots.METRIC_LABELS]
+    for run in done:
+        order += [name for name in run.numbers if name not in order]
+    order = [name for name in order if any(name in run.numbers for run in done)]
+    named = [
+        sections.Run(label, run.config.seed, run.workdir, run.rows)
+        for label, run in zip(labels, done, strict=True)
+    ]
+    values = {name: [run.numbers.get(name) for run in done] for name in order}
+    table = sections.tabulate(named, values)
+    for row in table:
+        of_row = [run for run, label in zip(done, labels, strict=True) if label == row["run"]]
+        row |= {name: "" for name in order if any(name not in run.numbers for run in of_row)}
+    return table
+
+
+def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> None:
+    """Writes the table, the pictures and the page."""
+    labels = compared.name_runs(done)
+    table = tabulate(done, labels)
+    print(sections.write_tables(output, "table", table))
+    datasets = ", ".join(dict.fromkeys(run.config.dataset for run in done))
+    title = f"{datasets}: {len(done)} runs"
+    drawn = {
+        description: by_label
+        for name, description in plots.METRIC_LABELS.items()
+        if (by_label := _finite(done, labels, name))
+    }
+    figures = {
+        "comparison": comparison_plots.metrics_by_label(drawn, title),
+        "curves": comparison_plots.curves_by_label(
+            [(label, run.rows) for label, run in zip(labels, done, strict=True)], title
+        ),
+    }
+    for name, figure in figures.items():
+        comparison_plots.save(figure, output / name)
+    page = _page(title, done, labels, table, left_out, output)
+    run_folder.write_text(output / "report.html", page)
+    print(f"written to {output}: see {output / 'report.html'}")
+
+
+def _finite(done: Sequence[Compared], labels: Sequence[str], name: str) -> dict[str, list[float]]:
+    by_label: dict[str, list[float]] = {}
+    for label, run in zip(labels, done, strict=True):
+        value = run.numbers.get(name)
+        if value is not None and math.isfinite(value):
+            by_label.setdefault(label, []).append(value)
+    return by_label
+
+
+def _page(
+    title: str,
+    done: Sequence[Compared],
+    labels: Sequence[str],
+    table: Sequence[dict[str, Any]],
+    left_out: Sequence[str],
+    output: Path,
+) -> str:
+    notes = [f"{run.workdir}: {run.state}" for run in done if run.state != "finished"]
+    evaluated = [name for name in table[0] if name not in ("run", "seeds", *plots.METRIC_LABELS)]
+    body = [
+        report_page.heading(1, title),
+        report_page.paragraph(
+            "Numbers are of the test set, at the last epoch of each run: the mean over seeds, "
+            "± their standard deviation. A heading sorts its table.",
+            "quiet",
+        ),
+        report_page.notes([*left_out, *notes]),
+        report_page.heading(2, "Test set"),
+        _numbers("test set", table, [name for name in plots.METRIC_LABELS if name in table[0]]),
+        report_page.picture(output / "comparison.png", "Test metrics of each label"),
+        report_page.picture(output / "curves.png", "Training metrics by epoch, mean and range"),
+    ]
+    if evaluated:
+        body += [report_page.heading(2, "Evaluation"), _numbers("evaluation", table, evaluated)]
+    body += [report_page.heading(2, "What differs"), _differences(done, labels)]
+    body += [report_page.heading(2, "Runs")]
+    for label, run in zip(labels, done, strict=True):
+        body.append(report_page.details(f"{label}, seed {run.config.seed}", _run(run)))
+    return report_page.page(title, body)
+
+
+def _numbers(name: str, table: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    head = [Column("run", is_text=True), Column("seeds")]
+    for column in columns:
+        description = plots.METRIC_LABELS.get(column, "")
+        unit = description[description.rfind("(") :].strip("()") if "(" in description else ""
+        head.append(Column(column.replace("_", " "), unit, description))
+    rows = [[row[c] for c in ("run", "seeds", *columns)] for row in table]
+    return report_page.table(name, head, rows)
+
+
+def _differences(done: Sequence[Compared], labels: Sequence[str]) -> str:
+    fields = compared.differing_fields(done)
+    if not fields:
+        return report_page.paragraph("Nothing but the seed.")
+    firsts = {label: run for label, run in reversed(list(zip(labels, done, strict=True)))}
+    ordered = list(dict.fromkeys(labels))
+    rows = [
+        [
+            label,
+            *("" if v is None else v for v in (getattr(firsts[label].config, f) for f in fields)),
+        ]
+        for label in ordered
+    ]
+    return report_page.plain_table("what differs", ["run", *fields], rows)
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _run(run: Compared) -> list[str]:
+    body = [
+        report_page.paragraph(f"{run.workdir}: {run.state}", "quiet"),
+        report_page.command(compared.command(run), "the command that trains this run"),
+    ]
+    for path in sorted((run.workdir / run_folder.FIGURES).glob("*.png")):
+        body.append(report_page.picture(path, path.stem.replace("-", " ")))
+    body.append(report_page.heading(3, "Configuration"))
+    body.append(_configuration(run))
+    return body
+
+
+def _configuration(run: Compared) -> str:
+    rows = [[name, _text(value)] for name, value in dataclasses.asdict(run.config).items()]
+    return report_page.plain_table("configuration", ["field", "value"], rows)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("workdirs", None, "folders of trained runs, separated by commas; * matches")
+    flags.DEFINE_string("output", "runs/comparison", "folder of the table, pictures and page")
+    runs.run(main)

@@ -1,0 +1,194 @@
+"""Trained runs as their folders tell them: what they are called, and the command that made each."""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import json
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import configs
+from wiseale_jax import run_folder
+
+_EVALUATION = "evaluation.json"
+_NOT_METRICS = ("epoch", "step", "split", "skipped", "examples_per_second")
+# What makes no other method: runs that differ in these alone share a label.
+_NOT_IN_LABEL = ("seed", "skip_nonfinite")
+
+
+class Compared(NamedTuple):
+    """A run that is compared.
+
+    Attributes:
+      workdir: its folder.
+      config: as it is stored.
+      rows: of metrics.jsonl; at least one is of the test set.
+      evaluation: numbers of evaluation.json, `{}` if there is none.
+      state: "finished", or how far it is.
+    """
+
+    workdir: Path
+    config: configs.Config
+    rows: list[dict[str, Any]]
+    evaluation: dict[str, float | None]
+    state: str
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """The last epoch's metrics on the test set, and those of the evaluation."""
+        test = [row for row in self.rows if row["split"] == "test"][-1]
+        last = {name: value for name, value in test.items() if name not in _NOT_METRICS}
+        return {**self.evaluation, **last}
+
+
+def find(workdirs: Sequence[str]) -> list[Path]:
+    """The run folders of a flag, each once; `*` and `?` stand for what the shell has them for.
+
+    Raises:
+      ValueError: there is none, or a pattern matches no folder.
+    """
+    found: list[Path] = []
+    for given in workdirs:
+        path = Path(given).expanduser()
+        if not path.exists() and glob.has_magic(given):
+            matches = [Path(match) for match in sorted(glob.glob(str(path)))]
+            matches = [match for match in matches if (match / run_folder.CONFIG).exists()]
+            if not matches:
+                raise ValueError(f"no run folder matches {given!r}")
+            found += matches
+        else:
+            found.append(path)
+    if not found:
+        raise ValueError("--workdirs is needed: folders of trained runs, separated by commas")
+    return list({path.resolve(): path for path in found}.values())
+
+
+def read_all(workdirs: Iterable[Path]) -> tuple[list[Compared], list[str]]:
+    """The runs that can be read, and a line for each that cannot."""
+    compared: list[Compared] = []
+    left_out = []
+    seen: dict[configs.Config, Path] = {}
+    for workdir in workdirs:
+        try:
+            run = read_run(workdir)
+        except (ValueError, OSError) as error:
+            left_out.append(f"left out: {error}")
+            continue
+        if run.config in seen:
+            left_out.append(f"left out: {workdir} is the same run as {seen[run.config]}")
+            continue
+        seen[run.config] = workdir
+        compared.append(run)
+    return compared, left_out
+
+
+def read_run(workdir: Path) -> Compared:
+    """Reads what a run folder tells, without its checkpoints.
+
+    Raises:
+      ValueError: it is no run folder, is damaged, or has no epoch yet; the message names it.
+      OSError: a file cannot be read.
+    """
+    stored = run_folder.read_config(workdir)
+    if stored is None:
+        raise ValueError(f"{workdir} is not a run folder: it has no {run_folder.CONFIG}")
+    try:
+        config = configs.read_stored(stored)
+    except ValueError as error:
+        raise ValueError(f"{workdir}: {error}") from None
+    try:
+        rows = run_folder.read_metrics(workdir)
+    except ValueError as error:
+        raise ValueError(f"{workdir / run_folder.METRICS} is damaged: {error}") from None
+    if not all(map(_is_row, rows)):
+        raise ValueError(f"{workdir / run_folder.METRICS} is damaged: a line is no row of metrics")
+    tested = [row["epoch"] for row in rows if row["split"] == "test"]
+    if not tested:
+        raise ValueError(f"{workdir} has no finished epoch yet")
+    state = "finished"
+    if not (workdir / run_folder.SUMMARY).exists():
+        state = f"not finished: {tested[-1]} of {config.epochs} epochs"
+    return Compared(workdir, config, rows, _read_evaluation(workdir / _EVALUATION), state)
+
+
+def _is_row(row: Any) -> bool:
+    return (
+        isinstance(row, dict)
+        and row.get("split") in ("train", "test")
+        and isinstance(row.get("epoch"), int)
+        and all(name == "split" or _is_number(value) for name, value in row.items())
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _read_evaluation(path: Path) -> dict[str, float | None]:
+    if not path.exists():
+        return {}
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        numbers = {name: value for name, value in stored.items() if _is_number(value)}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return {name: value for name, value in numbers.items() if not name.endswith("_stderr")}
+
+
+def name_runs(compared: Sequence[Compared]) -> list[str]:
+    """A label for each run: its method, and in what it differs from others and from the default.
+
+    Runs that differ in their seed alone have the same label, all others different ones.
+    """
+    groups = [_without(run.config, *_NOT_IN_LABEL) for run in compared]
+    different = differing_fields(compared)
+    labels: dict[configs.Config, str] = {}
+    for run, group in zip(compared, groups, strict=True):
+        given = {"dataset": run.config.dataset, "method": run.config.method}
+        if run.config.source is not None:
+            given["source"] = run.config.source
+        default = configs.make_config(given)
+        own = {name: getattr(run.config, name) for name in different}
+        parts = [run.config.dataset] if "dataset" in own else []
+        parts.append(run.config.method)
+        parts += [
+            f"{name} {'none' if value is None else value}"
+            for name, value in own.items()
+            if name not in ("dataset", "method")
+            and (name == "source" or value != getattr(default, name))
+        ]
+        labels[group] = ", ".join(parts)
+    return [labels[group] for group in groups]
+
+
+def differing_fields(compared: Sequence[Compared]) -> list[str]:
+    """The fields of `Config`, but for the seed, in which the runs are not all the same."""
+    return [
+        field.name
+        for field in dataclasses.fields(configs.Config)
+        if field.name not in _NOT_IN_LABEL
+        and len({getattr(run.config, field.name) for run in compared}) > 1
+    ]
+
+
+def _without(config: configs.Config, *names: str) -> configs.Config:
+    defaults = configs.CONFIGS[config.dataset]
+    return dataclasses.replace(config, **{name: getattr(defaults, name) for name in names})
+
+
+def command(run: Compared) -> str:
+    """The command that trains a run again, from an empty folder."""
+    given = {"dataset": run.config.dataset, "method": run.config.method}
+    if run.config.source is not None:
+        given["source"] = run.config.source
+    default = dataclasses.asdict(configs.make_config(given))
+    parts = ["python -m experiments.train"]
+    for name, value in dataclasses.asdict(run.config).items():
+        if (name in given or name == "seed" or value != default[name]) and value is not None:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            parts.append(f"--{name}={shlex.quote(text)}")
+    parts.append(f"--workdir={shlex.quote(str(run.workdir))}")
+    return " ".join(parts)
