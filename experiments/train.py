@@ -146,8 +146,12 @@ def _train(
             fault = _explain(state, config, epoch) if training.has_fault(state) else None
             state = training.clear_fault(state)
             stop = row is None or asked_to_stop()
-            if stop or epoch % checkpoint_every == 0 or epoch == config.epochs:
-                _save(saved, config, state, rows, keep)
+            last = stop or epoch == config.epochs
+            if last or epoch % checkpoint_every == 0:
+                _prune(saved, rows, keep)
+                _save(saved, config, state, rows)
+            if last:
+                _prune(saved, rows, keep)
             if first and row is not None:
                 print(_epoch_line(epoch, config.epochs, row, test), flush=True)
             if fault is not None:
@@ -186,13 +190,16 @@ def _save(
     config: configs.Config,
     state: training.TrainState,
     rows: list[dict],
-    keep: int,
 ) -> None:
-    """Saves a checkpoint, unless this step's is there, and deletes those no longer kept."""
+    """Begins to save a checkpoint, unless this step's is there."""
     step = int(state.step)
     if step not in saved.all_steps():
         record = run_folder.describe(dataclasses.asdict(config))
         checkpoints.save(saved, step, state, {**record, "metrics": run_folder.finite(rows)})
+
+
+def _prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
+    """Waits for the last save, and deletes the checkpoints that are then no longer kept."""
     losses = {
         row["step"]: row["loss"]
         for row in run_folder.finite(rows)

@@ -5,6 +5,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from wiseale_jax import checkpoints, run_folder
@@ -62,10 +63,42 @@ def test_newest_is_restored(tmp_path):
 def test_newest_and_best_are_kept(tmp_path):
     save(tmp_path, 1, 2, 3, 4)
     with checkpoints.open_checkpoints(tmp_path) as saved:
-        checkpoints.prune(saved, keep=2, best=1)
-        assert sorted(saved.all_steps()) == [1, 3, 4]
+        checkpoints.save(saved, 5, state(5.0), run_folder.describe(CONFIG))
+        checkpoints.prune(saved, keep=3, best=1)
+        assert sorted(saved.all_steps()) == [1, 3, 4, 5]
         checkpoints.prune(saved, keep=2, best=4)
-        assert sorted(saved.all_steps()) == [3, 4]
+        assert sorted(saved.all_steps()) == [4, 5]
+
+
+def test_a_write_that_fails_in_the_background(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    write = ocp.StandardCheckpointHandler.finalize
+
+    def full(self, directory):
+        raise OSError(28, "No space left on device")
+
+    for use in (checkpoints.wait, lambda saved: checkpoints.prune(saved, 1), lambda saved: None):
+        monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", full)
+        with pytest.raises(OSError, match="cannot write a checkpoint in .*: No space left on dev"):
+            with checkpoints.open_checkpoints(tmp_path) as saved:
+                checkpoints.save(saved, 2, state(2.0), run_folder.describe(CONFIG))
+                use(saved)
+        assert_restored(restore(tmp_path), 1)
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", write)
+    save(tmp_path, 2)
+    assert_restored(restore(tmp_path), 2)
+
+
+def test_what_is_saved_is_of_the_moment(tmp_path):
+    step = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf + 1, tree), donate_argnums=0)
+    # Large enough to be still under way when its memory is given away.
+    now = step({"params": jnp.zeros(1_000_000), "batch_stats": jnp.ones(3)})
+    with checkpoints.open_checkpoints(tmp_path) as saved:
+        checkpoints.save(saved, 1, now, run_folder.describe(CONFIG))
+        for _ in range(100):
+            now = step(now)
+    restored = restore(tmp_path)
+    assert not restored.damaged and (restored.state["params"] == 1).all()
 
 
 def files(folder):

@@ -163,7 +163,7 @@ BAD_FILES = {
     "header cut off": (idx(IMAGES)[:10], "is cut off in its header"),
     "other size": (idx(np.zeros((3, 32, 32), np.uint8)), r"of shape \(32, 32\), not \(28, 28\)"),
     "none": (idx(IMAGES[:0]), "holds no items"),
-    "cut off": (idx(IMAGES)[:-100], "is cut off: 2,252 of 2,352 bytes"),
+    "cut off": (idx(IMAGES)[:-100], "is cut off: at most 2,252 of 2,352 bytes"),
     "too long": (idx(IMAGES) + b"x", "goes on after the 3 items"),
     "gzip cut off": (gzip.compress(idx(IMAGES))[:-9], "is cut off: its gzip stream"),
     "gzip cut early": (gzip.compress(idx(IMAGES))[:8], "is cut off: its gzip stream"),

@@ -6,10 +6,11 @@ commits both. What does not have the digest that it was saved with is damaged, a
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,20 +41,25 @@ class _OfAnotherRun(ValueError):
     pass
 
 
-def open_checkpoints(folder: str | os.PathLike, read_only: bool = False) -> ocp.CheckpointManager:
-    """The checkpoints of a folder, made if need be; close it after use.
+@contextlib.contextmanager
+def open_checkpoints(
+    folder: str | os.PathLike, read_only: bool = False
+) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints of a folder, made if need be; on leaving, the last save is waited for.
 
     Args:
       folder: where they are.
       read_only: leave the folder as it is; else what an interrupted save has left is removed.
+
+    Raises:
+      OSError: as of `wait`.
     """
     options = ocp.CheckpointManagerOptions(
-        enable_async_checkpointing=False,
         cleanup_tmp_directories=not read_only,
         # orbax's own read_only warns that it is what was asked for.
         create=not read_only,
     )
-    return ocp.CheckpointManager(
+    checkpoints = ocp.CheckpointManager(
         Path(folder).expanduser().absolute(),
         options=options,
         item_handlers={
@@ -61,6 +67,13 @@ def open_checkpoints(folder: str | os.PathLike, read_only: bool = False) -> ocp.
             "record": ocp.JsonCheckpointHandler(),
         },
     )
+    try:
+        yield checkpoints
+        wait(checkpoints)
+    finally:
+        # Of what has failed already, closing would complain once more.
+        with contextlib.suppress(Exception):
+            checkpoints.close()
 
 
 def interrupted(folder: str | os.PathLike) -> list[str]:
@@ -71,7 +84,9 @@ def interrupted(folder: str | os.PathLike) -> list[str]:
 def save(
     checkpoints: ocp.CheckpointManager, step: int, state: Any, record: Mapping[str, Any]
 ) -> None:
-    """Saves a pytree as the checkpoint of a step; a rename commits it.
+    """Begins to save a pytree as the checkpoint of a step; `wait` ends it.
+
+    The pytree is copied before this returns, and written in the background; a rename commits it.
 
     Args:
       checkpoints: from `open_checkpoints`.
@@ -80,8 +95,10 @@ def save(
       record: what is to be known about it, as JSON has it; "config" is compared on restoring.
 
     Raises:
-      OSError: it cannot be written; the checkpoints that there are stay as they are.
+      OSError: it, or the one before it, cannot be written; the checkpoints that there are stay as
+        they are.
     """
+    wait(checkpoints)
     folder = Path(checkpoints.directory)
     if not folder.is_dir():  # orbax would make it anew.
         raise OSError(f"cannot write checkpoint {step}: {folder} is gone")
@@ -90,14 +107,35 @@ def save(
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(sealed)
     )
-    try:
+    with _named(folder):
         checkpoints.save(step, args=arguments)
+
+
+def wait(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits until what `save` has begun is committed.
+
+    Raises:
+      OSError: it cannot be written; the checkpoints that there are stay as they are.
+    """
+    with _named(Path(checkpoints.directory)):
+        checkpoints.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # Whatever orbax and TensorStore make of a full disk.
-        raise OSError(f"cannot write checkpoint {step} in {folder}: {_reason(error)}") from error
+        raise OSError(f"cannot write a checkpoint in {folder}: {_reason(error)}") from error
 
 
 def prune(checkpoints: ocp.CheckpointManager, keep: int, best: int | None = None) -> None:
-    """Deletes all checkpoints but the newest `keep` and that of the step `best`."""
+    """Deletes all checkpoints but the newest `keep` and that of the step `best`.
+
+    Raises:
+      OSError: as of `wait`: none is deleted for one that is not committed.
+    """
+    wait(checkpoints)
     for step in sorted(checkpoints.all_steps())[:-keep]:
         if step != best:
             checkpoints.delete(step)

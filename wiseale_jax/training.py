@@ -358,31 +358,37 @@ def evaluate(program: Program, variables: Any, data: Array, seed: int) -> dict[s
     whole = size - size % program.batch_size
     key = jax.random.key(seed)
     sums = (
-        [_evaluate_batches(program, variables, data[:whole], key, program.batch_size)]
+        [_evaluate_batches(program, variables, data, key, 0, whole, program.batch_size)]
         if whole
         else []
     )
     # The MMD needs two examples: a single one left over joins no batch.
     if size - whole > 1 or not whole:
         rest_key = jax.random.fold_in(key, size)
-        sums.append(_evaluate_batches(program, variables, data[whole:], rest_key, size - whole))
+        rest = size - whole
+        sums.append(_evaluate_batches(program, variables, data, rest_key, whole, size, rest))
     else:
         size = whole
     return {name: sum(float(part[name]) for part in sums) / size for name in sums[0]}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _evaluate_batches(
-    program: Program, variables: Any, data: Array, key: PRNGKeyArray, batch_size: int
+    program: Program,
+    variables: Any,
+    data: Array,
+    key: PRNGKeyArray,
+    start: int,
+    stop: int,
+    batch_size: int,
 ) -> dict[str, Float[Array, ""]]:
-    batches = data.reshape(-1, batch_size, *data.shape[1:])
-
-    def one(index_and_batch):
-        index, batch = index_and_batch
+    def one(index):
+        # Sliced here, batch by batch: a copy of all of them would be made anew in every epoch.
+        batch = lax.dynamic_slice_in_dim(data, start + index * batch_size, batch_size)
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
         x = program.preprocess(_shared(program, batch), keys[0])
         outputs = program.model.apply(variables, x, keys[1])
         return program.objective(outputs, x, keys[2])[1]
 
-    metrics = lax.map(one, (jnp.arange(batches.shape[0]), batches))
+    metrics = lax.map(one, jnp.arange((stop - start) // batch_size))
     return jax.tree.map(lambda values: jnp.sum(values) * batch_size, metrics)

@@ -26,6 +26,9 @@ HOMEPAGE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 SPLITS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 FILE_SIZE = (178, 218)
+# Of the published files a face has 7 kB on average, and the partition 2.7 MB.
+_MAX_FACE_BYTES = 1_000_000
+_MAX_PARTITION_BYTES = 10_000_000
 
 _QUOTA = "Google Drive limits the downloads of a day: try a browser, or another day"
 
@@ -67,9 +70,8 @@ class Celeba(images.ImagesBuilder, skip_registration=True):
                 if path.stat().st_size != size:
                     print(f"note: {path} is not of the published archive's {size:,} bytes")
                 names, read, partition = _open_archive(path, stack)
-            for beside in (path.parent / name for name in PARTITIONS):
-                if partition is None and beside.is_file():
-                    partition = beside.read_text(encoding="utf-8")
+            if partition is None:
+                partition = _partition_in(path.parent)
             if partition is None:
                 print(f"celeba: no {PARTITIONS[0]}; the splits go by file number")
             yield images.ImageFiles(read, split_names(names, partition), FILE_SIZE)
@@ -109,11 +111,24 @@ _Opened = tuple[Sequence[str], Callable[[str], bytes], str | None]
 
 def _open_folder(folder: Path) -> _Opened:
     names = sorted(filter(_is_face, os.listdir(folder)))
-    partition = None
+    return names, images.folder_reader(folder), _partition_in(folder)
+
+
+def _partition_in(folder: Path) -> str | None:
     for path in (folder / name for name in PARTITIONS):
-        if partition is None and path.is_file():
-            partition = path.read_text(encoding="utf-8")
-    return names, images.folder_reader(folder), partition
+        if path.is_file():
+            with open(path, "rb") as file:
+                return _text(file.read(_MAX_PARTITION_BYTES + 1), path)
+    return None
+
+
+def _text(data: bytes, path: str | os.PathLike) -> str:
+    if len(data) > _MAX_PARTITION_BYTES:
+        raise ValueError(f"{path} is refused: more than {_MAX_PARTITION_BYTES:,} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text: {error}") from error
 
 
 def _open_archive(path: Path, stack: contextlib.ExitStack) -> _Opened:
@@ -125,28 +140,43 @@ def _open_archive(path: Path, stack: contextlib.ExitStack) -> _Opened:
     partition = None
     for info in archive.infolist():
         inside = PurePosixPath(info.filename.replace("\\", "/"))
-        if inside.is_absolute() or ".." in inside.parts or ":" in inside.parts[0]:
+        if inside.is_absolute() or ".." in inside.parts or ":" in str(inside).split("/")[0]:
             raise ValueError(f"{path} is refused: {info.filename!r} climbs out of the archive")
         if inside.parent.name == FOLDER and _is_face(inside.name):
             if inside.name in faces:
                 raise ValueError(f"{path} holds {inside.name} twice")
             faces[inside.name] = info
         elif inside.name in PARTITIONS:
-            partition = archive.read(info).decode("utf-8")
+            data = _read_member(archive, info, _MAX_PARTITION_BYTES)
+            partition = _text(data, f"{info.filename} in {path}")
     if not faces:
         raise ValueError(f"{path} is another archive: it holds no {FOLDER}/*.jpg")
 
     def read(name: str) -> bytes:
-        if faces[name].file_size > images.MAX_BYTES:
-            raise ValueError(f"{name} is refused: {faces[name].file_size:,} bytes")
-        try:
-            return archive.read(faces[name])
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise images.DamagedImage(f"{name} is damaged: {error}") from error
-        except (RuntimeError, NotImplementedError) as error:  # Encrypted, or unknown compression.
-            raise ValueError(f"{path}: {error}") from error
+        return _read_member(archive, faces[name], _MAX_FACE_BYTES)
 
     return sorted(faces), read, partition
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
+    """A member's bytes, in memory of `most` bytes, whatever its header says and its data expand to.
+
+    Raises:
+      images.DamagedImage: it does not decompress.
+      ValueError: it is larger, encrypted, or compressed in another way than by deflation.
+    """
+    name = PurePosixPath(info.filename).name
+    if info.file_size > most:
+        raise ValueError(f"{name} is refused: {info.file_size:,} bytes; at most {most:,} are read")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is refused: it is compressed by method {info.compress_type}")
+    try:
+        with archive.open(info) as file:
+            return file.read(most)  # With a limit, as only then zipfile has one in decompressing.
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise images.DamagedImage(f"{name} is damaged: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:  # Encrypted, or of another version.
+        raise ValueError(f"{archive.filename}: {error}") from error
 
 
 def _what_it_is(path: Path) -> str:

@@ -55,6 +55,8 @@ def folder_reader(folder: Path) -> Callable[[str], bytes]:
 
     def read(name: str) -> bytes:
         path = folder / name
+        if not path.is_file():  # Reading a pipe, or a device, might never end.
+            raise ValueError(f"{path} is not a file, or is gone")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f"{name} is refused: {size:,} bytes")
         return path.read_bytes()
@@ -102,12 +104,13 @@ def decode(
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    ImageOps.exif_transpose(image, in_place=True)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.convert("RGB").crop((left, top, left + side, top + side))
+    image = image.crop((left, top, left + side, top + side))
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("RGB")
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 

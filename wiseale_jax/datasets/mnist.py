@@ -22,6 +22,8 @@ from wiseale_jax.datasets import downloads
 
 SIZE = 28
 CLASSES = 10
+MAX_BYTES = 1_000_000_000
+_DEFLATE_RATIO = 1032  # The most that a byte of a gzip file can stand for.
 PUBLISHED = {"train": 60_000, "test": 10_000}
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -46,16 +48,19 @@ def read_idx(path: str | os.PathLike, item_shape: tuple[int, ...] = ()) -> np.nd
     """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
+        most = os.fstat(file.fileno()).st_size * (_DEFLATE_RATIO if zipped else 1)
     try:
         with (gzip.open if zipped else open)(path, "rb") as file:
-            return _parse_idx(file, path, item_shape)
+            return _parse_idx(file, path, item_shape, most)
     except EOFError:
         raise ValueError(f"{path} is cut off: its gzip stream does not end") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is a damaged gzip file: {error}") from None
 
 
-def _parse_idx(file: Any, path: str | os.PathLike, item_shape: tuple[int, ...]) -> np.ndarray:
+def _parse_idx(
+    file: Any, path: str | os.PathLike, item_shape: tuple[int, ...], most: int
+) -> np.ndarray:
     dimensions = 1 + len(item_shape)
     magic = bytes((0, 0, 8, dimensions))
     header = file.read(4 + 4 * dimensions)
@@ -72,12 +77,17 @@ def _parse_idx(file: Any, path: str | os.PathLike, item_shape: tuple[int, ...]) 
     if count == 0:
         raise ValueError(f"{path} holds no items")
     size = count * math.prod(item_shape)
-    data = file.read(size)
-    if len(data) < size:
-        raise ValueError(f"{path} is cut off: {len(data):,} of {size:,} bytes")
+    # Before anything of the size that a header names is allocated.
+    if size > most - len(header):
+        raise ValueError(f"{path} is cut off: at most {most - len(header):,} of {size:,} bytes")
+    if size > MAX_BYTES:
+        raise ValueError(f"{path} is refused: {size:,} bytes; at most {MAX_BYTES:,} are read")
+    data = np.empty((count, *item_shape), np.uint8)
+    if (read := file.readinto(data.data)) < size:
+        raise ValueError(f"{path} is cut off: {read:,} of {size:,} bytes")
     if file.read(1):
         raise ValueError(f"{path} goes on after the {count:,} items that its header names")
-    return np.frombuffer(data, np.uint8).reshape(count, *item_shape)
+    return data
 
 
 class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
