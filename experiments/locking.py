@@ -9,7 +9,33 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
 NAME = ".lock"
+
+
+@contextlib.contextmanager
+def lock_for_all(folder: Path) -> Iterator[None]:
+    """`lock`, held by the first of the processes that train together, and if refused, to all.
+
+    Raises:
+      ValueError, OSError: as of `lock`.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(lock(folder))
+            except (ValueError, OSError) as error:
+                refusal = error
+        refused = refusal is not None
+        if jax.process_count() > 1:
+            refused = multihost_utils.broadcast_one_to_all(np.array(refused))
+        if refused:
+            raise refusal or ValueError(f"{folder} is refused; the first process says why")
+        yield
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -17,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import configs, stopping
-from wiseale_jax import objectives, plots, training
+from wiseale_jax import objectives, plots, run_folder, training
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
@@ -37,7 +38,8 @@ def run(main: Callable[[list[str]], None]) -> None:
     """
 
     def guarded(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)
+        # What is wrong is raised: orbax also logs it, with tracebacks.
+        logging.set_verbosity(logging.FATAL)
         _cache_compilations()
         try:
             if len(argv) > 1:
@@ -58,11 +60,14 @@ def run(main: Callable[[list[str]], None]) -> None:
 def _cache_compilations() -> None:
     """Keeps compiled programs on disk, so that only a first start compiles.
 
-    In `$JAX_COMPILATION_CACHE_DIR`, else in `~/.cache/wiseale_jax`.
+    In `$JAX_COMPILATION_CACHE_DIR`, else in `~/.cache/wiseale_jax`; nowhere if that cannot be
+    written, or there is no home.
     """
     if jax.config.jax_compilation_cache_dir is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache / "wiseale_jax"))
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        with contextlib.suppress(OSError, RuntimeError):
+            folder = run_folder.make_folder(Path(cache, "wiseale_jax"), "cache")
+            jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 

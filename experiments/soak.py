@@ -28,6 +28,8 @@ from wiseale_jax import run_folder
 FLAGS = flags.FLAGS
 
 _SHORT = ("--dataset=sine", "--train_examples=640", "--batch_size=32")
+# The share of a run that a start goes through at most before it is killed.
+_SHARE = 0.2
 # The share of the epochs that is warm-up.
 _WARM_UP = 0.25
 
@@ -85,7 +87,7 @@ def soak(
             ) as process:
                 if kills is None or killed < kills:
                     try:
-                        process.wait(moments.uniform(0.5 * first, total))
+                        process.wait(moments.uniform(0.5 * first, first + _SHARE * (total - first)))
                     except subprocess.TimeoutExpired:
                         process.kill()
                         killed += 1

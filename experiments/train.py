@@ -6,7 +6,6 @@ same command again resumes where it stopped, or says that it is finished.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -86,7 +85,7 @@ def train(
         return
     mesh = runs.choose_mesh(mesh, config.batch_size)
     run_folder.make_folder(workdir, "workdir")
-    with locking.lock(workdir) if runs.is_first_process() else contextlib.nullcontext():
+    with locking.lock_for_all(workdir):
         if finished := _check_workdir(config, workdir):  # By whoever held the lock until now.
             print(finished)
             return

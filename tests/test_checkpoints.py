@@ -79,7 +79,7 @@ def test_a_write_that_fails_in_the_background(tmp_path, monkeypatch):
 
     for use in (checkpoints.wait, lambda saved: checkpoints.prune(saved, 1), lambda saved: None):
         monkeypatch.setattr(ocp.StandardCheckpointHandler, "finalize", full)
-        with pytest.raises(OSError, match="cannot write a checkpoint in .*: No space left on dev"):
+        with pytest.raises(OSError, match=r"cannot write a checkpoint in .*: No space left on dev"):
             with checkpoints.open_checkpoints(tmp_path) as saved:
                 checkpoints.save(saved, 2, state(2.0), run_folder.describe(CONFIG))
                 use(saved)

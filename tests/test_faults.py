@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 import jax
 import numpy as np
@@ -75,13 +76,18 @@ def step_by_step(monkeypatch, act):
 def test_a_signal_saves_and_the_same_command_goes_on(
     number, stop, finished, tmp_path, data_dir, monkeypatch, capsys
 ):
+
+    def ask(step):
+        if step == stop:
+            os.kill(os.getpid(), number)
+            time.sleep(1)  # The thread that is told of it may have to wait for a busy machine.
+
     with monkeypatch.context() as patch:
-        step_by_step(patch, lambda step: step == stop and os.kill(os.getpid(), number))
+        step_by_step(patch, ask)
         with pytest.raises(stopping.Stopped, match=r"stopped at step \d+, epoch \d, and saved"):
             run(tmp_path / "run", data_dir)
-    # The thread that is told of the signal may need another step.
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert stop <= saved <= stop + 2
+    assert saved == stop
     run(tmp_path / "run", data_dir)
     beyond = f" and {saved % STEPS} of the next one's {STEPS} steps" if saved % STEPS else ""
     assert f"resuming after epoch {saved // STEPS}{beyond}\n" in capsys.readouterr().out
@@ -227,7 +233,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("left", "what"), [(0, r"metrics\.jsonl"), (100_000, r"a checkpoint in .*checkpoints")]
+    ("left", "what"), [(0, r"metrics\.jsonl"), (100_000, r"checkpoint 40 in .*checkpoints")]
 )
 def test_a_full_disk(left, what, finished, small_disk, data_dir, monkeypatch):
     filler = small_disk / "filler"

@@ -1,5 +1,8 @@
 """A run folder written once, tests/golden, stays loadable with the same numbers."""
 
+import re
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -7,18 +10,19 @@ import pytest
 import wiseale_jax
 from experiments import configs
 from tests import golden_run
-from wiseale_jax import run_folder
+from wiseale_jax import run_folder, trained
+from wiseale_jax.trained import model_from_config
 
 
 def test_the_golden_run_is_loaded_with_its_numbers():
-    trained = wiseale_jax.load(golden_run.FOLDER)
-    assert configs.read_stored(trained.config).latent_dim == 2
+    model = wiseale_jax.load(golden_run.FOLDER)
+    assert configs.read_stored(model.config).latent_dim == 2
     assert run_folder.read_metrics(golden_run.FOLDER) == [golden_run.ROW]
-    assert sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])) == 187_653
+    assert sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])) == 187_653
     x = np.sin(np.arange(256) / 8, dtype=np.float32).reshape(1, 256, 1)
-    mean, _ = trained.encode(x)
+    mean, _ = model.encode(x)
     np.testing.assert_allclose(mean, [[-0.030701384, -0.0012305547]], rtol=1e-3, atol=1e-6)
-    wave = np.asarray(trained.decode(np.array([[0.5, -1.0]], np.float32)))[0, :, 0]
+    wave = np.asarray(model.decode(np.array([[0.5, -1.0]], np.float32)))[0, :, 0]
     want = [-0.04798767, -0.05906509, -0.0555301, -0.04703668]
     np.testing.assert_allclose(wave[[0, 1, 128, 255]], want, rtol=1e-4)
 
@@ -32,3 +36,51 @@ def test_what_is_missing_is_said(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
         wiseale_jax.load(tmp_path)
+
+
+def copy_of_it(tmp_path, **changes):
+    """A copy whose config.json is changed; None takes a field out."""
+    folder = tmp_path / "run"
+    shutil.copytree(golden_run.FOLDER, folder)
+    config = {**run_folder.read_config(folder), **changes}
+    config = {name: value for name, value in config.items() if value is not ...}
+    run_folder.write_config(folder, config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"latent_dim": ...}, r"config\.json is damaged: it lacks 'latent_dim'"),
+        ({"latent_dim": "4"}, r"config\.json is damaged: '<' not supported"),
+        ({"dataset": ["sine"]}, r"config\.json is damaged: unhashable type"),
+        ({"dataset": "sinus"}, r"config\.json is damaged: unknown dataset 'sinus'; known: sine"),
+        ({"latent_dim": 3}, "another configuration: latent_dim is 2 there, 3 here"),
+        ({"beta": ...}, "another configuration: beta is 4.0 there, None here"),
+    ],
+)
+def test_a_changed_config_is_refused(changes, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        wiseale_jax.load(copy_of_it(tmp_path, **changes))
+
+
+def test_another_network_is_refused_with_the_shapes(tmp_path, monkeypatch):
+    folder = copy_of_it(tmp_path)
+
+    def wider(config):
+        return model_from_config({**config, "latent_dim": 3})
+
+    monkeypatch.setattr(trained, "model_from_config", wider)
+    with pytest.raises(ValueError, match=r"params/mean_head/bias is \(2,\) there, \(3,\) here"):
+        wiseale_jax.load(folder)
+
+
+def test_other_shapes_are_refused_with_both(tmp_path):
+    model = wiseale_jax.load(golden_run.FOLDER)
+    for x in (np.zeros((3, 256)), np.zeros((3, 255, 1)), np.zeros((256, 1)), np.float32(0)):
+        with pytest.raises(
+            ValueError, match=rf"\[batch, 256, 1\], got {re.escape(str([*x.shape]))}"
+        ):
+            model.encode(x)
+    with pytest.raises(ValueError, match=r"z must be of shape \[batch, 2\], got \[3, 4\]"):
+        model.decode(np.zeros((3, 4)))

@@ -116,3 +116,28 @@ def test_deterministic_encoder_has_infinite_kl_and_finite_gradient(method):
 def test_unknown_method_lists_the_known_ones():
     with pytest.raises(ValueError, match="unknown method 'vae'; known: wiseale, aevb, beta_vae"):
         bind("vae", LIKELIHOODS["gaussian"], {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"x": jnp.zeros((4, 3, 1))},
+            r"shape \(4, 3\) and floating-point, got \(4, 3, 1\) float32",
+        ),
+        ({"x": jnp.zeros((3,))}, r"got \(3,\) float32"),
+        ({"x": jnp.zeros((4, 3), jnp.uint8)}, r"got \(4, 3\) uint8"),
+        ({"mean": jnp.zeros((5, 2))}, r"with batch 4, got mean \(5, 2\)"),
+        ({"logvar": jnp.zeros((4, 1))}, r"got logvar \(4, 1\) and mean \(4, 2\)"),
+        ({"z": jnp.zeros(4)}, r"got z \(4,\) and mean \(4, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_shapes_that_do_not_belong_together(method, changes, words):
+    given = {name: jnp.zeros((4, 2)) for name in ("mean", "logvar", "z")}
+    given |= {"x": jnp.zeros((4, 3)), **changes}
+    x = given.pop("x")
+    outputs = Outputs(**given, reconstruction=jnp.zeros((4, 3)), observation_logvar=jnp.zeros(()))
+    objective = bind(method, LIKELIHOODS["gaussian"], {})
+    with pytest.raises(ValueError, match=words):
+        jax.jit(objective)(outputs, x, jax.random.key(0))

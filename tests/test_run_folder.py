@@ -1,6 +1,7 @@
 """run_folder.py: whole files or none, and clear words for damaged ones."""
 
 import json
+import os
 
 import pytest
 
@@ -47,11 +48,24 @@ def test_config_round_trip(tmp_path):
         ("{}", "damaged"),
         ('{"format": 99, "config": {}}', "format 99; this release reads format 2"),
         ('{"format": 2, "config": []}', "format"),
+        ("[" * 100_000, "damaged: RecursionError"),
+        ('{"format": ' + "9" * 5000 + "}", "damaged"),
+        ('{"format": 2}' + " " * 10**6, "damaged: ValueError: it has more than 1,000,000 char"),
     ],
 )
 def test_damaged_config_is_named(tmp_path, text, words):
     (tmp_path / run_folder.CONFIG).write_text(text)
     with pytest.raises(ValueError, match=words):
+        run_folder.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link"])
+def test_config_that_is_no_file(kind, tmp_path):
+    path = tmp_path / run_folder.CONFIG
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}.get(
+        kind, lambda: path.symlink_to(tmp_path / "gone")
+    )()
+    with pytest.raises(ValueError, match=r"config\.json is not a file"):
         run_folder.read_config(tmp_path)
 
 

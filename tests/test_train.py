@@ -220,7 +220,7 @@ def test_load_in_a_process_that_never_saw_the_training(finished, data_dir, tmp_p
     script = f"""
 import sys, jax, numpy as np, wiseale_jax
 model = wiseale_jax.load({str(finished)!r})
-x = np.load({str(tmp_path / "x.npy")!r})
+x = np.load({str(tmp_path / "x.npy")!r}, allow_pickle=False)
 mean, logvar = model.encode(x)
 decoded = model.decode(mean)
 assert mean.shape == logvar.shape == (5, 4) and decoded.shape == (5, 256, 1)
@@ -233,7 +233,7 @@ assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modu
     np.save(tmp_path / "x.npy", x)
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
     mean, _ = wiseale_jax.load(finished).encode(x)
-    np.testing.assert_array_equal(np.load(tmp_path / "mean.npy"), mean)
+    np.testing.assert_array_equal(np.load(tmp_path / "mean.npy", allow_pickle=False), mean)
 
 
 @pytest.mark.parametrize(

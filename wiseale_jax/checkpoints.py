@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from wiseale_jax import run_folder
+
+_BESIDE = 300_000  # Bytes of a checkpoint beside its arrays.
 
 
 class Restored(NamedTuple):
@@ -102,6 +105,13 @@ def save(
     folder = Path(checkpoints.directory)
     if not folder.is_dir():  # orbax would make it anew.
         raise OSError(f"cannot write checkpoint {step}: {folder} is gone")
+    # Found here, as orbax fills the terminal with what its threads say of a full disk.
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _BESIDE
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(
+            f"cannot write checkpoint {step} in {folder}: No space left on device: "
+            f"{needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
+        )
     record = {**record, "digest": _digest(state)}
     sealed = {"record": record, "sha256": _sha256(record)}
     arguments = ocp.args.Composite(

@@ -11,6 +11,8 @@ Each returns `(loss, metrics)`, a scalar and a flat dict of scalars, the same fo
   in nats per example, whatever the method minimises.
 * `mse`: squared error of E[x|z], per pixel or sample, in squared units of the data.
 
+Arrays of shapes that do not belong together raise `ValueError` when the objective is traced.
+
 With a deterministic encoder `aevb_kl` and `wiseale_kl` are inf and `elbo` is -inf.
 
 What a method is tuned by is bound by `bind` before it is jitted. To add a method, write the
@@ -138,6 +140,7 @@ def bind(method: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Ob
 
 def _evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array, Metrics]:
     """The negative log-likelihood, per example in nats, and every metric but the loss."""
+    _check(outputs, x)
     log_prob = jnp.mean(likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar))
     aevb_kl = jnp.mean(divergences.gaussian_kl(outputs.mean, outputs.logvar))
     return -log_prob, {
@@ -147,6 +150,23 @@ def _evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array
         "elbo": log_prob - aevb_kl,
         "mse": jnp.mean(jnp.square(x - likelihood.mean(outputs.reconstruction))),
     }
+
+
+def _check(outputs: Outputs, x: Array) -> None:
+    """Checks what would else be broadcast, and give a number that means nothing."""
+    shape = outputs.reconstruction.shape
+    if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"x must be of the reconstruction's shape {shape} and floating-point, "
+            f"got {x.shape} {x.dtype}"
+        )
+    for name in ("mean", "logvar", "z"):
+        array = getattr(outputs, name)
+        if array.ndim != 2 or array.shape != outputs.mean.shape or len(array) != len(x):
+            raise ValueError(
+                f"mean, logvar and z must be of one shape [batch, latent] with batch {len(x)}, "
+                f"got {name} {array.shape} and mean {outputs.mean.shape}"
+            )
 
 
 def _wiseale_kl_metric(outputs: Outputs) -> Array:

@@ -25,6 +25,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
+_MAX_CONFIG = 1_000_000
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 # What may change from one start of a run to the next: how far it goes.
@@ -127,12 +128,19 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
       ValueError: config.json is damaged, or of a format that this release does not know.
     """
     path = Path(folder).expanduser() / CONFIG
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MAX_CONFIG + 1)
+        if len(text) > _MAX_CONFIG:
+            raise ValueError(f"it has more than {_MAX_CONFIG:,} characters")
+        stored = json.loads(text)
         found, config = stored["format"], stored["config"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    # RecursionError, as brackets may be nested too deep.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     if found != FORMAT or not isinstance(config, dict):
         raise ValueError(f"{path} has format {found!r}; this release reads format {FORMAT}")

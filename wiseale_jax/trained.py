@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import run_folder
@@ -38,11 +39,21 @@ class TrainedAutoencoder:
     def encode(
         self, x: Float[Array, "batch *shape"]
     ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
-        """Mean and log variance of q(z|x), each `[batch, latent]`."""
+        """Mean and log variance of q(z|x), each `[batch, latent]`.
+
+        Raises:
+          ValueError: x is of another shape than the model's; the message gives both.
+        """
+        _check_shape("x", x, self.model.architecture.shape)
         return _encode(self.model, self.variables, x)
 
     def decode(self, z: Float[Array, "batch latent"]) -> Float[Array, "batch *shape"]:
-        """E[x|z], `[batch, *shape]`: for a Bernoulli p(x|z), probabilities."""
+        """E[x|z], `[batch, *shape]`: for a Bernoulli p(x|z), probabilities.
+
+        Raises:
+          ValueError: z is of another shape than the model's; the message gives both.
+        """
+        _check_shape("z", z, (self.model.latent_dim,))
         return _decode(self.model, self.likelihood, self.variables, z)
 
     def reconstruct(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
@@ -81,8 +92,9 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
       workdir: the run folder.
 
     Raises:
-      ValueError: it is not a run folder, has no checkpoint yet, or config.json or every checkpoint
-        is damaged; the message says which.
+      ValueError: it is not a run folder, has no checkpoint yet, config.json or every checkpoint
+        is damaged, or the parameters are of other shapes than this release's network; the message
+        says which.
 
     Warns:
       UserWarning: newer checkpoints than the one that is used are damaged.
@@ -94,7 +106,11 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
     config = run_folder.read_config(folder)
     if config is None:
         raise ValueError(f"{folder} is not a run folder: it has no {run_folder.CONFIG}")
-    model, likelihood = model_from_config(config)
+    try:
+        model, likelihood = model_from_config(config)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{folder / run_folder.CONFIG} is damaged: {reason}") from error
     if not (folder / run_folder.CHECKPOINTS).is_dir():
         raise ValueError(f"{folder} has no {run_folder.CHECKPOINTS}/ yet: train it first")
     with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS, read_only=True) as saved:
@@ -105,7 +121,28 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
             stacklevel=2,
         )
     variables = {name: restored.state[name] for name in ("params", "batch_stats")}
+    if differs := run_folder.difference(_shapes(variables), _shapes_of(model)):
+        raise ValueError(f"checkpoint {restored.step} of {folder} is of another network: {differs}")
     return TrainedAutoencoder(model, variables, likelihood, config)
+
+
+def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if jnp.shape(array)[1:] != shape or not jnp.ndim(array):
+        batch = ", ".join(map(str, ("batch", *shape)))
+        raise ValueError(f"{name} must be of shape [{batch}], got {list(jnp.shape(array))}")
+
+
+def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): a.shape for path, a in leaves}
+
+
+def _shapes_of(model: Autoencoder) -> dict[str, tuple[int, ...]]:
+    def init():
+        key = jax.random.key(0)
+        return model.init(key, jnp.zeros((1, *model.architecture.shape)), key, train=False)
+
+    return _shapes(jax.eval_shape(init))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -173,10 +172,12 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> 
     try:
         with archive.open(info) as file:
             return file.read(most)  # With a limit, as only then zipfile has one in decompressing.
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise images.DamagedImage(f"{name} is damaged: {error}") from error
     except (RuntimeError, NotImplementedError) as error:  # Encrypted, or of another version.
-        raise ValueError(f"{archive.filename}: {error}") from error
+        raise ValueError(f"{name} is refused: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile raises errors of many kinds.
+        raise images.DamagedImage(f"{name} is damaged: {error}") from error
 
 
 def _what_it_is(path: Path) -> str:

@@ -93,6 +93,8 @@ def decode(
                 return _square(image, size)
     except Image.DecompressionBombError as error:
         too_large = str(error)
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises errors of many kinds.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):

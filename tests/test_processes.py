@@ -1,0 +1,63 @@
+"""Several processes that train together: what stops or refuses one of them does so to all."""
+
+import contextlib
+import re
+import signal
+import subprocess
+
+import pytest
+
+import wiseale_jax
+from tests.devices import free_port
+from tests.test_train import FLAGS, ROOT, command
+
+pytestmark = pytest.mark.slow
+
+MANY_EPOCHS = 1000  # More than there is time for.
+SECONDS = 300
+
+
+@contextlib.contextmanager
+def two_processes(workdir, data_dir):
+    """Two processes that train together, without end; none is left afterwards."""
+    flags = [*FLAGS, f"--epochs={MANY_EPOCHS}", f"--workdir={workdir}", f"--data_dir={data_dir}"]
+    flags += [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"]
+    processes = [
+        subprocess.Popen(
+            command("train", *flags, f"--process_id={i}"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def outputs(processes):
+    return [process.communicate(timeout=SECONDS) for process in processes]
+
+
+def test_a_second_pair_is_refused_and_a_signal_to_one_stops_both(tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    with two_processes(workdir, data_dir) as first:
+        while not (line := first[0].stdout.readline()).startswith("epoch 1/"):
+            assert line, first[0].stderr.read()
+        with two_processes(workdir, data_dir) as second:
+            refused = outputs(second)
+            assert [process.returncode for process in second] == [2, 2], refused
+            assert f"is in use: process {first[0].pid} on " in refused[0][1]
+            assert "run is refused; the first process says why" in refused[1][1]
+        assert [process.poll() for process in first] == [None, None]
+        first[1].send_signal(signal.SIGTERM)
+        stopped = outputs(first)
+        assert [process.returncode for process in first] == [75, 75], stopped
+        assert re.search(r"stopped at step \d+, epoch \d+, and saved", stopped[0][0])
+        assert "Traceback" not in stopped[0][1] + stopped[1][1]
+    assert wiseale_jax.load(workdir)
