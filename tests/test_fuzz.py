@@ -114,7 +114,7 @@ CHANGES = st.lists(
             st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\1\0"]),
         ),
     ),
-    max_size=5,
+    max_size=3,
 )
 
 
