@@ -1,5 +1,7 @@
 """layers.py against flax.linen's own convolutions: same parameters, same results."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -42,20 +44,32 @@ def pair(kind, spatial, size, stride):
 @pytest.mark.parametrize(("spatial", "size", "stride"), CASES)
 def test_values_and_gradients_equal_flax(kind, spatial, size, stride):
     ours, theirs, variables, x = pair(kind, spatial, size, stride)
-    want = theirs.apply(variables, x)
-    got = ours.apply(variables, x)
+    cotangent = jax.random.normal(
+        jax.random.key(1), jax.eval_shape(theirs.apply, variables, x).shape
+    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(module, variables, x):
+        value, pull_back = jax.vjp(module.apply, variables, x)
+        return value, pull_back(cotangent)
+
+    want, want_gradients = value_and_gradients(theirs, variables, x)
+    got, got_gradients = value_and_gradients(ours, variables, x)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-    cotangent = jax.random.normal(jax.random.key(1), want.shape)
-
-    def gradients(module):
-        return jax.grad(lambda v, x: jnp.vdot(module.apply(v, x), cotangent), (0, 1))(variables, x)
-
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-        gradients(ours),
-        gradients(theirs),
+        got_gradients,
+        want_gradients,
     )
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_batch_last_is_the_same_function(kind):
+    ours, _, variables, x = pair(kind, (9, 11), 3, 2)
+    want = ours.apply(variables, x)
+    got = ours.clone(batch_last=True).apply(variables, x.transpose(3, 1, 2, 0))
+    np.testing.assert_allclose(got.transpose(3, 1, 2, 0), want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["conv", "transpose"])

@@ -1,13 +1,17 @@
-"""Convolutions arranged so that XLA runs them fast on a CPU, inside a scan too.
+"""Convolutions arranged so that XLA runs them fast on a CPU, inside a loop too.
 
-XLA's CPU convolution loses its fast path inside `lax.scan` and `lax.fori_loop`, by more than a
+XLA's CPU convolution loses its fast path inside `lax.scan` and `lax.while_loop`, by more than a
 factor of ten. `Conv` and `ConvTranspose` compute the same results, from the same parameters, as
-their namesakes in `flax.linen`, with reshapes, shifted slices and one matrix product each.
+their namesakes in `flax.linen`, with one copy and one matrix product each.
 
-Along every axis the input is cut into blocks, and so is the output, such that a block of outputs
-depends on a few neighbouring blocks of inputs, in the same way everywhere: a convolution of stride
-1 over blocks, whose kernel is a band matrix built from the given one. Large blocks mean fewer
-shifted copies, small ones fewer multiplications by the zeros of the band; `_plan` weighs the two.
+A convolution of stride s is one of stride 1 over blocks of s inputs, once the positions in a block
+count as channels. Its windows are copied side by side, and the kernel multiplies them (im2col). A
+transposed convolution, and the gradient of a convolution with respect to its input, go the same way
+over blocks of s outputs. No number is multiplied by zeros but those that round a kernel's size up
+to a multiple of the stride, and at an edge.
+
+Inside, channels come first and the batch last: so windows are copies of long runs, and no product
+has a large transposed left side, which XLA's CPU products are several times slower at.
 
 On accelerators the vendor's convolution is used instead.
 """
@@ -16,7 +20,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -48,8 +51,9 @@ def conv_same(
     if not use_matmul():
         numbers = _dimension_numbers(x.ndim - 2)
         return lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=numbers)
-    axes = tuple(map(_conv_axes, x.shape[1:-1], kernel.shape[:-2], stride))
-    return _banded(x, kernel, _plan(axes, *kernel.shape[-2:]))
+    return exchange_batch_and_channels(
+        _conv_batch_last(exchange_batch_and_channels(x), kernel, stride)
+    )
 
 
 def conv_transpose_same(
@@ -69,8 +73,9 @@ def conv_transpose_same(
     if not use_matmul():
         numbers = _dimension_numbers(n)
         return lax.conv_transpose(x, kernel, stride, "SAME", dimension_numbers=numbers)
-    axes = tuple(map(_conv_transpose_axes, x.shape[1:-1], kernel.shape[:-2], stride))
-    return _banded(x, jnp.flip(kernel, range(n)), _plan(axes, *kernel.shape[-2:]))
+    return exchange_batch_and_channels(
+        _conv_transpose_batch_last(exchange_batch_and_channels(x), kernel, stride)
+    )
 
 
 def _dimension_numbers(n: int) -> tuple[str, str, str]:
@@ -79,226 +84,202 @@ def _dimension_numbers(n: int) -> tuple[str, str, str]:
 
 
 class _Axis(NamedTuple):
-    """How one spatial axis is cut.
+    """How one spatial axis is cut: finely on a convolution's input side, coarsely on its output's.
 
-    Output block r, of `out_block` outputs, reads `taps` blocks of `in_block` inputs each, the
-    first beginning at input r * in_block - low. The weight from the p-th input read to the q-th
-    output is the kernel's entry `in_step * p - out_step * q + shift`, 0 outside.
+    The fine axis, of `length` positions, begins at position `low` of blocks of `stride` positions.
+    Output r of the coarse axis, of `windows` positions, reads the `taps` blocks from block r on. A
+    transposed convolution goes from the coarse side to the fine one.
     """
 
-    length: int
-    out_length: int
-    in_block: int
-    out_block: int
-    low: int
+    stride: int
     taps: int
-    in_step: int
-    out_step: int
-    shift: int
+    length: int
+    low: int
+    windows: int
 
     @property
     def blocks(self) -> int:
-        return -(-self.out_length // self.out_block)
+        """How many blocks all windows read."""
+        return self.windows + self.taps - 1
 
 
-_GROUPS = (1, 2, 4)
+def _conv_axis(length: int, size: int, stride: int) -> _Axis:
+    windows = -(-length // stride)
+    low = max((windows - 1) * stride + size - length, 0) // 2
+    return _Axis(stride, -(-size // stride), length, low, windows)
 
 
-@functools.cache
-def _conv_axes(length: int, size: int, stride: int) -> tuple[_Axis, ...]:
-    """The ways to cut an axis of a convolution: blocks of 1, 2, 4 ... outputs."""
-    out = -(-length // stride)
-    low = max((out - 1) * stride + size - length, 0) // 2
-    return tuple(
-        _Axis(
-            length=length,
-            out_length=out,
-            in_block=group * stride,
-            out_block=group,
-            low=low,
-            taps=-(-((group - 1) * stride + size) // (group * stride)),
-            in_step=1,
-            out_step=stride,
-            shift=0,
-        )
-        for group in _GROUPS
-        if group < 2 * out
-    )
+def _conv_transpose_axis(length: int, size: int, stride: int) -> _Axis:
+    # What SAME crops from the front of all that the inputs spread over, as lax.conv_transpose does.
+    low = 0 if stride > size - 1 else size - 1 - -(-(size + stride - 2) // 2)
+    return _Axis(stride, -(-size // stride), length * stride, low, length)
 
 
-@functools.cache
-def _conv_transpose_axes(length: int, size: int, stride: int) -> tuple[_Axis, ...]:
-    """The ways to cut an axis of a transposed convolution: blocks of 1, 2, 4 ... inputs.
-
-    Input i is spread, by the flipped kernel, over stride * i ... stride * i + size - 1 of a canvas
-    that SAME crops to length * stride, from where lax.conv_transpose begins.
-    """
-    crop = 0 if stride > size - 1 else size - 1 - -(-(size + stride - 2) // 2)
-    first = -((size - 1 - crop) // stride)
-    return tuple(
-        _Axis(
-            length=length,
-            out_length=length * stride,
-            in_block=group,
-            out_block=group * stride,
-            low=-first,
-            taps=-(-((group * stride - 1 + crop) // stride - first + 1) // group),
-            in_step=-stride,
-            out_step=-1,
-            shift=crop - stride * first,
-        )
-        for group in _GROUPS
-        if group < 2 * length
-    )
+def _conv_batch_last(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
+    """`conv_same` of `[in, *space, batch]`."""
+    sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
+    return _to_coarse(x, kernel, tuple(itertools.starmap(_conv_axis, sizes)))
 
 
-# One multiplication and addition costs so much less than copying one number.
-_COPY_COST = 60.0
+def _conv_transpose_batch_last(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
+    """`conv_transpose_same` of `[in, *space, batch]`."""
+    sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
+    kernel = jnp.swapaxes(jnp.flip(kernel, range(len(stride))), -1, -2)
+    return _to_fine(x, kernel, tuple(itertools.starmap(_conv_transpose_axis, sizes)))
 
 
-@functools.cache
-def _plan(
-    choices: tuple[tuple[_Axis, ...], ...], channels: int, features: int
-) -> tuple[_Axis, ...]:
-    """The cheapest way to cut, by multiplications and numbers copied, both counted roughly."""
-
-    def cost(axes: tuple[_Axis, ...]) -> float:
-        blocks = math.prod(axis.blocks for axis in axes)
-        read = math.prod(axis.taps * axis.in_block for axis in axes) * channels
-        written = math.prod(axis.out_block for axis in axes) * features
-        # Backwards, a block of inputs reads as many blocks of outputs.
-        read_back = math.prod(axis.taps for axis in axes) * written
-        return blocks * (3 * read * written + _COPY_COST * (read + read_back))
-
-    return min(itertools.product(*choices), key=cost)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+    """A convolution, kernel `[*size, f, c]`: `[f, *length, batch]` -> `[c, *windows, batch]`."""
+    weights = _weights(kernel, axes)
+    weights = weights.reshape(-1, weights.shape[-1])
+    return jnp.tensordot(weights.T, _windows(_to_blocks(fine, axes), axes), 1)
 
 
-def _banded(x: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
-    """Cuts into blocks, convolves the blocks, and joins them again."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+    """What transposes `_to_coarse`: `[c, *windows, batch]` -> `[f, *length, batch]`."""
     n = len(axes)
-    pads = [
-        (axis.low, (axis.blocks + axis.taps - 1) * axis.in_block - axis.length - axis.low, 0)
-        for axis in axes
+    # Block j adds up what the kernel's t-th part makes of window j - t.
+    firsts = [axis.low // axis.stride for axis in axes]
+    counts = [
+        (a.low + a.length - 1) // a.stride - first + 1
+        for a, first in zip(axes, firsts, strict=True)
     ]
+    pads = [
+        (a.taps - 1 - first, count + first - a.windows, 0)
+        for a, first, count in zip(axes, firsts, counts, strict=True)
+    ]
+    x = lax.pad(coarse, jnp.zeros((), coarse.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    windows = _windows(
+        x, [a._replace(windows=count) for a, count in zip(axes, counts, strict=True)]
+    )
+    weights = jnp.flip(_weights(kernel, axes), range(n))  # [*taps, *stride, f, c]
+    weights = weights.transpose(*range(n, 2 * n + 1), *range(n), 2 * n + 1)
+    blocks = jnp.tensordot(weights.reshape(-1, windows.shape[0]), windows, 1)
+    return _from_blocks(blocks, axes, firsts)
+
+
+def _kernel_gradient(fine: Array, coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+    """The gradient of sum(coarse * _to_coarse(fine, kernel)) with respect to the kernel."""
+    n = len(axes)
+    windows = _windows(_to_blocks(fine, axes), axes)
+    if jax.device_count() == 1:
+        # XLA would else transpose the windows. Not over a mesh: that cannot merge space and batch.
+        coarse, windows = (a.reshape(a.shape[0], -1) for a in (coarse, windows))
+    over = list(range(1, coarse.ndim))
+    weights = jnp.tensordot(coarse, windows, (over, over)).T
+    taps, strides = [axis.taps for axis in axes], [axis.stride for axis in axes]
+    weights = weights.reshape(*taps, *strides, *kernel.shape[-2:])
+    weights = weights.transpose(*(i for a in range(n) for i in (a, n + a)), 2 * n, 2 * n + 1)
+    full = weights.reshape(*(t * s for t, s in zip(taps, strides, strict=True)), *kernel.shape[-2:])
+    return full[tuple(slice(size) for size in kernel.shape)]
+
+
+def _to_coarse_backward(axes, saved, cotangent):
+    fine, kernel = saved
+    return _to_fine(cotangent, kernel, axes), _kernel_gradient(fine, cotangent, kernel, axes)
+
+
+def _to_fine_backward(axes, saved, cotangent):
+    coarse, kernel = saved
+    return _to_coarse(cotangent, kernel, axes), _kernel_gradient(cotangent, coarse, kernel, axes)
+
+
+_to_coarse.defvjp(
+    lambda x, kernel, axes: (_to_coarse(x, kernel, axes), (x, kernel)), _to_coarse_backward
+)
+_to_fine.defvjp(lambda x, kernel, axes: (_to_fine(x, kernel, axes), (x, kernel)), _to_fine_backward)
+
+
+def _weights(kernel: Array, axes: Sequence[_Axis]) -> Array:
+    """`[*size, f, c]` -> `[*taps, *stride, f, c]`, the size filled up with zeros."""
+    n = len(axes)
+    sizes = [axis.taps * axis.stride for axis in axes]
+    pads = [(0, full - size, 0) for full, size in zip(sizes, kernel.shape, strict=False)]
+    kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*pads, (0, 0, 0), (0, 0, 0)])
+    kernel = kernel.reshape(
+        *(size for axis in axes for size in (axis.taps, axis.stride)), *kernel.shape[-2:]
+    )
+    return kernel.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2), 2 * n, 2 * n + 1)
+
+
+def _windows(blocks: Array, axes: Sequence[_Axis]) -> Array:
+    """`[k, *blocks, batch]` -> `[prod(taps) * k, *windows, batch]`."""
+    return jnp.concatenate(
+        [
+            blocks[(slice(None), *(slice(t, t + a.windows) for t, a in zip(at, axes, strict=True)))]
+            for at in itertools.product(*(range(axis.taps) for axis in axes))
+        ]
+    )
+
+
+def _to_blocks(x: Array, axes: Sequence[_Axis]) -> Array:
+    """`[c, *length, batch]` -> `[prod(stride) * c, *blocks, batch]`."""
+    n = len(axes)
+    pads = [(a.low, a.blocks * a.stride - a.length - a.low, 0) for a in axes]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    x = _to_blocks(x, [axis.in_block for axis in axes])
-    band = kernel  # [*size, in, out] -> [*taps, *in_block, in, *out_block, out], axis by axis.
-    for i, axis in enumerate(axes):
-        band = jnp.moveaxis(_band(band, i, axis), i + 1, n + i)
-    channels, features = kernel.shape[-2:]
-    out_block = [axis.out_block for axis in axes]
-    band = band.reshape(
-        *[v for axis in axes for v in (axis.taps, axis.in_block)], *out_block, channels, features
+    pairs = (size for axis in axes for size in (axis.blocks, axis.stride))
+    x = x.reshape(x.shape[0], *pairs, x.shape[-1])
+    x = x.transpose(*range(2, 2 * n + 1, 2), 0, *range(1, 2 * n, 2), 2 * n + 1)
+    return x.reshape(-1, *x.shape[n + 1 :])
+
+
+def _from_blocks(x: Array, axes: Sequence[_Axis], firsts: Sequence[int]) -> Array:
+    """`[prod(stride) * c, *blocks, batch]`, from block `firsts` on -> `[c, *length, batch]`."""
+    n = len(axes)
+    x = x.reshape(*(axis.stride for axis in axes), -1, *x.shape[1:])
+    x = x.transpose(n, *(i for axis in range(n) for i in (n + 1 + axis, axis)), 2 * n + 1)
+    x = x.reshape(
+        x.shape[0], *(x.shape[1 + 2 * i] * a.stride for i, a in enumerate(axes)), x.shape[-1]
     )
-    order = [*range(0, 2 * n, 2), *range(1, 2 * n, 2), 3 * n, *range(2 * n, 3 * n), 3 * n + 1]
-    band = band.transpose(order).reshape(
-        *[axis.taps for axis in axes], x.shape[-1], math.prod(out_block) * features
-    )
-    y = _convolve_blocks(x, band)
-    y = _from_blocks(y, out_block)
-    return y[_window([0] * n, [axis.out_length for axis in axes])]
+    starts = [a.low - first * a.stride for a, first in zip(axes, firsts, strict=True)]
+    crop = (slice(at, at + a.length) for at, a in zip(starts, axes, strict=True))
+    return x[(slice(None), *crop)]
 
 
-def _band(kernel: Array, axis: int, cut: _Axis) -> Array:
-    """`[..., size, ...]` -> `[..., taps * in_block, out_block, ...]` by shifted copies."""
-    inputs = cut.taps * cut.in_block
-    size = kernel.shape[axis]
-    if cut.in_step == 1:  # A copy for every output.
-        starts = [cut.shift - cut.out_step * q for q in range(cut.out_block)]
-        count, stack_axis = inputs, axis + 1
-    else:  # A copy for every input.
-        starts = [cut.shift + cut.in_step * p for p in range(inputs)]
-        count, stack_axis = cut.out_block, axis
-
-    def copy(start: int) -> Array:
-        pads = [(0, 0, 0)] * kernel.ndim
-        pads[axis] = (-start, start + count - size, 0)
-        return lax.pad(kernel, jnp.zeros((), kernel.dtype), pads)
-
-    return jnp.stack([copy(start) for start in starts], stack_axis)
-
-
-@jax.custom_jvp
-def _convolve_blocks(x: Array, band: Array) -> Array:
-    """y[r] = sum_t x[r + t] @ band[t]: `[batch, *(blocks + taps - 1), in]` -> `[*blocks, out]`."""
-    return _shifted(x, band) @ band.reshape(-1, band.shape[-1])
-
-
-@_convolve_blocks.defjvp
-def _convolve_blocks_jvp(primals, tangents):
-    # The tangent is the same sum, first multiplied and then shifted: reverse mode transposes it
-    # into shifts first, one product after, where XLA would else add up overlapping windows.
-    (x, band), (dx, dband) = primals, tangents
-    taps, blocks = band.shape[:-2], _block_counts(x, band)
-    shifted = _shifted(x, band)
-    products = dx @ jnp.moveaxis(band.reshape(-1, *band.shape[-2:]), 0, 1).reshape(dx.shape[-1], -1)
-    parts = lax.split(products, (band.shape[-1],) * math.prod(taps), axis=products.ndim - 1)
-    tangent = shifted @ dband.reshape(-1, band.shape[-1])
-    for at, part in zip(itertools.product(*map(range, taps)), parts, strict=True):
-        tangent = tangent + part[_window(at, blocks)]
-    return shifted @ band.reshape(-1, band.shape[-1]), tangent
-
-
-def _block_counts(x: Array, band: Array) -> list[int]:
-    return [size - t + 1 for size, t in zip(x.shape[1:-1], band.shape[:-2], strict=True)]
-
-
-def _shifted(x: Array, band: Array) -> Array:
-    blocks = _block_counts(x, band)
-    grid = itertools.product(*map(range, band.shape[:-2]))
-    return jnp.concatenate([x[_window(at, blocks)] for at in grid], axis=-1)
-
-
-def _window(start: Sequence[int], length: Sequence[int]) -> tuple[slice, ...]:
-    return (slice(None), *(slice(a, a + size) for a, size in zip(start, length, strict=True)))
-
-
-def _to_blocks(x: Array, block: Sequence[int]) -> Array:
-    """`[batch, *(blocks * block), c]` -> `[batch, *blocks, prod(block) * c]`."""
-    n = len(block)
-    pairs = [v for size, b in zip(x.shape[1:-1], block, strict=True) for v in (size // b, b)]
-    order = [0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1]
-    x = x.reshape(x.shape[0], *pairs, x.shape[-1]).transpose(order)
-    return x.reshape(*x.shape[: n + 1], -1)
-
-
-def _from_blocks(x: Array, block: Sequence[int]) -> Array:
-    """`[batch, *blocks, prod(block) * c]` -> `[batch, *(blocks * block), c]`."""
-    n = len(block)
-    blocks = x.shape[1:-1]
-    order = [0, *[axis for i in range(n) for axis in (1 + i, 1 + n + i)], 2 * n + 1]
-    x = x.reshape(x.shape[0], *blocks, *block, -1).transpose(order)
-    sizes = [count * b for count, b in zip(blocks, block, strict=True)]
-    return x.reshape(x.shape[0], *sizes, x.shape[-1])
+def exchange_batch_and_channels(x: Array) -> Array:
+    """`[batch, *space, channels]` <-> `[channels, *space, batch]`."""
+    return x.transpose(x.ndim - 1, *range(1, x.ndim - 1), 0)
 
 
 class _Convolution(nn.Module):
-    """The parameters that `flax.linen.Conv` and `ConvTranspose` share: `kernel` and `bias`."""
+    """The parameters that `flax.linen.Conv` and `ConvTranspose` share: `kernel` and `bias`.
+
+    With `batch_last`, on CPU only, arrays are `[channels, *space, batch]`: what convolutions that
+    follow each other hand on without rearranging it.
+    """
 
     features: int
     kernel_size: Sequence[int]
     strides: Sequence[int]
+    batch_last: bool = False
 
-    def _parameters(self, x: Array) -> tuple[Array, Array]:
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return kernel.astype(x.dtype), bias.astype(x.dtype)
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch *space in"]) -> Float[Array, "batch *space_out out"]:
+        shape = (*self.kernel_size, x.shape[0 if self.batch_last else -1], self.features)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(x.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(x.dtype)
+        if not self.batch_last:
+            return self._convolve(x, kernel) + bias
+        return self._convolve_batch_last(x, kernel) + bias.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Conv(_Convolution):
     """`flax.linen.Conv` with SAME padding: same parameters, same results."""
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "batch *space in"]) -> Float[Array, "batch *space_out out"]:
-        kernel, bias = self._parameters(x)
-        return conv_same(x, kernel, self.strides) + bias
+    def _convolve(self, x: Array, kernel: Array) -> Array:
+        return conv_same(x, kernel, self.strides)
+
+    def _convolve_batch_last(self, x: Array, kernel: Array) -> Array:
+        return _conv_batch_last(x, kernel, self.strides)
 
 
 class ConvTranspose(_Convolution):
     """`flax.linen.ConvTranspose` with SAME padding: same parameters, same results."""
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "batch *space in"]) -> Float[Array, "batch *space_out out"]:
-        kernel, bias = self._parameters(x)
-        return conv_transpose_same(x, kernel, self.strides) + bias
+    def _convolve(self, x: Array, kernel: Array) -> Array:
+        return conv_transpose_same(x, kernel, self.strides)
+
+    def _convolve_batch_last(self, x: Array, kernel: Array) -> Array:
+        return _conv_transpose_batch_last(x, kernel, self.strides)

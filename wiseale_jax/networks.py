@@ -159,7 +159,12 @@ class Stack(nn.Module):
         x: `[batch, ...]`.
         train: whether batch normalisation uses, and updates, the batch's own statistics.
         """
+        batch_last = False
         for layer in self.layers:
+            convolves = isinstance(layer, Conv | ConvTranspose)
+            if batch_last != (convolves and layers.use_matmul()):
+                x = layers.exchange_batch_and_channels(x)
+                batch_last = not batch_last
             if isinstance(layer, Reshape):
                 x = x.reshape(x.shape[0], *layer.shape)
                 continue
@@ -168,10 +173,11 @@ class Stack(nn.Module):
             else:
                 kind = layers.Conv if isinstance(layer, Conv) else layers.ConvTranspose
                 n = x.ndim - 2
-                x = kind(layer.features, (layer.size,) * n, (layer.stride,) * n)(x)
+                x = kind(layer.features, (layer.size,) * n, (layer.stride,) * n, batch_last)(x)
                 if layer.batch_norm:
-                    norm = nn.BatchNorm(not train, momentum=0.9, dtype=x.dtype)
+                    axis = 0 if batch_last else -1
+                    norm = nn.BatchNorm(not train, axis, momentum=0.9, dtype=x.dtype)
                     x = norm(x)
             if layer.relu:
                 x = jax.nn.relu(x)
-        return x
+        return layers.exchange_batch_and_channels(x) if batch_last else x
