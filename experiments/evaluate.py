@@ -1,29 +1,29 @@
-"""Test metrics of a trained run: `python -m experiments.evaluate --workdir=runs/...`.
+"""What a trained run is worth: `python -m experiments.evaluate --workdir=runs/...`.
 
-Prints them as a table and writes them to evaluation.json in the run folder.
+Every number of `wiseale_jax.metrics` on the test set, with standard errors, as a table by group and
+as evaluation.json in the run folder: one flat object, which also holds the checkpoint's step and
+the settings that the numbers were made with.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from absl import flags
 
 import wiseale_jax
 from experiments import configs, runs
-from wiseale_jax import run_folder, training
+from wiseale_jax import evaluation, metrics, representation, run_folder, training
+from wiseale_jax.evaluation import Settings
+from wiseale_jax.trained import TrainedAutoencoder
 
 FLAGS = flags.FLAGS
 
-UNITS = {
-    "loss": "per example",
-    "reconstruction_error": "per example, sampled z",
-    "aevb_kl": "nats",
-    "wiseale_kl": "nats, per batch",
-    "elbo": "nats per example",
-    "mse": "per sample or pixel",
-}
+EVALUATION = "evaluation.json"
 
 
 def main(argv: list[str]) -> None:
@@ -32,28 +32,151 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir is None:
         raise ValueError("--workdir is needed: the folder of a trained run")
     workdir = Path(FLAGS.workdir).expanduser()
-    metrics = evaluate(workdir, FLAGS.data_dir)
-    run_folder.write_json(workdir / "evaluation.json", metrics)
-    width = max(map(len, UNITS))
-    print(f"{workdir}: test set")
-    for name, unit in UNITS.items():
-        print(f"  {name:<{width}}  {metrics[name]:12.5g}  {unit}")
+    settings = Settings(**{name: FLAGS[name].value for name in Settings._fields})
+    preparing = runs.preparing_from_flags()
+    result = evaluate_run(workdir, FLAGS.data_dir, settings, **preparing)
+    print(f"{workdir}: test set\n")
+    print(table(result))
+
+
+def define_flags() -> None:
+    """Defines a flag for every setting."""
+    defaults = evaluation.DEFAULTS
+    flags.DEFINE_integer("examples", None, "evaluate on the first so many test examples only")
+    flags.DEFINE_integer(
+        "likelihood_examples", defaults.likelihood_examples, "test examples for the log-likelihood"
+    )
+    flags.DEFINE_integer(
+        "num_importance_samples",
+        defaults.num_importance_samples,
+        "draws for the log-likelihood of each example",
+    )
+    flags.DEFINE_integer(
+        "num_samples", defaults.num_samples, "draws for the aggregate posterior's KL and overlap"
+    )
+    flags.DEFINE_integer("seed", defaults.seed, "of all draws")
 
 
 def evaluate(workdir: Path, data_dir: str | None = None) -> dict[str, float]:
-    """The test metrics of the newest checkpoint of a run.
+    """The objective's metrics on the test set, as in metrics.jsonl, of a run's newest checkpoint.
 
     Raises:
       ValueError: the folder is not a run's, or holds no checkpoint.
     """
     trained = wiseale_jax.load(workdir)
+    data = runs.load_data(configs.read_stored(trained.config), data_dir)
+    return _of_objective(trained, data, len(data.test))
+
+
+def evaluate_run(
+    workdir: Path,
+    data_dir: str | None = None,
+    settings: Settings = evaluation.DEFAULTS,
+    *,
+    progress: bool = True,
+    **preparing: Any,
+) -> dict[str, float | None]:
+    """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
+
+    What evaluation.json holds is returned as it is if it is of the same step and settings.
+
+    Args:
+      workdir: of the run.
+      data_dir: prepared data sets; None for tfds's own.
+      settings: how thoroughly.
+      progress: whether to show bars, where the output is a terminal.
+      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+
+    Returns:
+      Numbers by name: `step`, the settings, `scikit_learn` (whether it was there), and those of
+      `evaluation.evaluate` and of the objective, in whose place the errors, KL and ELBO are those
+      of metrics.jsonl. None where a number does not exist.
+
+    Raises:
+      ValueError: the folder is not a run's, or holds no checkpoint; or as `evaluation.evaluate`.
+      OSError: evaluation.json cannot be written.
+    """
+    workdir = Path(workdir).expanduser()
+    trained = wiseale_jax.load(workdir)
+    header = {
+        "step": trained.step,
+        **settings._asdict(),
+        "scikit_learn": representation.HAS_SCIKIT_LEARN,
+    }
+    stored = _read(workdir / EVALUATION)
+    if all(name in stored and stored[name] == value for name, value in header.items()):
+        return stored
+    data = runs.load_data(configs.read_stored(trained.config), data_dir, **preparing)
+    evaluation.check(settings, len(data.test))
+    size = settings.examples or len(data.test)
+    found = evaluation.evaluate(
+        trained, data.test, data.test_factors, settings, progress=progress
+    ) | _of_objective(trained, data, size)
+    result = run_folder.finite(
+        {**header, **{name: found[name] for name in sorted(found, key=metrics.place)}}
+    )
+    run_folder.write_json(workdir / EVALUATION, result)
+    return result
+
+
+def _of_objective(trained: TrainedAutoencoder, data: runs.Data, size: int) -> dict[str, float]:
     config = configs.read_stored(trained.config)
-    data = runs.load_data(config, data_dir)
     program = runs.make_program(config, len(data.train))
-    return training.evaluate(program, trained.variables, jnp.asarray(data.test), config.seed)
+    return training.evaluate(program, trained.variables, jnp.asarray(data.test[:size]), config.seed)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A stored evaluation; an empty one where there is none, or it is damaged."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """What `evaluate_run` gives, as text: a line for each number, by group."""
+    names = [n for n in result if metrics.place(n) is not None and not n.endswith("_stderr")]
+    width = max(map(len, names))
+    lines, group = [], None
+    for name in sorted(names, key=metrics.place):
+        metric = metrics.describe(name)
+        if metric.group != group:
+            group = metric.group
+            lines += ["", group]
+        number = _number(result[name], result.get(f"{name}_stderr"))
+        arrow = {"higher": "↑", "lower": "↓", "": " "}[metric.better]
+        unit = f" ({metric.unit})" if metric.unit else ""
+        lines.append(f"  {name:<{width}}  {number:<20} {arrow} {metric.description}{unit}")
+    return "\n".join([*lines[1:], "", *_notes(result, names)])
+
+
+def _number(value: float | None, stderr: float | None) -> str:
+    if value is None:
+        return f"{'none':>10}"
+    return f"{value:10.5g}" + ("" if stderr is None else f" ± {stderr:.2g}")
+
+
+def _notes(result: Mapping[str, Any], names: list[str]) -> list[str]:
+    examples = "all" if result["examples"] is None else f"the first {result['examples']:,}"
+    notes = [
+        f"Checkpoint of step {result['step']:,}; {examples} test examples, up to "
+        f"{result['likelihood_examples']:,} of them for the log-likelihood.",
+        "↑ higher is better, ↓ lower; ± one standard error over examples or draws, of this run.",
+    ]
+    if any(result[name] is None and name in metrics.NEEDS_DENSITY for name in names):
+        notes.append("none: the encoder is deterministic; a point has no density q(z|x).")
+    if not result["scikit_learn"]:
+        notes.append(
+            "Labels and factors are left out: pip install 'wiseale_jax[eval]' for scikit-learn."
+        )
+    return notes
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "run folder")
+    define_flags()
     runs.define_data_dir()
+    flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
+    runs.define_preparing()
     runs.run(main)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, evaluate, train
+from experiments import configs, evaluate, runs, train
 from tests.devices import environment, free_port
-from wiseale_jax import run_folder
+from wiseale_jax import metrics, representation, run_folder
 from wiseale_jax.datasets import feeding
+from wiseale_jax.evaluation import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {"dataset": "sine", "epochs": 3, "batch_size": 32}
@@ -204,16 +205,51 @@ def test_a_folder_of_something_else_is_refused(tmp_path, data_dir):
         train.train(configs.make_config(GIVEN), tmp_path, str(data_dir))
 
 
-def test_evaluate_prints_and_writes_the_same_metrics(finished, data_dir):
-    done = call("evaluate", f"--workdir={finished}", f"--data_dir={data_dir}")
-    assert done.returncode == 0, done.stderr
+def test_the_objectives_metrics_again(finished, data_dir):
     last = rows_of(finished)[-1]
+    assert evaluate.evaluate(finished, str(data_dir)) == {
+        name: last[name] for name in ("loss", "reconstruction_error", "aevb_kl", "wiseale_kl")
+    } | {name: last[name] for name in ("elbo", "mse")}
+
+
+def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch, capsys):
+    flags = ["--examples=120", "--likelihood_examples=10", "--num_importance_samples=20"]
+    done = call("evaluate", f"--workdir={finished}", f"--data_dir={data_dir}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "Item" not in done.stderr and "Traceback" not in done.stderr
     written = json.loads((finished / "evaluation.json").read_text())
+    for name, value in written.items():
+        if metrics.place(name) is not None and not name.endswith("_stderr"):
+            assert f"  {name} " in done.stdout and value is not None
+    assert written["step"] == 60 and written["examples"] == 120
+    assert {"linear_r2_phase", "forest_r2_amplitude", "mig"} < set(written)
+
+    settings = Settings(examples=120, likelihood_examples=10, num_importance_samples=20)
+    monkeypatch.setattr(runs, "load_data", None)  # Found again without the data.
+    again = evaluate.evaluate_run(finished, str(data_dir), settings)
+    assert again == written and list(again) == list(written)
+    assert evaluate.table(again) in done.stdout
+    for other in (settings._replace(seed=1), settings._replace(num_samples=9)):
+        with pytest.raises(TypeError):
+            evaluate.evaluate_run(finished, str(data_dir), other)
+    (finished / "evaluation.json").write_text("{ damaged")
+    with pytest.raises(TypeError):
+        evaluate.evaluate_run(finished, str(data_dir), settings)
     (finished / "evaluation.json").unlink()
-    assert written == {name: last[name] for name in evaluate.UNITS}
-    for name in evaluate.UNITS:
-        assert f"  {name} " in done.stdout
-    assert "Item" not in done.stderr
+
+
+def test_evaluate_of_a_point_and_without_scikit_learn(tmp_path, data_dir, monkeypatch):
+    monkeypatch.setattr(representation, "HAS_SCIKIT_LEARN", False)
+    given = {**GIVEN, "epochs": 1, "method": "ae"}
+    train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
+    settings = Settings(examples=40)
+    found = evaluate.evaluate_run(tmp_path / "run", str(data_dir), settings, progress=False)
+    assert {name for name in metrics.NEEDS_DENSITY if found[name] is not None} == set()
+    assert not any("r2" in name or "dci" in name for name in found)
+    text = evaluate.table(found)
+    assert "a point has no density q(z|x)" in text
+    assert text.endswith("pip install 'wiseale_jax[eval]' for scikit-learn.")
+    assert "aggregate_kl                        none" in text
 
 
 def test_load_in_a_process_that_never_saw_the_training(finished, data_dir, tmp_path):

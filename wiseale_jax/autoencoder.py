@@ -108,11 +108,13 @@ class Autoencoder(nn.Module):
         """As `__call__`, with z = mean + sigma * noise for the noise given."""
         mean, logvar = self.encode(x, train)
         z = mean + jnp.exp(0.5 * logvar) * noise
+        return Outputs(mean, logvar, z, self.decode(z, train), self.observation_logvar())
+
+    def observation_logvar(self) -> Float[Array, ""]:
+        """Log variance of a Gaussian p(x|z)."""
         if self.observation_noise == "learned":
-            observation_logvar = self.learned_logvar
-        else:
-            observation_logvar = jnp.float32(2 * math.log(self.observation_noise))
-        return Outputs(mean, logvar, z, self.decode(z, train), observation_logvar)
+            return self.learned_logvar
+        return jnp.float32(2 * math.log(self.observation_noise))
 
 
 def build_autoencoder(

@@ -29,12 +29,14 @@ class TrainedAutoencoder:
       variables: its parameters and running statistics.
       likelihood: its observation model.
       config: the configuration of the run that trained it.
+      step: of the checkpoint that it comes from; None if from none.
     """
 
     model: Autoencoder
     variables: Any
     likelihood: Likelihood
     config: Mapping[str, Any]
+    step: int | None = None
 
     def encode(
         self, x: Float[Array, "batch *shape"]
@@ -123,7 +125,7 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
     variables = {name: restored.state[name] for name in ("params", "batch_stats")}
     if differs := run_folder.difference(_shapes(variables), _shapes_of(model)):
         raise ValueError(f"checkpoint {restored.step} of {folder} is of another network: {differs}")
-    return TrainedAutoencoder(model, variables, likelihood, config)
+    return TrainedAutoencoder(model, variables, likelihood, config, restored.step)
 
 
 def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:

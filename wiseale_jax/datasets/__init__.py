@@ -50,6 +50,7 @@ class Dataset(NamedTuple):
       likelihood: a name in `likelihoods.LIKELIHOODS`.
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
       factors: the other features, which evaluation and plots read: true factors or labels.
+      circular: those factors that are angles in radians.
       settings: those settings of a run that its records depend on, given to the builder.
     """
 
@@ -59,6 +60,7 @@ class Dataset(NamedTuple):
     likelihood: str
     preprocess: Callable[[Array, PRNGKeyArray], Array] = as_stored
     factors: tuple[str, ...] = ()
+    circular: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
 
 
@@ -69,6 +71,7 @@ DATASETS = {
         network="sine",
         likelihood="gaussian",
         factors=("clean", "amplitude", "frequency", "phase"),
+        circular=("phase",),
     ),
     "mnist": Dataset(
         builder="wiseale_jax.datasets.mnist:Mnist",
@@ -100,6 +103,7 @@ DATASETS = {
         likelihood="gaussian",
         preprocess=scale_uint8,
         factors=("azimuth", "elevation", "red", "green", "blue"),
+        circular=("azimuth",),
     ),
     "image_folder": Dataset(
         builder="wiseale_jax.datasets.image_folder:ImageFolder",

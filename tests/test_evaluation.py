@@ -1,0 +1,136 @@
+"""evaluation.py: all numbers at once, for a model in which they are known, and for images."""
+
+import jax
+import numpy as np
+import pytest
+
+from tests.linear_gaussian import LinearGaussian
+from wiseale_jax import evaluation, metrics, representation
+from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.evaluation import Settings
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.networks import Architecture, Conv, Dense, Reshape
+from wiseale_jax.trained import TrainedAutoencoder
+
+SETTINGS = Settings(likelihood_examples=300, num_importance_samples=10, num_samples=2000)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    true = LinearGaussian()
+    x, z = true.draw(1500)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(representation, "_TREES", 20)
+        factors = {"first": z[:, 0], "second": z[:, 1], "whole": x}
+        found = evaluation.evaluate(true.trained, x, factors, SETTINGS, progress=False)
+    return true, x, found
+
+
+def near(found, name, want, slack=0.0):
+    assert abs(found[name] - want) < 4 * found[f"{name}_stderr"] + slack, (name, found[name], want)
+
+
+def test_evidence_of_a_linear_gaussian_model(linear):
+    true, x, found = linear
+    log_prob = true.log_prob(x).mean()
+    near(found, "elbo", log_prob)
+    near(found, "log_likelihood", log_prob)
+    np.testing.assert_allclose(found["effective_sample_size"], 10, rtol=1e-3)
+    assert found["log_likelihood_stderr"] < 1.5 * found["elbo_stderr"] + 0.05
+
+
+def test_the_aggregate_posterior_of_the_true_posterior_is_the_prior(linear):
+    true, _, found = linear
+    information = -0.5 * np.sum(np.log(true.variance))  # I(x; z) of jointly Gaussian x and z.
+    near(found, "mutual_information", information, slack=0.05)
+    near(found, "aggregate_kl", 0, slack=0.05)
+    near(found, "mmd", 0, slack=0.02)
+    assert found["overlap_coefficient"] > 0.9 and found["active_units"] == 2
+    jensen = found["wiseale_kl_of_dataset"]
+    assert found["aggregate_kl"] < jensen < found["aggregate_kl"] + 0.154 * 2
+
+
+def test_a_linear_decoder_is_smooth(linear):
+    true, _, found = linear
+    near(found, "decoder_sensitivity", np.sum(true.variance * np.sum(true.weight**2, axis=0)))
+    np.testing.assert_allclose(found["interpolation_energy"], 1, rtol=1e-4)
+
+
+def test_factors_of_a_linear_gaussian_model(linear):
+    """R^2 of each z given x is one less its posterior's variance; x has a code for each."""
+    true, _, found = linear
+    for name, variance in zip(("first", "second"), true.variance, strict=True):
+        near(found, f"linear_r2_{name}", 1 - variance, slack=0.02)
+    assert found["dci_disentanglement"] > 0.5 and found["mig"] > 0.15
+    assert not any("whole" in name for name in found)
+
+
+def test_every_number_is_described(linear):
+    _, _, found = linear
+    for name in found:
+        assert metrics.place(name) is not None
+        assert metrics.describe(name.removesuffix("_stderr")).description
+    assert metrics.describe("linear_r2_first").description == "first, linear regression"
+    assert metrics.place("step") is None
+    with pytest.raises(KeyError):
+        metrics.describe("step")
+    assert all(type(value) in (int, float) for value in found.values())
+    assert set(metrics.NEEDS_DENSITY) < set(metrics.METRICS)
+
+
+def test_a_deterministic_encoder_has_none_and_says_where():
+    true = LinearGaussian(encoder="deterministic")
+    x, _ = true.draw(100)
+    found = evaluation.evaluate(true.trained, x, None, SETTINGS, progress=False)
+    assert {name for name, value in found.items() if value is None} == {
+        *metrics.NEEDS_DENSITY,
+        "aevb_kl_stderr",
+        "elbo_stderr",
+        "mmd_stderr",
+    }
+    assert found["active_units"] == 2 and found["decoder_sensitivity"] == 0
+    assert found["reconstruction_error"] == found["reconstruction_error_at_mean"]
+
+
+def test_labelled_images_with_a_bernoulli_likelihood():
+    shape = (6, 6, 1)
+    decoder = (Dense(36, relu=False), Reshape(shape))
+    model = Autoencoder(Architecture(shape, (Conv(2, 3, 2), Dense(4)), decoder), 2)
+    data = np.random.default_rng(0).integers(0, 256, (300, *shape), np.uint8)
+    key = jax.random.key(0)
+    config = {"dataset": "mnist", "binarize": "threshold"}
+    variables = model.init(key, data[:1] / np.float32(255), key)
+    trained = TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"], config)
+    labels = np.arange(300) % 3
+    settings = SETTINGS._replace(examples=260)
+    found = evaluation.evaluate(trained, data, {"label": labels}, settings, progress=False)
+    binary = np.float64(data[:260, ..., 0] > 127)
+    laplacian = (
+        sum(np.roll(binary, shift, axis) for axis in (1, 2) for shift in (1, -1)) - 4 * binary
+    )[:, 1:-1, 1:-1]
+    np.testing.assert_allclose(found["sharpness_data"], np.var(laplacian, axis=(1, 2)).mean())
+    assert 0 < found["sharpness_reconstructions"] < found["sharpness_data"]
+    assert 0 < found["sharpness_samples"] < found["sharpness_data"]
+    assert abs(found["knn_accuracy"] - 1 / 3) < 0.15
+    assert found["log_likelihood"] > found["elbo"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"examples": 1}, "examples must be in 2..10, got 1"),
+        ({"examples": 11}, "examples must be in 2..10, got 11"),
+        ({"likelihood_examples": 0}, "likelihood_examples must be at least 1, got 0"),
+        ({"num_importance_samples": 0}, "num_importance_samples must be at least 1, got 0"),
+        ({"num_samples": 1}, "num_samples must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be in"),
+    ],
+)
+def test_settings_out_of_range(fields, words):
+    with pytest.raises(ValueError, match=words):
+        evaluation.check(Settings(**fields), 10)
+
+
+def test_one_example_is_too_few():
+    with pytest.raises(ValueError, match="needs 2 examples or more, there are 1"):
+        evaluation.check(Settings(), 1)

@@ -1,0 +1,129 @@
+"""latent_metrics.py against closed forms, quadrature and float64 NumPy."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from wiseale_jax import divergences
+from wiseale_jax.latent_metrics import (
+    active_units,
+    bhattacharyya_coefficient,
+    mmd_to_prior,
+    overlap_coefficient,
+)
+
+KEY = jax.random.key(0)
+
+
+def rows(*values):
+    return np.asarray(values, np.float32)
+
+
+def test_active_units_by_their_threshold():
+    rng = np.random.default_rng(0)
+    spread = np.array([1.0, 0.11, 0.09, 0.0])  # Variances 1, 0.0121, 0.0081 and 0.
+    mean = rng.standard_normal((20_000, 4)) * spread + 5
+    assert active_units(mean) == 2
+    assert active_units(mean, threshold=0.005) == 3
+    with pytest.raises(ValueError, match=r"2 rows or more, got \(1, 4\)"):
+        active_units(mean[:1])
+
+
+def test_overlap_of_one_shifted_posterior():
+    """Of N(m, 1) and N(0, 1) it is 2 Phi(-m / 2); Inman and Bradley (1989)."""
+    for shift in (0.0, 1.0, 3.0):
+        found = overlap_coefficient(KEY, rows([shift]), rows([0.0]), 20_000)
+        want = 2 * stats.norm.cdf(-shift / 2)
+        assert abs(found.value - want) <= 4 * found.stderr + 1e-6
+        assert found.stderr <= 0.5 / 20_000**0.5
+
+
+def test_overlap_of_a_mixture_against_quadrature():
+    mean, logvar = rows([-1.0], [0.4], [2.0]), rows([-1.0], [-3.0], [0.5])
+
+    def smaller(z):
+        q = np.mean(stats.norm.pdf(z, mean[:, 0], np.exp(logvar[:, 0] / 2)))
+        return min(q, stats.norm.pdf(z))
+
+    want, _ = integrate.quad(smaller, -8, 8, limit=400)
+    found = overlap_coefficient(KEY, mean, logvar, 40_000)
+    assert abs(found.value - want) < 4 * found.stderr and 0.2 < want < 0.9
+
+
+def test_overlap_far_from_the_prior_and_of_points():
+    assert overlap_coefficient(KEY, rows([50.0, 0.0]), rows([0.0, 0.0]), 100).value < 1e-6
+    narrow = overlap_coefficient(KEY, rows([0.0, 0.0]), rows([-np.inf, -np.inf]), 100)
+    assert narrow.value < 1e-6
+
+
+def coefficient(m0, v0, m1, v1):
+    """The product over dimensions of the integral of sqrt(q_0 q_1), by quadrature."""
+    total = 1.0
+    for a, s, b, t in zip(m0, np.sqrt(v0), m1, np.sqrt(v1), strict=True):
+
+        def root(z, a=a, s=s, b=b, t=t):
+            return math.sqrt(stats.norm.pdf(z, a, s) * stats.norm.pdf(z, b, t))
+
+        total *= integrate.quad(root, -30, 30, points=[a, b], limit=400)[0]
+    return total
+
+
+def test_bhattacharyya_coefficient_against_quadrature():
+    mean, logvar = rows([0.0, 1.0], [0.5, -1.0], [2.0, 0.2]), rows([0, -1], [-2, 1], [-1, -1])
+    variance = np.exp(logvar)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    want = np.mean([coefficient(mean[i], variance[i], mean[j], variance[j]) for i, j in pairs])
+    np.testing.assert_allclose(bhattacharyya_coefficient(mean, logvar), want, rtol=1e-6)
+
+
+def test_bhattacharyya_coefficient_of_two_gaussians():
+    """exp(-m^2 / 8) for equal unit variances, sqrt(2 s t / (s^2 + t^2)) for equal means."""
+    shifted = bhattacharyya_coefficient(rows([0.0], [3.0]), rows([0.0], [0.0]))
+    np.testing.assert_allclose(shifted, np.exp(-9 / 8), rtol=1e-6)
+    scaled = bhattacharyya_coefficient(rows([0.0], [0.0]), rows([0.0], [2 * np.log(5)]))
+    np.testing.assert_allclose(scaled, np.sqrt(10 / 26), rtol=1e-6)
+
+
+def test_bhattacharyya_coefficient_at_extremes():
+    same = rows([1.0, 2.0], [1.0, 2.0])
+    for logvar in (-np.inf, -90.0, 0.0, 80.0):
+        wide = np.full((2, 2), logvar, np.float32)
+        np.testing.assert_allclose(bhattacharyya_coefficient(same, wide), 1, rtol=1e-6)
+    points = np.full((2, 2), -np.inf, np.float32)
+    assert bhattacharyya_coefficient(rows([1.0, 2.0], [1.0, 2.5]), points) == 0
+    assert bhattacharyya_coefficient(same, rows([-np.inf, 0], [0, 0])) == 0
+    assert bhattacharyya_coefficient(1e4 * same * rows([1], [-1]), np.zeros((2, 2))) == 0
+
+
+def test_mmd_by_blocks_is_the_mean_of_blocks():
+    z = np.random.default_rng(0).standard_normal((250, 3)).astype(np.float32) + 0.5
+    found = mmd_to_prior(KEY, z, block_size=100)
+    prior_z = jax.random.normal(KEY, z.shape)
+    want = [divergences.mmd(z[a : a + 100], prior_z[a : a + 100]) for a in (0, 100)]
+    np.testing.assert_allclose(found.value, np.mean(want), rtol=1e-5)
+    np.testing.assert_allclose(found.stderr, abs(want[0] - want[1]) / 2, rtol=1e-4)
+    assert math.isnan(mmd_to_prior(KEY, z, block_size=1000).stderr)
+
+
+def test_mmd_of_the_prior_itself_is_zero_within_its_error():
+    z = jax.random.normal(jax.random.key(1), (2000, 2))
+    found = mmd_to_prior(KEY, z, block_size=100)
+    assert abs(found.value) < 4 * found.stderr
+
+
+@pytest.mark.parametrize("function", [bhattacharyya_coefficient, "overlap"])
+def test_shapes_are_checked(function):
+    if function == "overlap":
+
+        def function(mean, logvar):
+            return overlap_coefficient(KEY, mean, logvar, 10)
+
+    with pytest.raises(ValueError, match=r"\(3, 2\) and \(3, 1\)"):
+        function(np.zeros((3, 2)), np.zeros((3, 1)))
+    with pytest.raises(ValueError, match=r"got \(3,\)"):
+        function(np.zeros(3), np.zeros(3))
+    with pytest.raises(ValueError, match="num_samples must be at least 2"):
+        overlap_coefficient(KEY, np.zeros((3, 2)), np.zeros((3, 2)), 1)

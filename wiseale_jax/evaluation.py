@@ -1,0 +1,290 @@
+"""What a trained model is worth: every number of the comparison, on one set of examples.
+
+Each is a pure function of its own, in `evidence`, `latent_metrics`, `decoder_metrics`,
+`divergences` or `representation`, with its definition, range and reference; `metrics` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Shaped
+from tqdm import tqdm
+
+from wiseale_jax import decoder_metrics, divergences, estimates, latent_metrics, representation
+from wiseale_jax.datasets import DATASETS, preprocessing
+from wiseale_jax.estimates import Estimate
+from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
+from wiseale_jax.metrics import NEEDS_DENSITY
+from wiseale_jax.trained import TrainedAutoencoder
+
+# Examples in memory at once, decoded; also how many pairs are interpolated.
+_AT_ONCE = 250
+# As many as the paper's Figure 1 shows.
+_FIGURE_1 = 64
+
+
+class Settings(NamedTuple):
+    """How thoroughly to evaluate.
+
+    Attributes:
+      examples: the first so many, at least 2; None for all.
+      likelihood_examples: those of them, the first, whose log-likelihood is estimated: the mean of
+        what it is more than the ELBO is added to the ELBO of all, with an error for each.
+      num_importance_samples: K of that, for each example.
+      num_samples: draws for the aggregate posterior's KL and overlap.
+      seed: of all draws.
+    """
+
+    examples: int | None = None
+    likelihood_examples: int = 1000
+    num_importance_samples: int = 500
+    num_samples: int = 10_000
+    seed: int = 0
+
+
+DEFAULTS = Settings()
+
+
+def evaluate(
+    trained: TrainedAutoencoder,
+    data: Shaped[Array, "size *shape"],
+    factors: Mapping[str, np.ndarray] | None = None,
+    settings: Settings = DEFAULTS,
+    *,
+    progress: bool = True,
+) -> dict[str, float | None]:
+    """Every number of `metrics.METRICS` that needs no batches, on a set of examples.
+
+    Args:
+      trained: the model.
+      data: examples as the data set stores them, `[size, ...]`; they may be memory-mapped, as
+        250 at a time are read.
+      factors: of these examples, by name: integers `[size]` are labels of classes, floats `[size]`
+        true factors; others are not read. Without scikit-learn none is.
+      settings: how thoroughly.
+      progress: whether to show bars, where the output is a terminal.
+
+    Returns:
+      Numbers by name, and under `<name>_stderr` a standard error over examples or draws. None where
+      a number does not exist: `metrics.NEEDS_DENSITY`, for a deterministic encoder.
+
+    Raises:
+      ValueError: a setting is out of range, or there are too few examples for a metric.
+    """
+    check(settings, len(data))
+    data = data[: settings.examples]
+    keys = jax.random.split(jax.random.key(settings.seed), 4)
+    with tqdm(total=5, leave=False, disable=None if progress else True) as bar:
+        bar.set_description("evaluation: reconstruction")
+        by_example, mean, logvar = _by_example(trained, data, keys[0])
+        result = {name: estimates.mean(values) for name, values in by_example.items()}
+        bar.update()
+        bar.set_description("evaluation: log-likelihood")
+        if trained.model.encoder != "deterministic":
+            elbo = by_example["elbo"]
+            result |= _log_likelihood(trained, data, keys[0], keys[1], elbo, settings, progress)
+        bar.update()
+        bar.set_description("evaluation: aggregate posterior")
+        result |= _aggregate(trained, mean, logvar, keys[2], settings, progress)
+        bar.update()
+        bar.set_description("evaluation: decoder")
+        result |= _decoder(trained, mean, logvar, keys[3], settings)
+        bar.update()
+        bar.set_description("evaluation: representation")
+        if representation.HAS_SCIKIT_LEARN:
+            circular = DATASETS[trained.config["dataset"]].circular
+            known = {name: values[: len(data)] for name, values in (factors or {}).items()}
+            result |= represent(mean, known, circular, settings.seed)
+        bar.update()
+    return _flatten(result, trained)
+
+
+def check(settings: Settings, size: int) -> None:
+    """Checks the settings, for a set of `size` examples.
+
+    Raises:
+      ValueError: one is out of range; the message names it.
+    """
+    if size < 2:
+        raise ValueError(f"evaluation needs 2 examples or more, there are {size}")
+    if settings.examples is not None and not 2 <= settings.examples <= size:
+        raise ValueError(f"examples must be in 2..{size}, got {settings.examples}")
+    for name, least in (
+        ("likelihood_examples", 1),
+        ("num_importance_samples", 1),
+        ("num_samples", 2),
+    ):
+        if getattr(settings, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+    if not 0 <= settings.seed < 2**32:
+        raise ValueError(f"seed must be in 0..2^32-1, got {settings.seed}")
+
+
+def _examples(trained: TrainedAutoencoder, data: Array, key: Array) -> Iterator[Array]:
+    """The examples as the model takes them, `_AT_ONCE` at a time."""
+    preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
+    for start in range(0, len(data), _AT_ONCE):
+        stored = jnp.asarray(data[start : start + _AT_ONCE])
+        yield preprocess(stored, jax.random.fold_in(key, start))
+
+
+def _is_image(trained: TrainedAutoencoder) -> bool:
+    return len(trained.model.architecture.shape) == 3
+
+
+def _by_example(
+    trained: TrainedAutoencoder, data: Array, key: Array
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """What there is a number of for each example; and the posteriors."""
+    rows, posteriors = [], []
+    for number, x in enumerate(_examples(trained, data, key)):
+        row = evidence(trained, x, jax.random.fold_in(key, number))._asdict()
+        posteriors.append(trained.encode(x))
+        if _is_image(trained):
+            row["sharpness_data"] = decoder_metrics.sharpness(x)
+            again = trained.decode(posteriors[-1][0])
+            row["sharpness_reconstructions"] = decoder_metrics.sharpness(again)
+        rows.append(jax.device_get(row))
+    found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+    mean, logvar = (np.concatenate(parts) for parts in zip(*posteriors, strict=True))
+    return found, mean, logvar
+
+
+def _log_likelihood(
+    trained: TrainedAutoencoder,
+    data: Array,
+    data_key: Array,
+    key: Array,
+    elbo: np.ndarray,
+    settings: Settings,
+    progress: bool,
+) -> dict[str, Estimate]:
+    some = data[: settings.likelihood_examples]
+    x = np.concatenate([np.asarray(x) for x in _examples(trained, some, data_key)])
+    weighted = importance_weighted_log_likelihood(
+        trained, x, key, settings.num_importance_samples, progress=progress
+    )
+    # The difference estimator of sampling theory: the ELBO varies much more over examples than the
+    # gap does.
+    gap, bound = estimates.mean(weighted.log_likelihood - elbo[: len(x)]), estimates.mean(elbo)
+    stderr = float(np.hypot(gap.stderr, bound.stderr))
+    return {
+        "log_likelihood": Estimate(bound.value + gap.value, stderr),
+        "effective_sample_size": estimates.mean(weighted.effective_sample_size),
+    }
+
+
+def _aggregate(
+    trained: TrainedAutoencoder,
+    mean: np.ndarray,
+    logvar: np.ndarray,
+    key: Array,
+    settings: Settings,
+    progress: bool,
+) -> dict[str, Estimate | float]:
+    keys = jax.random.split(key, 4)
+    z = mean + np.exp(0.5 * logvar) * jax.random.normal(keys[0], mean.shape)
+    found = {
+        "active_units": latent_metrics.active_units(mean),
+        "mmd": latent_metrics.mmd_to_prior(keys[1], z),
+    }
+    if trained.model.encoder == "deterministic":
+        return found
+    truth = divergences.aggregate_kl(keys[2], mean, logvar, settings.num_samples)
+    return found | {
+        "wiseale_kl_of_dataset": divergences.wiseale_kl_of_dataset(mean, logvar, progress=progress),
+        "aggregate_kl": Estimate(float(truth.kl), float(truth.kl_stderr)),
+        "mutual_information": Estimate(
+            float(truth.mutual_information), float(truth.mutual_information_stderr)
+        ),
+        "overlap_coefficient": latent_metrics.overlap_coefficient(
+            keys[3], mean, logvar, settings.num_samples
+        ),
+        "bhattacharyya_coefficient": latent_metrics.bhattacharyya_coefficient(
+            mean[:_FIGURE_1], logvar[:_FIGURE_1]
+        ),
+    }
+
+
+def _decoder(
+    trained: TrainedAutoencoder,
+    mean: np.ndarray,
+    logvar: np.ndarray,
+    key: Array,
+    settings: Settings,
+) -> dict[str, Estimate]:
+    parts = [slice(a, a + _AT_ONCE) for a in range(0, len(mean), _AT_ONCE)]
+    sensitivity = [
+        decoder_metrics.decoder_sensitivity(
+            trained.decode, jax.random.fold_in(key, part.start), mean[part], logvar[part]
+        )
+        for part in parts
+    ]
+    order = np.random.default_rng(settings.seed).permutation(len(mean))[: _AT_ONCE + 1]
+    found = {
+        "decoder_sensitivity": estimates.mean(np.concatenate(sensitivity)),
+        "interpolation_energy": decoder_metrics.interpolation_energy(
+            trained.decode, mean[order[:-1]], mean[order[1:]]
+        ),
+    }
+    if _is_image(trained):
+        images = [
+            trained.sample(jax.random.fold_in(key, len(mean) + part.start), len(mean[part]))
+            for part in parts
+        ]
+        sharpness = [decoder_metrics.sharpness(some) for some in images]
+        found["sharpness_samples"] = estimates.mean(np.concatenate(sharpness))
+    return found
+
+
+def represent(
+    codes: np.ndarray, factors: Mapping[str, np.ndarray], circular: tuple[str, ...], seed: int
+) -> dict[str, Estimate | float]:
+    """The numbers of `representation`: labels are integers, true factors floats, `[size]`.
+
+    Raises:
+      ValueError: as the functions there do.
+    """
+    result: dict[str, Estimate | float] = {}
+    kinds = {name: np.asarray(v).dtype.kind for name, v in factors.items() if np.ndim(v) == 1}
+    for name in (name for name, kind in kinds.items() if kind in "iu"):
+        result.update(representation.label_accuracy(codes, np.asarray(factors[name]), seed))
+    true = {name: np.asarray(factors[name]) for name, kind in kinds.items() if kind == "f"}
+    if not true:
+        return result
+    recovered = representation.recover_factors(codes, true, circular, seed)
+    for name in true:
+        result[f"linear_r2_{name}"] = recovered.linear_r2[name]
+        result[f"forest_r2_{name}"] = recovered.forest_r2[name]
+    if len(true) > 1 and codes.shape[1] > 1:
+        # Codes that never vary have no importance for anything.
+        if np.all(np.sum(recovered.importance, axis=0) > 0):
+            shares = representation.dci(recovered.importance)
+            result["dci_disentanglement"] = shares.disentanglement
+            result["dci_completeness"] = shares.completeness
+        values = [estimate.value for estimate in recovered.forest_r2.values()]
+        result["dci_informativeness"] = float(np.mean(values))
+        result["mig"] = representation.mutual_information_gap(codes, true)
+    return result
+
+
+def _flatten(
+    result: Mapping[str, Estimate | float], trained: TrainedAutoencoder
+) -> dict[str, float | None]:
+    flat: dict[str, float | None] = {}
+    for name, value in result.items():
+        if isinstance(value, Estimate):
+            flat[name], flat[f"{name}_stderr"] = value
+        else:
+            flat[name] = value
+    if trained.model.encoder == "deterministic":
+        flat |= {name: None for name in NEEDS_DENSITY}
+    return {
+        name: value if value is not None and np.isfinite(value) else None
+        for name, value in flat.items()
+    }

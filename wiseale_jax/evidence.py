@@ -1,0 +1,170 @@
+"""How well a model explains examples: reconstruction error, evidence lower bound, log-likelihood.
+
+All are per example, `[size]`, and hold the likelihood's normalising constants; in nats but for the
+errors. A deterministic encoder has no density: its KL is inf, its bound -inf.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+from tqdm import tqdm
+
+from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.divergences import gaussian_kl
+from wiseale_jax.likelihoods import Likelihood
+from wiseale_jax.trained import TrainedAutoencoder
+
+# Examples that are decoded at once, which bounds the memory.
+_AT_ONCE = 128
+
+
+class Evidence(NamedTuple):
+    """What one pass through the autoencoder says of each example, `[size]`.
+
+    Attributes:
+      reconstruction_error: of a sampled z, summed over the pixels or samples of the example:
+        squared error (Gaussian, squared units of the data) or cross-entropy (Bernoulli, nats).
+      reconstruction_error_at_mean: the same with z the posterior's mean.
+      mse: squared error of E[x|z] for the sampled z, per pixel or sample.
+      mse_at_mean: the same at the posterior's mean.
+      aevb_kl: KL[q(z|x) || N(0, I)].
+      elbo: the evidence lower bound of AEVB by the sampled z, log p(x|z) - `aevb_kl`. Kingma and
+        Welling, "Auto-Encoding Variational Bayes" (2014), Eq. 7.
+    """
+
+    reconstruction_error: Float[Array, " size"]
+    reconstruction_error_at_mean: Float[Array, " size"]
+    mse: Float[Array, " size"]
+    mse_at_mean: Float[Array, " size"]
+    aevb_kl: Float[Array, " size"]
+    elbo: Float[Array, " size"]
+
+
+def evidence(
+    trained: TrainedAutoencoder, x: Float[Array, "size *shape"], key: PRNGKeyArray
+) -> Evidence:
+    """Errors, KL and ELBO of each example, from one sampled z each.
+
+    Args:
+      trained: the model.
+      x: as the model takes them; all are in memory at once.
+      key: for the samples.
+    """
+    return _evidence(trained.model, trained.likelihood, trained.variables, x, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _evidence(
+    model: Autoencoder, likelihood: Likelihood, variables: Any, x: Array, key: PRNGKeyArray
+) -> Evidence:
+    outputs = model.apply(variables, x, key)
+    at_mean = model.apply(variables, outputs.mean, method="decode")
+    log_prob = likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar)
+    kl = gaussian_kl(outputs.mean, outputs.logvar)
+
+    def mse(reconstruction):
+        error = jnp.square(x - likelihood.mean(reconstruction))
+        return jnp.mean(error.reshape(len(x), -1), axis=1)
+
+    return Evidence(
+        likelihood.error(x, outputs.reconstruction),
+        likelihood.error(x, at_mean),
+        mse(outputs.reconstruction),
+        mse(at_mean),
+        kl,
+        log_prob - kl,
+    )
+
+
+class LogLikelihood(NamedTuple):
+    """Importance-weighted estimates, `[size]`.
+
+    Attributes:
+      log_likelihood: of log p(x), in nats; a lower bound of it in expectation.
+      effective_sample_size: (sum w)^2 / sum w^2 of the importance weights w, in 1 ... num_samples.
+        Where it is near 1, one draw decides, and the bound is loose: q(z|x) is too narrow for the
+        true posterior. Kong, Liu and Wong (1994).
+    """
+
+    log_likelihood: Float[np.ndarray, " size"]
+    effective_sample_size: Float[np.ndarray, " size"]
+
+
+def importance_weighted_log_likelihood(
+    trained: TrainedAutoencoder,
+    x: Float[Array, "size *shape"],
+    key: PRNGKeyArray,
+    num_samples: int = 500,
+    *,
+    progress: bool = True,
+) -> LogLikelihood:
+    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x), with z_k drawn from q(z|x), of each example.
+
+    At K = 1 it is the ELBO; in expectation it grows with K, towards log p(x). Burda, Grosse and
+    Salakhutdinov, "Importance Weighted Autoencoders" (2016), Eq. 8.
+
+    Args:
+      trained: the model, of either likelihood; a learned observation noise is used as learned.
+      x: as the model takes them. Memory is that of decoding 128 examples, besides x.
+      key: for the draws.
+      num_samples: K, at least 1.
+      progress: whether to show a bar, where the output is a terminal.
+
+    Raises:
+      ValueError: num_samples is less than 1, or the encoder is deterministic.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if trained.model.encoder == "deterministic":
+        raise ValueError("importance weights need a density q(z|x): the encoder is deterministic")
+    parts = []
+    with tqdm(
+        total=len(x) * num_samples,
+        desc="log-likelihood",
+        unit=" draws",
+        unit_scale=True,
+        leave=False,
+        disable=None if progress else True,
+    ) as bar:
+        for start in range(0, len(x), _AT_ONCE):
+            part = np.asarray(x[start : start + _AT_ONCE])
+            # Filled up, so that one compiled program serves all.
+            rows = np.minimum(np.arange(min(_AT_ONCE, len(x))), len(part) - 1)
+            keys = jax.random.split(jax.random.fold_in(key, start), num_samples)
+            log_weights = _log_weights(
+                trained.model, trained.likelihood, trained.variables, part[rows], keys
+            )
+            parts.append(np.asarray(log_weights, np.float64)[:, : len(part)])
+            bar.update(len(part) * num_samples)
+    log_weights = np.concatenate(parts, axis=1)
+    largest = np.max(log_weights, axis=0)
+    weights = np.exp(log_weights - largest)
+    total = np.sum(weights, axis=0)
+    return LogLikelihood(
+        largest + np.log(total / num_samples), np.square(total) / np.sum(np.square(weights), axis=0)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _log_weights(
+    model: Autoencoder, likelihood: Likelihood, variables: Any, x: Array, keys: PRNGKeyArray
+) -> Float[Array, "samples size"]:
+    mean, logvar = model.apply(variables, x, method="encode")
+    observation_logvar = model.apply(variables, method="observation_logvar")
+
+    def one(key):
+        noise = jax.random.normal(key, mean.shape)
+        z = mean + jnp.exp(0.5 * logvar) * noise
+        reconstruction = model.apply(variables, z, method="decode")
+        # log p(z) - log q(z|x); the d/2 log 2 pi cancel.
+        log_ratio = 0.5 * jnp.sum(noise**2 + logvar - z**2, axis=1)
+        return likelihood.log_prob(x, reconstruction, observation_logvar) + log_ratio
+
+    return lax.map(one, keys)

@@ -1,0 +1,115 @@
+"""What each number of `evaluation.evaluate` is: its group, unit and meaning, in a few words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """What a number of `evaluate` is.
+
+    Attributes:
+      group: the idea that it belongs to.
+      unit: of the number and of its standard error.
+      better: "higher" or "lower", all else equal; "" where neither is.
+      description: in a few words.
+    """
+
+    group: str
+    unit: str
+    better: str
+    description: str
+
+
+_PER_EXAMPLE = "per example"
+METRICS = {
+    "reconstruction_error": Metric(
+        "reconstruction", _PER_EXAMPLE, "lower", "squared error or cross-entropy, sampled z"
+    ),
+    "reconstruction_error_at_mean": Metric(
+        "reconstruction", _PER_EXAMPLE, "lower", "the same, z the posterior's mean"
+    ),
+    "mse": Metric("reconstruction", "per sample or pixel", "lower", "squared error, sampled z"),
+    "mse_at_mean": Metric(
+        "reconstruction", "per sample or pixel", "lower", "squared error, z the posterior's mean"
+    ),
+    "sharpness_data": Metric("sharpness", "", "", "variance of the Laplacian, of the images"),
+    "sharpness_reconstructions": Metric("sharpness", "", "higher", "of reconstructions, at mean"),
+    "sharpness_samples": Metric("sharpness", "", "higher", "of samples of the prior"),
+    "loss": Metric("evidence", _PER_EXAMPLE, "", "what the method minimises"),
+    "elbo": Metric("evidence", "nats per example", "higher", "evidence lower bound of AEVB"),
+    "log_likelihood": Metric(
+        "evidence", "nats per example", "higher", "log p(x), importance-weighted bound"
+    ),
+    "effective_sample_size": Metric(
+        "evidence", "draws", "", "of the importance weights; near 1, that bound is loose"
+    ),
+    "aevb_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || p(z)]"),
+    "wiseale_kl": Metric("prior", "nats", "", "Eq. 21's bound, mean over batches"),
+    "wiseale_kl_of_dataset": Metric("prior", "nats", "lower", "Eq. 21's bound, all examples"),
+    "aggregate_kl": Metric("prior", "nats", "lower", "KL[aggregate posterior || p(z)]"),
+    "mutual_information": Metric("prior", "nats", "higher", "I_q(x; z), at most log examples"),
+    "mmd": Metric("prior", "", "lower", "squared MMD, aggregate posterior and prior"),
+    "active_units": Metric("latent space", "dimensions", "", "Var E[z|x] > 0.01"),
+    "overlap_coefficient": Metric(
+        "latent space", "0 to 1", "higher", "compactness: prior mass that q(z) covers"
+    ),
+    "bhattacharyya_coefficient": Metric(
+        "latent space", "0 to 1", "lower", "separation: overlap of 64 posteriors, mean of pairs"
+    ),
+    "decoder_sensitivity": Metric(
+        "latent space", _PER_EXAMPLE, "lower", "smoothness: squared change by posterior noise"
+    ),
+    "interpolation_energy": Metric(
+        "latent space", "1 is even", "lower", "smoothness: of paths between test examples"
+    ),
+    "knn_accuracy": Metric("representation", "0 to 1", "higher", "labels, 5 nearest neighbours"),
+    "logistic_regression_accuracy": Metric(
+        "representation", "0 to 1", "higher", "labels, a linear classifier"
+    ),
+    "linear_r2": Metric("representation", "at most 1", "higher", "factor, linear regression"),
+    "forest_r2": Metric("representation", "at most 1", "higher", "factor, random forest"),
+    "dci_disentanglement": Metric("representation", "0 to 1", "higher", "one factor to a code"),
+    "dci_completeness": Metric("representation", "0 to 1", "higher", "one code to a factor"),
+    "dci_informativeness": Metric("representation", "at most 1", "higher", "mean forest R^2"),
+    "mig": Metric("representation", "0 to 1", "higher", "mutual information gap"),
+}
+
+# One number for each factor: linear_r2_amplitude.
+BY_FACTOR = ("linear_r2", "forest_r2")
+
+# These are None for a deterministic encoder.
+NEEDS_DENSITY = (
+    "elbo",
+    "log_likelihood",
+    "effective_sample_size",
+    "aevb_kl",
+    "wiseale_kl",
+    "wiseale_kl_of_dataset",
+    "aggregate_kl",
+    "mutual_information",
+    "overlap_coefficient",
+    "bhattacharyya_coefficient",
+)
+
+
+def place(name: str) -> int | None:
+    """The place of a number, or of its standard error, in `METRICS`; None where it is no metric."""
+    name = name.removesuffix("_stderr")
+    for place, known in enumerate(METRICS):
+        if name == known or (known in BY_FACTOR and name.startswith(f"{known}_")):
+            return place
+    return None
+
+
+def describe(name: str) -> Metric:
+    """What a number is, by its name in the result of `evaluation.evaluate`.
+
+    Raises:
+      KeyError: there is no such number.
+    """
+    for known in BY_FACTOR:
+        if name.startswith(f"{known}_"):
+            factor, metric = name.removeprefix(f"{known}_"), METRICS[known]
+            return metric._replace(description=metric.description.replace("factor", factor, 1))
+    return METRICS[name]

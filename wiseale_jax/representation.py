@@ -1,0 +1,224 @@
+"""What can be read off the latents: labels, true factors, and how the two are arranged.
+
+Needs scikit-learn: pip install 'wiseale_jax[eval]'. Codes are `[size, latent]`, as a rule the
+posterior means of test examples. Whatever is predicted is predicted for examples that were held
+out of the fit.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from wiseale_jax import estimates
+from wiseale_jax.estimates import Estimate
+
+HAS_SCIKIT_LEARN = importlib.util.find_spec("sklearn") is not None
+
+_FOLDS = 5
+_NEIGHBOURS = 5
+_TREES = 100
+# Of a leaf: a forest whose leaves are single examples learns their noise.
+_LEAF = 5
+
+
+def label_accuracy(
+    codes: Float[np.ndarray, "size latent"], labels: Int[np.ndarray, " size"], seed: int = 0
+) -> dict[str, Estimate]:
+    """The share of labels that two classifiers find from the codes, by 5-fold cross-validation.
+
+    Returns:
+      `knn_accuracy`, by the 5 nearest neighbours, and `logistic_regression_accuracy`, both on
+      standardised codes; in [0, 1]. Alain and Bengio, "Understanding Intermediate Layers Using
+      Linear Classifier Probes" (2016), for the second.
+
+    Raises:
+      ValueError: there are fewer than 10 examples or than 2 classes, or shapes do not fit.
+      ImportError: there is no scikit-learn.
+    """
+    _check(codes, {"label": labels})
+    if len(np.unique(labels)) < 2:
+        raise ValueError("label_accuracy needs labels of two classes or more")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import KFold, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    folds = KFold(_FOLDS, shuffle=True, random_state=seed)
+    result = {}
+    for name, classifier in (
+        ("knn_accuracy", KNeighborsClassifier(_NEIGHBOURS)),
+        ("logistic_regression_accuracy", LogisticRegression(max_iter=1000)),
+    ):
+        predicted = cross_val_predict(
+            make_pipeline(StandardScaler(), classifier), codes, labels, cv=folds
+        )
+        result[name] = estimates.mean(predicted == labels)
+    return result
+
+
+class FactorRecovery(NamedTuple):
+    """How well factors are predicted from codes, and by which of them.
+
+    Attributes:
+      linear_r2: by factor, R^2 of a linear regression, by 5-fold cross-validation.
+      forest_r2: by factor, R^2 of a random forest, for examples out of each tree's bag.
+      importance: `[latent, factors]`, how much the forest relies on each code, at least 0.
+    """
+
+    linear_r2: dict[str, Estimate]
+    forest_r2: dict[str, Estimate]
+    importance: Float[np.ndarray, "latent factors"]
+
+
+def recover_factors(
+    codes: Float[np.ndarray, "size latent"],
+    factors: Mapping[str, Float[np.ndarray, " size"]],
+    circular: Collection[str] = (),
+    seed: int = 0,
+) -> FactorRecovery:
+    """Predicts true factors from codes, by a linear and by a nonlinear regressor.
+
+    R^2 is 1 less the squared error's share of the factor's variance: 1 is exact, 0 no better than
+    the mean, and it may be negative. Eastwood and Williams, "A Framework for the Quantitative
+    Evaluation of Disentangled Representations" (2018), from where the forest's importances are.
+
+    Args:
+      codes: `[size, latent]`.
+      factors: by name, `[size]`.
+      circular: names of factors that are angles in radians; their targets are cosine and sine.
+      seed: of folds and forests.
+
+    Raises:
+      ValueError: there are fewer than 10 examples, a factor never varies, or shapes do not fit.
+      ImportError: there is no scikit-learn.
+    """
+    _check(codes, factors)
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LinearRegression
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    folds = KFold(_FOLDS, shuffle=True, random_state=seed)
+    linear, forest, importance = {}, {}, []
+    for name, values in factors.items():
+        values = np.asarray(values, np.float64)
+        target = np.stack(
+            [np.cos(values), np.sin(values)] if name in circular else [values], axis=1
+        )
+        linear[name] = _r2(target, cross_val_predict(LinearRegression(), codes, target, cv=folds))
+        trees = RandomForestRegressor(
+            _TREES, min_samples_leaf=_LEAF, oob_score=True, random_state=seed
+        )
+        trees.fit(codes, target if target.shape[1] > 1 else target[:, 0])
+        forest[name] = _r2(target, trees.oob_prediction_.reshape(target.shape))
+        importance.append(trees.feature_importances_)
+    return FactorRecovery(linear, forest, np.stack(importance, axis=1))
+
+
+def _r2(target: np.ndarray, predicted: np.ndarray) -> Estimate:
+    error = np.sum(np.square(target - predicted), axis=1)
+    variance = np.sum(np.square(target - np.mean(target, axis=0)), axis=1)
+    if not np.mean(variance) > 0:
+        raise ValueError("a factor that never varies cannot be recovered")
+    unexplained = estimates.ratio(error, variance)
+    return Estimate(1 - unexplained.value, unexplained.stderr)
+
+
+class DCI(NamedTuple):
+    """Disentanglement and completeness, each in [0, 1]."""
+
+    disentanglement: float
+    completeness: float
+
+
+def dci(importance: Float[np.ndarray, "latent factors"]) -> DCI:
+    """Disentanglement and completeness of a matrix of importances.
+
+    Disentanglement is 1 where every code predicts one factor alone, completeness is 1 where every
+    factor is predicted by one code alone; both are 0 where all are equally important. One less the
+    entropy of each code's (each factor's) importances, in logarithms to the base of their number,
+    averaged over codes by their importance (over factors evenly). Eastwood and Williams (2018),
+    Section 2; informativeness, their third number, is `FactorRecovery.forest_r2`.
+
+    Args:
+      importance: at least 0, of two codes and two factors or more.
+
+    Raises:
+      ValueError: it is of another shape, negative, or 0 for a whole factor.
+    """
+    matrix = np.asarray(importance, np.float64)
+    if matrix.ndim != 2 or min(matrix.shape) < 2:
+        raise ValueError(f"dci needs two codes and two factors or more, got shape {matrix.shape}")
+    if np.any(matrix < 0) or not np.all(np.sum(matrix, axis=0) > 0):
+        raise ValueError("dci needs importances of at least 0, and not all 0 for any factor")
+    by_code = np.sum(matrix, axis=1)
+    used = by_code > 0
+    rows = 1 - _entropy(matrix[used] / by_code[used, None]) / np.log(matrix.shape[1])
+    columns = 1 - _entropy((matrix / np.sum(matrix, axis=0)).T) / np.log(matrix.shape[0])
+    return DCI(float(np.average(rows, weights=by_code[used])), float(np.mean(columns)))
+
+
+def _entropy(shares: np.ndarray) -> np.ndarray:
+    """Of each row, in nats."""
+    return -np.sum(shares * np.log(np.where(shares > 0, shares, 1)), axis=1)
+
+
+def mutual_information_gap(
+    codes: Float[np.ndarray, "size latent"],
+    factors: Mapping[str, np.ndarray],
+    bins: int = 20,
+) -> float:
+    """MIG: by how much more the best code tells of a factor than the second best, on average.
+
+    The gap in mutual information, as a share of the factor's entropy: 1 where one code has all, 0
+    where two have the same. Chen, Li, Grosse and Duvenaud, "Isolating Sources of Disentanglement in
+    Variational Autoencoders" (2018), Section 4. Codes and factors are put in `bins` bins of equal
+    width, as by Locatello et al., "Challenging Common Assumptions in the Unsupervised Learning of
+    Disentangled Representations" (2019); an angle needs nothing more.
+
+    Args:
+      codes: `[size, latent]`, of two latents or more.
+      factors: by name, `[size]`.
+      bins: how many.
+
+    Raises:
+      ValueError: there is one latent, fewer than 10 examples, a factor never varies, or shapes do
+        not fit.
+      ImportError: there is no scikit-learn.
+    """
+    _check(codes, factors)
+    if codes.shape[1] < 2:
+        raise ValueError("mutual_information_gap needs two latents or more, got one")
+    from sklearn.metrics import mutual_info_score
+
+    binned = [_bin(code, bins) for code in codes.T]
+    gaps = []
+    for name, values in factors.items():
+        factor = _bin(values, bins)
+        entropy = mutual_info_score(factor, factor)
+        if entropy <= 0:
+            raise ValueError(f"factor {name!r} never varies")
+        shared = np.sort([mutual_info_score(code, factor) for code in binned])
+        gaps.append((shared[-1] - shared[-2]) / entropy)
+    return float(np.mean(gaps))
+
+
+def _bin(values: np.ndarray, bins: int) -> np.ndarray:
+    edges = np.linspace(np.min(values), np.max(values), bins + 1)
+    return np.digitize(values, edges[1:-1])
+
+
+def _check(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:
+    if not HAS_SCIKIT_LEARN:
+        raise ImportError("scikit-learn is needed: pip install 'wiseale_jax[eval]'")
+    shapes = {name: np.shape(values) for name, values in factors.items()}
+    if np.ndim(codes) != 2 or len(codes) < 2 * _FOLDS or set(shapes.values()) != {(len(codes),)}:
+        raise ValueError(
+            f"codes [size, latent] of {2 * _FOLDS} examples or more and factors [size] are needed, "
+            f"got codes {np.shape(codes)} and {shapes}"
+        )
