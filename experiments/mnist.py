@@ -1,6 +1,6 @@
 """The paper's Figure 1, MNIST in two latent dimensions: `python -m experiments.mnist`.
 
-Trains WAE, WiSE-ALE, AEVB and beta-VAE with every seed, skips what is finished, and writes a table
+Trains WAE, WiSE-ALE, AEVB and beta-VAE with every seed, skips what is finished, and writes tables
 (Markdown and CSV) and figures (PNG and PDF): the posteriors of 64 test digits as densities in the
 latent plane, the whole labelled test set in that plane, and what the decoder draws over it.
 """
@@ -19,6 +19,7 @@ import wiseale_jax
 from experiments import configs, runs, sections
 from wiseale_jax import comparison_plots, latent_plots, run_folder
 from wiseale_jax.datasets import DATASETS
+from wiseale_jax.evaluation import Settings
 
 FLAGS = flags.FLAGS
 
@@ -29,6 +30,18 @@ VARIANTS = {
     "AEVB": {"method": "aevb"},
     "beta-VAE": {"method": "beta_vae"},
 }
+
+# Section 5.2's words as numbers, and what they rest on.
+NUMBERS = (
+    "decoder_sensitivity",
+    "interpolation_energy",
+    "overlap_coefficient",
+    "bhattacharyya_coefficient",
+    "knn_accuracy",
+    "wiseale_kl_of_dataset",
+    "aggregate_kl",
+    "log_likelihood",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -43,11 +56,17 @@ def main(argv: list[str]) -> None:
     }
     preparing = {} if FLAGS.source is None else {"source": FLAGS.source}
     done = sections.train_all("mnist", VARIANTS, output, seeds, given, FLAGS.data_dir, **preparing)
-    report(done, output, FLAGS.data_dir, **preparing)
+    report(done, output, FLAGS.data_dir, sections.settings_from_flags(), **preparing)
 
 
-def report(done: list[sections.Run], output: Path, data_dir: str | None, **preparing: Any) -> None:
-    """Writes the table and figures of finished runs; the figures show the first seed's."""
+def report(
+    done: list[sections.Run],
+    output: Path,
+    data_dir: str | None,
+    settings: Settings,
+    **preparing: Any,
+) -> None:
+    """Writes the tables and figures of finished runs; the figures show the first seed's."""
     config = configs.read_stored(run_folder.read_config(done[0].workdir))
     data = runs.load_data(config, data_dir, **preparing)
     preprocess = DATASETS["mnist"].preprocess
@@ -55,6 +74,8 @@ def report(done: list[sections.Run], output: Path, data_dir: str | None, **prepa
     names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
     table = sections.tabulate(done, {name: [run.test[name] for run in done] for name in names})
     print(sections.write_tables(output, "table", table))
+    numbers = sections.evaluate_all(done, NUMBERS, settings, data_dir, **preparing)
+    print(sections.write_tables(output, "evaluation", sections.tabulate(done, numbers)))
     first = {run.label: wiseale_jax.load(run.workdir) for run in done if run.seed == done[0].seed}
     posteriors = {
         label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in first.items()

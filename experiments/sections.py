@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments import configs, runs, train
-from wiseale_jax import run_folder
+from experiments import configs, evaluate, runs, train
+from wiseale_jax import evaluation, run_folder
+from wiseale_jax.evaluation import Settings
 
 
 class Run(NamedTuple):
@@ -42,6 +43,12 @@ def define_flags(output: str) -> None:
     flags.DEFINE_integer("epochs", None, "passes over the training set (default: the paper's)")
     flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
+    flags.DEFINE_integer("examples", None, "evaluate on the first so many test examples only")
+    flags.DEFINE_integer(
+        "likelihood_examples",
+        evaluation.DEFAULTS.likelihood_examples,
+        "test examples for the log-likelihood",
+    )
     runs.define_data_dir()
 
 
@@ -82,6 +89,40 @@ def train_all(
         train.train(config, workdir, data_dir, **preparing)
         done.append(Run(label, config.seed, workdir, run_folder.read_metrics(workdir)))
     return done
+
+
+def settings_from_flags() -> Settings:
+    """How thoroughly the runs of a section are evaluated."""
+    return Settings(
+        examples=flags.FLAGS.examples, likelihood_examples=flags.FLAGS.likelihood_examples
+    )
+
+
+def evaluate_all(
+    done: Sequence[Run],
+    names: Iterable[str],
+    settings: Settings,
+    data_dir: str | None,
+    **preparing: Any,
+) -> dict[str, list[float | None]]:
+    """Numbers of `evaluate.evaluate_run`, by name and for every run, as `tabulate` takes them.
+
+    Args:
+      done: the runs.
+      names: in `metrics.METRICS`; those that were not found, for lack of scikit-learn, are left
+        out.
+      settings: how thoroughly.
+      data_dir: prepared data sets; None for tfds's own.
+      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+
+    Raises:
+      ValueError, OSError: as `evaluate.evaluate_run`.
+    """
+    found = []
+    for number, run in enumerate(done, 1):
+        print(f"[{number}/{len(done)}] evaluating {run.label}, seed {run.seed}")
+        found.append(evaluate.evaluate_run(run.workdir, data_dir, settings, **preparing))
+    return {name: [row[name] for row in found] for name in names if name in found[0]}
 
 
 def _slug(label: str) -> str:

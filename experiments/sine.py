@@ -16,6 +16,7 @@ from absl import flags
 import wiseale_jax
 from experiments import configs, runs, sections
 from wiseale_jax import comparison_plots, run_folder
+from wiseale_jax.evaluation import Settings
 
 FLAGS = flags.FLAGS
 
@@ -46,6 +47,19 @@ STUDIES = {
     },
 }
 
+# What the latents know of the waves.
+NUMBERS = (
+    "linear_r2_amplitude",
+    "linear_r2_frequency",
+    "linear_r2_phase",
+    "forest_r2_amplitude",
+    "forest_r2_frequency",
+    "forest_r2_phase",
+    "mutual_information",
+    "aggregate_kl",
+    "log_likelihood",
+)
+
 # Below these a wave counts as low in frequency (Hz) and in amplitude.
 LOW_FREQUENCY, LOW_AMPLITUDE = 2.0, 0.2
 
@@ -59,10 +73,12 @@ def main(argv: list[str]) -> None:
     output = run_folder.make_folder(Path(FLAGS.output) / FLAGS.study, "output")
     given = {"epochs": FLAGS.epochs, "train_examples": FLAGS.train_examples}
     done = sections.train_all("sine", STUDIES[FLAGS.study], output, seeds, given, FLAGS.data_dir)
-    report(done, output, FLAGS.data_dir)
+    report(done, output, FLAGS.data_dir, sections.settings_from_flags())
 
 
-def report(done: list[sections.Run], output: Path, data_dir: str | None) -> None:
+def report(
+    done: list[sections.Run], output: Path, data_dir: str | None, settings: Settings
+) -> None:
     """Writes the tables and figures of finished runs."""
     config = configs.read_stored(run_folder.read_config(done[0].workdir))
     data = runs.load_data(config, data_dir)
@@ -87,6 +103,8 @@ def report(done: list[sections.Run], output: Path, data_dir: str | None) -> None
             pictures[run.label] = again[chosen]
     table = sections.tabulate(done, {**columns, **at_mean})
     print(sections.write_tables(output, "table", table))
+    numbers = sections.evaluate_all(done, NUMBERS, settings, data_dir)
+    print(sections.write_tables(output, "evaluation", sections.tabulate(done, numbers)))
     title = f"sine waves, {config.epochs} epochs, {table[0]['seeds']} seeds"
     comparison_plots.save(
         comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title),

@@ -1,6 +1,7 @@
 """experiments/mnist.py on the real digits, shortened."""
 
 from experiments import mnist, sections
+from wiseale_jax.evaluation import Settings
 
 
 def test_figure_one(real_data, tmp_path):
@@ -9,8 +10,12 @@ def test_figure_one(real_data, tmp_path):
     given = {"epochs": 1, "train_examples": 2000}
     data_dir = str(tmp_path / "data")
     done = sections.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)
-    mnist.report(done, tmp_path, data_dir, source=source)
+    settings = Settings(examples=500, likelihood_examples=20, num_importance_samples=10)
+    mnist.report(done, tmp_path, data_dir, settings, source=source)
     for name in ("posteriors", "latent-plane", "decoded-plane", "curves"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert "| WAE | 1 |" in (tmp_path / "table.md").read_text()
+    header, _, *rows = (tmp_path / "evaluation.md").read_text().splitlines()
+    assert header == "| run | seeds | " + " | ".join(mnist.NUMBERS) + " |"
+    assert [row.split(" | ")[0] for row in rows] == ["| WiSE-ALE", "| WAE"]

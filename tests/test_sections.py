@@ -6,6 +6,7 @@ import pytest
 
 from experiments import configs, sections, sine
 from wiseale_jax import run_folder
+from wiseale_jax.evaluation import Settings
 
 
 def test_spread():
@@ -51,10 +52,15 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     ]
     assert all(run.test["split"] == "test" for run in done)
     assert run_folder.read_config(done[0].workdir)["batch_size"] == 64
-    sine.report(done, tmp_path, str(data_dir))
+    settings = Settings(examples=100, likelihood_examples=10, num_importance_samples=10)
+    sine.report(done, tmp_path, str(data_dir), settings)
     for name in ("table.md", "table.csv", "curves.png", "curves.pdf", "reconstructions.png"):
         assert (tmp_path / name).stat().st_size > 100
     assert "error at mean, below 2 Hz" in (tmp_path / "table.md").read_text()
+    rows = list(csv.DictReader((tmp_path / "evaluation.csv").open()))
+    assert [row["run"] for row in rows] == ["WiSE-ALE", "AE"]
+    assert float(rows[0]["mutual_information"]) > 0 and rows[1]["mutual_information"] == ""
+    assert float(rows[1]["forest_r2_phase"]) < 1
     capsys.readouterr()
     again = sections.train_all(*arguments)
     assert capsys.readouterr().out.count("is finished") == 4

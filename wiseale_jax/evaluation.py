@@ -79,13 +79,18 @@ def evaluate(
     check(settings, len(data))
     data = data[: settings.examples]
     keys = jax.random.split(jax.random.key(settings.seed), 4)
+    has_density = trained.model.encoder != "deterministic"
     with tqdm(total=5, leave=False, disable=None if progress else True) as bar:
         bar.set_description("evaluation: reconstruction")
         by_example, mean, logvar = _by_example(trained, data, keys[0])
-        result = {name: estimates.mean(values) for name, values in by_example.items()}
+        result = {
+            name: estimates.mean(values)
+            for name, values in by_example.items()
+            if has_density or name not in NEEDS_DENSITY
+        }
         bar.update()
         bar.set_description("evaluation: log-likelihood")
-        if trained.model.encoder != "deterministic":
+        if has_density:
             elbo = by_example["elbo"]
             result |= _log_likelihood(trained, data, keys[0], keys[1], elbo, settings, progress)
         bar.update()
@@ -99,7 +104,7 @@ def evaluate(
         if representation.HAS_SCIKIT_LEARN:
             circular = DATASETS[trained.config["dataset"]].circular
             known = {name: values[: len(data)] for name, values in (factors or {}).items()}
-            result |= represent(mean, known, circular, settings.seed)
+            result |= _represent(mean, known, circular, settings.seed)
         bar.update()
     return _flatten(result, trained)
 
@@ -242,7 +247,7 @@ def _decoder(
     return found
 
 
-def represent(
+def _represent(
     codes: np.ndarray, factors: Mapping[str, np.ndarray], circular: tuple[str, ...], seed: int
 ) -> dict[str, Estimate | float]:
     """The numbers of `representation`: labels are integers, true factors floats, `[size]`.
