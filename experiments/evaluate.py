@@ -55,6 +55,7 @@ def define_flags() -> None:
         "num_samples", defaults.num_samples, "draws for the aggregate posterior's KL and overlap"
     )
     flags.DEFINE_integer("seed", defaults.seed, "of all draws")
+    flags.DEFINE_string("inception", None, "for FID: an Inception network, as an ONNX file")
 
 
 def evaluate(workdir: Path, data_dir: str | None = None) -> dict[str, float]:

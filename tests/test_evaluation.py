@@ -8,6 +8,7 @@ from tests.linear_gaussian import LinearGaussian
 from wiseale_jax import evaluation, metrics, representation
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.frechet import frechet_distance
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.networks import Architecture, Conv, Dense, Reshape
 from wiseale_jax.trained import TrainedAutoencoder
@@ -87,7 +88,7 @@ def test_a_deterministic_encoder_has_none_and_says_where():
     assert found["reconstruction_error"] == found["reconstruction_error_at_mean"]
 
 
-def test_labelled_images_with_a_bernoulli_likelihood():
+def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     shape = (6, 6, 1)
     decoder = (Dense(36, relu=False), Reshape(shape))
     model = Autoencoder(Architecture(shape, (Conv(2, 3, 2), Dense(4)), decoder), 2)
@@ -97,8 +98,16 @@ def test_labelled_images_with_a_bernoulli_likelihood():
     variables = model.init(key, data[:1] / np.float32(255), key)
     trained = TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"], config)
     labels = np.arange(300) % 3
-    settings = SETTINGS._replace(examples=260)
+    settings = SETTINGS._replace(examples=260, inception="pool.onnx")
+    # In place of Inception, pixels: FID is then as of the images themselves.
+    monkeypatch.setattr(
+        evaluation, "load_features", lambda path: lambda a: a[:, ::3, ::3, 0].mean(2)
+    )
     found = evaluation.evaluate(trained, data, {"label": labels}, settings, progress=False)
+    again = np.asarray(trained.reconstruct((data[:260] > 127).astype(np.float32)))
+    pooled = (data[:260] > 127)[:, ::3, ::3, 0].mean(2), again[:, ::3, ::3, 0].mean(2)
+    np.testing.assert_allclose(found["fid_reconstructions"], frechet_distance(*pooled), rtol=1e-4)
+    assert found["fid_samples"] > 0
     binary = np.float64(data[:260, ..., 0] > 127)
     laplacian = (
         sum(np.roll(binary, shift, axis) for axis in (1, 2) for shift in (1, -1)) - 4 * binary
@@ -124,6 +133,13 @@ def test_labelled_images_with_a_bernoulli_likelihood():
 def test_settings_out_of_range(fields, words):
     with pytest.raises(ValueError, match=words):
         evaluation.check(Settings(**fields), 10)
+
+
+def test_fid_is_for_images_and_needs_a_network():
+    true = LinearGaussian()
+    x, _ = true.draw(20)
+    with pytest.raises(ValueError, match="inception is for images, not for 'sine'"):
+        evaluation.evaluate(true.trained, x, None, Settings(inception="a.onnx"), progress=False)
 
 
 def test_one_example_is_too_few():

@@ -19,6 +19,7 @@ from wiseale_jax import decoder_metrics, divergences, estimates, latent_metrics,
 from wiseale_jax.datasets import DATASETS, preprocessing
 from wiseale_jax.estimates import Estimate
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
+from wiseale_jax.frechet import Features, frechet_distance, load_features
 from wiseale_jax.metrics import NEEDS_DENSITY
 from wiseale_jax.trained import TrainedAutoencoder
 
@@ -38,6 +39,7 @@ class Settings(NamedTuple):
       num_importance_samples: K of that, for each example.
       num_samples: draws for the aggregate posterior's KL and overlap.
       seed: of all draws.
+      inception: for FID, an ONNX file as of `frechet.load_features`; None for no FID.
     """
 
     examples: int | None = None
@@ -45,6 +47,7 @@ class Settings(NamedTuple):
     num_importance_samples: int = 500
     num_samples: int = 10_000
     seed: int = 0
+    inception: str | None = None
 
 
 DEFAULTS = Settings()
@@ -74,13 +77,15 @@ def evaluate(
       a number does not exist: `metrics.NEEDS_DENSITY`, for a deterministic encoder.
 
     Raises:
-      ValueError: a setting is out of range, or there are too few examples for a metric.
+      ValueError: a setting is out of range, there are too few examples for a metric, or FID is
+        asked for without a network or images.
     """
     check(settings, len(data))
+    features = _features(trained, settings)
     data = data[: settings.examples]
     keys = jax.random.split(jax.random.key(settings.seed), 4)
     has_density = trained.model.encoder != "deterministic"
-    with tqdm(total=5, leave=False, disable=None if progress else True) as bar:
+    with tqdm(total=6, leave=False, disable=None if progress else True) as bar:
         bar.set_description("evaluation: reconstruction")
         by_example, mean, logvar = _by_example(trained, data, keys[0])
         result = {
@@ -99,6 +104,10 @@ def evaluate(
         bar.update()
         bar.set_description("evaluation: decoder")
         result |= _decoder(trained, mean, logvar, keys[3], settings)
+        bar.update()
+        if features is not None:
+            bar.set_description("evaluation: FID")
+            result |= _fid(trained, data, keys[0], keys[3], features)
         bar.update()
         bar.set_description("evaluation: representation")
         if representation.HAS_SCIKIT_LEARN:
@@ -245,6 +254,31 @@ def _decoder(
         sharpness = [decoder_metrics.sharpness(some) for some in images]
         found["sharpness_samples"] = estimates.mean(np.concatenate(sharpness))
     return found
+
+
+def _features(trained: TrainedAutoencoder, settings: Settings) -> Features | None:
+    """The network that FID needs, loaded before long work starts."""
+    if settings.inception is None:
+        return None
+    if not _is_image(trained):
+        raise ValueError(f"inception is for images, not for {trained.config['dataset']!r}")
+    return load_features(settings.inception)
+
+
+def _fid(
+    trained: TrainedAutoencoder, data: Array, data_key: Array, key: Array, features: Features
+) -> dict[str, float]:
+    """Fréchet distances from the examples to their reconstructions and to as many samples."""
+    found: dict[str, list[np.ndarray]] = {"data": [], "reconstructions": [], "samples": []}
+    for number, x in enumerate(_examples(trained, data, data_key)):
+        samples = trained.sample(jax.random.fold_in(key, number), len(x))
+        for name, images in zip(found, (x, trained.reconstruct(x), samples), strict=True):
+            found[name].append(features(np.asarray(images)))
+    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
+    return {
+        f"fid_{name}": frechet_distance(arrays["data"], arrays[name])
+        for name in ("reconstructions", "samples")
+    }
 
 
 def _represent(

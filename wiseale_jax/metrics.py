@@ -33,9 +33,11 @@ METRICS = {
     "mse_at_mean": Metric(
         "reconstruction", "per sample or pixel", "lower", "squared error, z the posterior's mean"
     ),
-    "sharpness_data": Metric("sharpness", "", "", "variance of the Laplacian, of the images"),
-    "sharpness_reconstructions": Metric("sharpness", "", "higher", "of reconstructions, at mean"),
-    "sharpness_samples": Metric("sharpness", "", "higher", "of samples of the prior"),
+    "sharpness_data": Metric("images", "", "", "variance of the Laplacian, of the images"),
+    "sharpness_reconstructions": Metric("images", "", "higher", "of reconstructions, at mean"),
+    "sharpness_samples": Metric("images", "", "higher", "of samples of the prior"),
+    "fid_reconstructions": Metric("images", "", "lower", "FID of reconstructions, at mean"),
+    "fid_samples": Metric("images", "", "lower", "FID of samples of the prior"),
     "loss": Metric("evidence", _PER_EXAMPLE, "", "what the method minimises"),
     "elbo": Metric("evidence", "nats per example", "higher", "evidence lower bound of AEVB"),
     "log_likelihood": Metric(
