@@ -10,10 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import configs
+from experiments import configs, evaluate
 from wiseale_jax import run_folder
 
-_EVALUATION = "evaluation.json"
 _NOT_METRICS = ("epoch", "step", "split", "skipped", "examples_per_second")
 # What makes no other method: runs that differ in these alone share a label.
 _NOT_IN_LABEL = ("seed", "skip_nonfinite")
@@ -111,7 +110,7 @@ def read_run(workdir: Path) -> Compared:
     state = "finished"
     if not (workdir / run_folder.SUMMARY).exists():
         state = f"not finished: {tested[-1]} of {config.epochs} epochs"
-    return Compared(workdir, config, rows, _read_evaluation(workdir / _EVALUATION), state)
+    return Compared(workdir, config, rows, _read_evaluation(workdir / evaluate.EVALUATION), state)
 
 
 def _is_row(row: Any) -> bool:
@@ -135,7 +134,11 @@ def _read_evaluation(path: Path) -> dict[str, float | None]:
         numbers = {name: value for name, value in stored.items() if _is_number(value)}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    return {name: value for name, value in numbers.items() if not name.endswith("_stderr")}
+    return {
+        name: value
+        for name, value in numbers.items()
+        if not name.endswith("_stderr") and name not in evaluate.MADE_WITH
+    }
 
 
 def name_runs(compared: Sequence[Compared]) -> list[str]:

@@ -25,6 +25,9 @@ FLAGS = flags.FLAGS
 
 EVALUATION = "evaluation.json"
 
+# What evaluation.json holds besides numbers: what they were made with.
+MADE_WITH = ("step", *Settings._fields, "scikit_learn")
+
 
 def main(argv: list[str]) -> None:
     """Evaluates the run that the flags name."""
@@ -99,11 +102,8 @@ def evaluate_run(
     """
     workdir = Path(workdir).expanduser()
     trained = wiseale_jax.load(workdir)
-    header = {
-        "step": trained.step,
-        **settings._asdict(),
-        "scikit_learn": representation.HAS_SCIKIT_LEARN,
-    }
+    values = trained.step, *settings, representation.HAS_SCIKIT_LEARN
+    header = dict(zip(MADE_WITH, values, strict=True))
     stored = _read(workdir / EVALUATION)
     if all(name in stored and stored[name] == value for name, value in header.items()):
         return stored
