@@ -50,7 +50,7 @@ METRICS = {
     "wiseale_kl": Metric("prior", "nats", "", "Eq. 21's bound, mean over batches"),
     "wiseale_kl_of_dataset": Metric("prior", "nats", "lower", "Eq. 21's bound, all examples"),
     "aggregate_kl": Metric("prior", "nats", "lower", "KL[aggregate posterior || p(z)]"),
-    "mutual_information": Metric("prior", "nats", "higher", "I_q(x; z), at most log examples"),
+    "mutual_information": Metric("prior", "nats", "", "I_q(x; z), at most log examples"),
     "mmd": Metric("prior", "", "lower", "squared MMD, aggregate posterior and prior"),
     "active_units": Metric("latent space", "dimensions", "", "Var E[z|x] > 0.01"),
     "overlap_coefficient": Metric(
