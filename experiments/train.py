@@ -119,7 +119,7 @@ def _train(
             f"{len(data.test):,} test examples, {parameters:,} parameters, "
             f"{program.mesh.size if program.mesh else 1} x {jax.devices()[0].device_kind}"
         )
-    folder = workdir / run_folder.CHECKPOINTS
+    folder = run_folder.make_folder(workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
     if first:
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")

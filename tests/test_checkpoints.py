@@ -198,3 +198,28 @@ def test_a_folder_that_is_gone_is_not_made_anew(tmp_path):
         with pytest.raises(OSError, match=r"cannot write checkpoint 1: .* is gone"):
             checkpoints.save(saved, 1, state(1.0), run_folder.describe(CONFIG))
     assert not folder.exists()
+
+
+def test_links_and_foreign_files(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "checkpoints"
+    save(folder, 3, 4)
+    shutil.copytree(folder / "4", outside)
+    before = {path: path.read_bytes() for path in files(outside)}
+    for name in ("notes", "7"):
+        (folder / name).write_text("")
+    for name in ("abc", "-3", "1e5"):
+        (folder / name).mkdir()
+    for name in ("2", "9", "5.orbax-checkpoint-tmp"):
+        (folder / name).symlink_to(outside)
+    (folder / "3" / "link").symlink_to(outside)
+    with checkpoints.open_checkpoints(folder) as saved:
+        # A link to a good checkpoint is as good as it.
+        assert checkpoints.restore(saved, CONFIG).step == 9
+        with pytest.raises(OSError, match=r"cannot delete checkpoint 2 in .*: .*symbolic link"):
+            checkpoints.prune(saved, keep=1)
+        (folder / "2").unlink()
+        saved.reload()
+        checkpoints.prune(saved, keep=1)
+        checkpoints.set_aside(saved, 9)
+    assert not (folder / "3").exists()
+    assert before == {path: path.read_bytes() for path in files(outside)}

@@ -143,12 +143,17 @@ def prune(checkpoints: ocp.CheckpointManager, keep: int, best: int | None = None
     """Deletes all checkpoints but the newest `keep` and that of the step `best`.
 
     Raises:
-      OSError: as of `wait`: none is deleted for one that is not committed.
+      OSError: one cannot be deleted; or as of `wait`, as none is deleted for one that is not
+        committed.
     """
     wait(checkpoints)
     for step in sorted(checkpoints.all_steps())[:-keep]:
         if step != best:
-            checkpoints.delete(step)
+            try:
+                checkpoints.delete(step)
+            except OSError as error:
+                folder = checkpoints.directory
+                raise OSError(f"cannot delete checkpoint {step} in {folder}: {error}") from error
 
 
 def restore(
