@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import math
 import os
@@ -21,6 +22,8 @@ from experiments import configs, stopping
 from wiseale_jax import objectives, plots, run_folder, training
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
+
+_M_ARENA_MAX = -8  # Of malloc.h.
 
 
 class Data(NamedTuple):
@@ -41,6 +44,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         # What is wrong is raised: orbax also logs it, with tracebacks.
         logging.set_verbosity(logging.FATAL)
         _cache_compilations()
+        _share_arenas()
         try:
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
@@ -69,6 +73,17 @@ def _cache_compilations() -> None:
             folder = run_folder.make_folder(Path(cache, "wiseale_jax"), "cache")
             jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _share_arenas() -> None:
+    """Has all threads allocate memory from two arenas, where the C library is glibc.
+
+    Each of the many threads that write checkpoints would fill one of its own, and no memory comes
+    back from them: a long run would grow.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
 
 
 def define_data_dir() -> None:
