@@ -52,6 +52,16 @@ def run(main: Callable[[list[str]], None]) -> None:
         except (ValueError, OSError, FloatingPointError) as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = (str(error) or "MemoryError").splitlines()[0]
+            print(
+                f"error: not enough memory ({reason}): a smaller batch_size or latent_dim, or more "
+                "microbatches, usually helps",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         except stopping.Stopped as stopped:
             print(stopped)
             sys.exit(stopping.EXIT_CODE)

@@ -3,6 +3,7 @@
 Every fault is tried on real, if few, waves, and the run is compared with one that met no fault.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -157,6 +158,50 @@ def test_a_checkpoint_of_another_run(short, data_dir):
     for use in (wiseale_jax.load, lambda workdir: run(workdir, data_dir)):
         with pytest.raises(ValueError, match=words):
             use(short)
+
+
+@pytest.mark.parametrize("name", ["a b%41?#\u00e9\n$'", "link"])
+def test_a_workdir_of_a_strange_name_or_behind_a_link(name, finished, tmp_path, data_dir):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    run(tmp_path / name, data_dir, epochs=1)
+    run(tmp_path / name, data_dir)
+    assert_same(tmp_path / name, finished)
+
+
+@pytest.mark.parametrize("name", [run_folder.METRICS, run_folder.CHECKPOINTS])
+def test_a_workdir_with_something_else_in_a_files_place(name, short, data_dir):
+    path = short / name
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.write_text("")
+    else:
+        path.unlink()
+        path.mkdir()
+    with pytest.raises(OSError, match=rf"cannot write .*{name}"):
+        run(short, data_dir)
+
+
+def test_damaged_compiled_programs(finished, tmp_path, data_dir):
+    """They are compiled again."""
+    cache = tmp_path / "cache"
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    for name in ("first", "second"):
+        arguments = command("train", *FLAGS, f"--data_dir={data_dir}")
+        arguments.append(f"--workdir={tmp_path / name}")
+        subprocess.run(arguments, cwd=ROOT, env=environment, check=True)
+        entries = [path for path in cache.rglob("*") if path.is_file()]
+        assert entries
+        for path, size in zip(entries, itertools.cycle([0, 100, -9]), strict=False):
+            path.write_bytes(path.read_bytes()[:size])
+    assert_same(tmp_path / "second", finished)
+
+
+def test_more_memory_than_there_is(tmp_path, data_dir):
+    flags = ["--latent_dim=2000000000", f"--workdir={tmp_path / 'run'}", f"--data_dir={data_dir}"]
+    done = call("train", *FLAGS, *flags)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("error: not enough memory (RESOURCE_EXHAUSTED")
 
 
 def test_a_workdir_that_is_removed(tmp_path, data_dir, monkeypatch):
