@@ -133,7 +133,9 @@ def _text(data: bytes, path: str | os.PathLike) -> str:
 def _open_archive(path: Path, stack: contextlib.ExitStack) -> _Opened:
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
-    except zipfile.BadZipFile:
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # zipfile raises errors of many kinds.
         raise ValueError(_what_it_is(path)) from None
     faces: dict[str, zipfile.ZipInfo] = {}
     partition = None
