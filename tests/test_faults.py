@@ -71,6 +71,12 @@ def step_by_step(monkeypatch, act):
     monkeypatch.setattr(training, "train_steps", train_steps)
 
 
+def wait_for_checkpoint(workdir, step):
+    """Until it is committed, as it is written in the background."""
+    while not (workdir / run_folder.CHECKPOINTS / str(step)).exists():
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize(
     ("number", "stop"), [(signal.SIGTERM, STEPS + 4), (signal.SIGINT, 2 * STEPS)]
 )
@@ -206,8 +212,14 @@ def test_more_memory_than_there_is(tmp_path, data_dir):
 
 def test_a_workdir_that_is_removed(tmp_path, data_dir, monkeypatch):
     workdir = tmp_path / "run"
+
+    def remove(step):
+        if step == STEPS + 4:
+            wait_for_checkpoint(workdir, STEPS)
+            shutil.rmtree(workdir)
+
     with monkeypatch.context() as patch:
-        step_by_step(patch, lambda step: step == STEPS + 4 and shutil.rmtree(workdir))
+        step_by_step(patch, remove)
         with pytest.raises(OSError, match=r"cannot write .*metrics\.jsonl: No such file"):
             run(workdir, data_dir)
     assert not workdir.exists()
@@ -281,14 +293,14 @@ def small_disk(tmp_path):
     ("left", "what"), [(0, r"metrics\.jsonl"), (100_000, r"checkpoint 40 in .*checkpoints")]
 )
 def test_a_full_disk(left, what, finished, small_disk, data_dir, monkeypatch):
-    filler = small_disk / "filler"
+    filler, workdir = small_disk / "filler", small_disk / "run"
 
     def fill(step):
         if step == STEPS + 4:
+            wait_for_checkpoint(workdir, STEPS)
             free = shutil.disk_usage(small_disk).free
             filler.write_bytes(bytes(free - left))
 
-    workdir = small_disk / "run"
     with monkeypatch.context() as patch:
         step_by_step(patch, fill)
         with pytest.raises(OSError, match=f"cannot write .*{what}: No space left on device"):
