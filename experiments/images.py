@@ -1,0 +1,105 @@
+"""What the sections on images share: one report, of numbers and of pictures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+import wiseale_jax
+from experiments import configs, runs, sections
+from wiseale_jax import comparison_plots, image_plots, run_folder
+from wiseale_jax.datasets import preprocessing
+from wiseale_jax.evaluation import Settings
+
+_PAIRS, _STEPS, _SAMPLES = 2, 9, 36
+# Test examples whose posterior means tell how much each dimension of z varies.
+_ENCODED = 250
+_TRAVERSED = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
+
+
+def define_flags(output: str) -> None:
+    """Defines the flags of a section on images."""
+    sections.define_flags(output)
+    flags.DEFINE_integer("batch_size", None, "examples per step (default: the paper's)")
+
+
+def given_from_flags() -> dict[str, Any]:
+    """The fields of `Config` that shorten a section, as far as they are given."""
+    return {name: flags.FLAGS[name].value for name in ("epochs", "train_examples", "batch_size")}
+
+
+def report(
+    done: Sequence[sections.Run],
+    output: Path,
+    data_dir: str | None,
+    settings: Settings,
+    numbers: Sequence[str],
+    **preparing: Any,
+) -> None:
+    """Writes the tables and figures of finished runs; the pictures are the first seed's.
+
+    Args:
+      done: the runs.
+      output: the folder.
+      data_dir: prepared data sets; None for tfds's own.
+      settings: how thoroughly the runs are evaluated.
+      numbers: of the evaluation, for a table of their own.
+      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+    """
+    config = configs.read_stored(run_folder.read_config(done[0].workdir))
+    names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
+    table = sections.tabulate(done, {name: [run.test[name] for run in done] for name in names})
+    print(sections.write_tables(output, "table", table))
+    data = runs.load_data(config, data_dir, **preparing)
+    first = {run.label: wiseale_jax.load(run.workdir) for run in done if run.seed == done[0].seed}
+    preprocess = preprocessing(config.dataset, config.binarize)
+    x = preprocess(jnp.asarray(data.test[:_ENCODED]), jax.random.key(0))
+    title = f"{config.dataset}, {config.epochs} epochs"
+    for name, figure in _figures(first, x, title).items():
+        comparison_plots.save(figure, output / name)
+    curves = [(run.label, run.rows) for run in done]
+    comparison_plots.save(comparison_plots.curves_by_label(curves, title), output / "curves")
+    # Last, as it takes longest.
+    found = sections.evaluate_all(done, numbers, settings, data_dir, **preparing)
+    print(sections.write_tables(output, "evaluation", sections.tabulate(done, found)))
+    print(f"written to {output}")
+
+
+def _figures(
+    first: dict[str, wiseale_jax.TrainedAutoencoder], x: jax.Array, title: str
+) -> dict[str, Any]:
+    means = {label: np.asarray(trained.encode(x)[0]) for label, trained in first.items()}
+    shown = min(8, len(x))
+    again = {
+        label: np.asarray(trained.decode(means[label][:shown])) for label, trained in first.items()
+    }
+    samples = {
+        label: np.asarray(trained.sample(jax.random.key(0), _SAMPLES))
+        for label, trained in first.items()
+    }
+    pairs = 2 * min(_PAIRS, len(x) // 2)
+    figures = {
+        "reconstructions": image_plots.rows(
+            {"test image": np.asarray(x[:shown]), **again}, f"{title}: reconstructions"
+        ),
+        "samples": image_plots.panels(samples, 6, f"{title}: decoded samples of the prior"),
+        "traversals": image_plots.traversals(
+            {
+                label: (means[label][0], means[label].var(axis=0), trained.decode)
+                for label, trained in first.items()
+            },
+            _TRAVERSED,
+        ),
+    }
+    if pairs:
+        figures["interpolations"] = image_plots.interpolations(
+            {label: (means[label][:pairs], trained.decode) for label, trained in first.items()},
+            _STEPS,
+        )
+    return figures
