@@ -7,8 +7,7 @@ their namesakes in `flax.linen`, with one copy and one matrix product each.
 A convolution of stride s is one of stride 1 over blocks of s inputs, once the positions in a block
 count as channels. Its windows are copied side by side, and the kernel multiplies them (im2col). A
 transposed convolution, and the gradient of a convolution with respect to its input, go the same way
-over blocks of s outputs. No number is multiplied by zeros but those that round a kernel's size up
-to a multiple of the stride, and at an edge.
+over blocks of s outputs. No number is multiplied by a zero but at an edge.
 
 Inside, channels come first and the batch last: so windows are copies of long runs, and no product
 has a large transposed left side, which XLA's CPU products are several times slower at.
@@ -131,16 +130,14 @@ def _conv_transpose_batch_last(x: Array, kernel: Array, stride: Sequence[int]) -
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     """A convolution, kernel `[*size, f, c]`: `[f, *length, batch]` -> `[c, *windows, batch]`."""
-    weights = _weights(kernel, axes)
-    weights = weights.reshape(-1, weights.shape[-1])
-    return jnp.tensordot(weights.T, _windows(_to_blocks(fine, axes), axes), 1)
+    windows = _fine_windows(fine, kernel.shape[:-2], axes)
+    weights = jnp.moveaxis(kernel, -1, 0)
+    return jnp.tensordot(weights.reshape(weights.shape[0], -1), windows, 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     """What transposes `_to_coarse`: `[c, *windows, batch]` -> `[f, *length, batch]`."""
-    n = len(axes)
-    # Block j adds up what the kernel's t-th part makes of window j - t.
     firsts = [axis.low // axis.stride for axis in axes]
     counts = [
         (a.low + a.length - 1) // a.stride - first + 1
@@ -150,30 +147,42 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
         (a.taps - 1 - first, count + first - a.windows, 0)
         for a, first, count in zip(axes, firsts, counts, strict=True)
     ]
-    x = lax.pad(coarse, jnp.zeros((), coarse.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    windows = _windows(
-        x, [a._replace(windows=count) for a, count in zip(axes, counts, strict=True)]
-    )
-    weights = jnp.flip(_weights(kernel, axes), range(n))  # [*taps, *stride, f, c]
-    weights = weights.transpose(*range(n, 2 * n + 1), *range(n), 2 * n + 1)
-    blocks = jnp.tensordot(weights.reshape(-1, windows.shape[0]), windows, 1)
+    zero = jnp.zeros((), coarse.dtype)
+    x = lax.pad(coarse, zero, [(0, 0, 0), *pads, (0, 0, 0)])
+    missing = [(0, max(a.stride - k, 0), 0) for a, k in zip(axes, kernel.shape, strict=False)]
+    kernel = lax.pad(kernel, zero, [*missing, (0, 0, 0), (0, 0, 0)])
+    # The outputs at one place of their blocks see every stride-th entry of the kernel.
+    places = list(itertools.product(*(range(axis.stride) for axis in axes)))
+    kernels = [
+        kernel[tuple(slice(p, None, a.stride) for p, a in zip(at, axes, strict=True))]
+        for at in places
+    ]
+    outputs = {}
+    for taps in dict.fromkeys(k.shape[:-2] for k in kernels):
+        # In block j, entry t of the kernel meets window j - t.
+        windows = jnp.concatenate(
+            [
+                x[_window([a.taps - 1 - t for a, t in zip(axes, at, strict=True)], counts)]
+                for at in itertools.product(*map(range, taps))
+            ]
+        )
+        chosen = [i for i, k in enumerate(kernels) if k.shape[:-2] == taps]
+        weights = jnp.stack([kernels[i].reshape(-1, *kernel.shape[-2:]) for i in chosen])
+        weights = jnp.swapaxes(weights, 1, 2).reshape(-1, windows.shape[0])
+        products = jnp.tensordot(weights, windows, 1)
+        outputs.update(zip(chosen, jnp.split(products, len(chosen)), strict=True))
+    blocks = jnp.concatenate([outputs[i] for i in range(len(places))])
     return _from_blocks(blocks, axes, firsts)
 
 
 def _kernel_gradient(fine: Array, coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     """The gradient of sum(coarse * _to_coarse(fine, kernel)) with respect to the kernel."""
-    n = len(axes)
-    windows = _windows(_to_blocks(fine, axes), axes)
+    windows = _fine_windows(fine, kernel.shape[:-2], axes)
     if jax.device_count() == 1:
         # XLA would else transpose the windows. Not over a mesh: that cannot merge space and batch.
         coarse, windows = (a.reshape(a.shape[0], -1) for a in (coarse, windows))
     over = list(range(1, coarse.ndim))
-    weights = jnp.tensordot(coarse, windows, (over, over)).T
-    taps, strides = [axis.taps for axis in axes], [axis.stride for axis in axes]
-    weights = weights.reshape(*taps, *strides, *kernel.shape[-2:])
-    weights = weights.transpose(*(i for a in range(n) for i in (a, n + a)), 2 * n, 2 * n + 1)
-    full = weights.reshape(*(t * s for t, s in zip(taps, strides, strict=True)), *kernel.shape[-2:])
-    return full[tuple(slice(size) for size in kernel.shape)]
+    return jnp.tensordot(coarse, windows, (over, over)).T.reshape(kernel.shape)
 
 
 def _to_coarse_backward(axes, saved, cotangent):
@@ -192,26 +201,25 @@ _to_coarse.defvjp(
 _to_fine.defvjp(lambda x, kernel, axes: (_to_fine(x, kernel, axes), (x, kernel)), _to_fine_backward)
 
 
-def _weights(kernel: Array, axes: Sequence[_Axis]) -> Array:
-    """`[*size, f, c]` -> `[*taps, *stride, f, c]`, the size filled up with zeros."""
-    n = len(axes)
-    sizes = [axis.taps * axis.stride for axis in axes]
-    pads = [(0, full - size, 0) for full, size in zip(sizes, kernel.shape, strict=False)]
-    kernel = lax.pad(kernel, jnp.zeros((), kernel.dtype), [*pads, (0, 0, 0), (0, 0, 0)])
-    kernel = kernel.reshape(
-        *(size for axis in axes for size in (axis.taps, axis.stride)), *kernel.shape[-2:]
-    )
-    return kernel.transpose(*range(0, 2 * n, 2), *range(1, 2 * n, 2), 2 * n, 2 * n + 1)
+def _fine_windows(fine: Array, size: Sequence[int], axes: Sequence[_Axis]) -> Array:
+    """What a kernel meets: `[f, *length, batch]` -> `[*size * f, *windows, batch]`."""
+    f, blocks = fine.shape[0], _to_blocks(fine, axes)
+    # Places that follow each other in a block are copied at once: XLA fuses a few copies into one
+    # loop, and not many.
+    together = axes[-1].stride if size[-1] % axes[-1].stride == 0 else 1
+    copies = []
+    for at in itertools.product(*map(range, size[:-1]), range(0, size[-1], together)):
+        place = 0
+        for i, axis in zip(at, axes, strict=True):
+            place = place * axis.stride + i % axis.stride
+        shifts = [i // axis.stride for i, axis in zip(at, axes, strict=True)]
+        part = blocks[place * f : (place + together) * f]
+        copies.append(part[_window(shifts, [axis.windows for axis in axes])])
+    return jnp.concatenate(copies)
 
 
-def _windows(blocks: Array, axes: Sequence[_Axis]) -> Array:
-    """`[k, *blocks, batch]` -> `[prod(taps) * k, *windows, batch]`."""
-    return jnp.concatenate(
-        [
-            blocks[(slice(None), *(slice(t, t + a.windows) for t, a in zip(at, axes, strict=True)))]
-            for at in itertools.product(*(range(axis.taps) for axis in axes))
-        ]
-    )
+def _window(start: Sequence[int], length: Sequence[int]) -> tuple[slice, ...]:
+    return (slice(None), *(slice(a, a + size) for a, size in zip(start, length, strict=True)))
 
 
 def _to_blocks(x: Array, axes: Sequence[_Axis]) -> Array:

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import divergences
 from wiseale_jax.autoencoder import Outputs
-from wiseale_jax.likelihoods import Likelihood
+from wiseale_jax.likelihoods import Likelihood, squared_error
 
 Metrics = dict[str, Float[Array, ""]]
 Objective = Callable[[Outputs, Array, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]
@@ -148,7 +148,7 @@ def _evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array
         "aevb_kl": aevb_kl,
         "wiseale_kl": _wiseale_kl_metric(outputs),
         "elbo": log_prob - aevb_kl,
-        "mse": jnp.mean(jnp.square(x - likelihood.mean(outputs.reconstruction))),
+        "mse": jnp.mean(squared_error(x, likelihood.mean(outputs.reconstruction))) / x[0].size,
     }
 
 
