@@ -15,10 +15,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import compared, report_page, runs, sections
+from experiments import compared, evaluate, report_page, runs, sections
 from experiments.compared import Compared
 from experiments.report_page import Column
-from wiseale_jax import comparison_plots, plots, run_folder
+from wiseale_jax import comparison_plots, metrics, plots, run_folder
 
 FLAGS = flags.FLAGS
 
@@ -29,11 +29,26 @@ def main(argv: list[str]) -> None:
     workdirs = compared.find(FLAGS.workdirs or [])
     output = run_folder.make_folder(FLAGS.output, "output")
     done, left_out = compared.read_all(workdirs)
+    if FLAGS.evaluate:
+        left_out += evaluate_all(done, FLAGS.data_dir)
+        done = [compared.read_run(run.workdir) for run in done]
     for line in left_out:
         print(line)
     if not done:
         raise ValueError("no run is left to compare")
     write(done, left_out, output)
+
+
+def evaluate_all(done: Sequence[Compared], data_dir: str | None) -> list[str]:
+    """Evaluates every run, unless it is evaluated already; a line for each that cannot be."""
+    failed = []
+    for number, run in enumerate(done, 1):
+        print(f"[{number}/{len(done)}] evaluating {run.workdir}")
+        try:
+            evaluate.evaluate_run(run.workdir, data_dir)
+        except (ValueError, OSError) as error:
+            failed.append(f"not evaluated: {run.workdir}: {error}")
+    return failed
 
 
 def tabulate(done: Sequence[Compared], labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -123,8 +138,9 @@ def _page(
 def _numbers(name: str, table: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
     head = [Column("run", is_text=True), Column("seeds")]
     for column in columns:
-        description = plots.METRIC_LABELS.get(column, "")
-        unit = description[description.rfind("(") :].strip("()") if "(" in description else ""
+        unit, description = "", ""
+        if metrics.place(column) is not None:
+            _, unit, _, description = metrics.describe(column)
         head.append(Column(column.replace("_", " "), unit, description))
     rows = [[row[c] for c in ("run", "seeds", *columns)] for row in table]
     return report_page.table(name, head, rows)
@@ -170,4 +186,6 @@ def _configuration(run: Compared) -> str:
 if __name__ == "__main__":
     flags.DEFINE_list("workdirs", None, "folders of trained runs, separated by commas; * matches")
     flags.DEFINE_string("output", "runs/comparison", "folder of the table, pictures and page")
+    flags.DEFINE_bool("evaluate", False, "evaluate every run first, as experiments.evaluate does")
+    runs.define_data_dir()
     runs.run(main)

@@ -96,6 +96,20 @@ def test_numbers_that_one_run_lacks(tmp_path):
     assert "Evaluation" in page_of(tmp_path / "out").text
 
 
+def test_evaluated_first(tmp_path, monkeypatch):
+    runs = [write_run(tmp_path / name, seed) for seed, name in enumerate("ab")]
+
+    def evaluate_run(workdir, data_dir):
+        if workdir == runs[1]:
+            raise ValueError("no checkpoint")
+        run_folder.write_json(workdir / "evaluation.json", {"mig": 0.5})
+
+    monkeypatch.setattr(compare.evaluate, "evaluate_run", evaluate_run)
+    failed = compare.evaluate_all([compared.read_run(run) for run in runs], None)
+    assert failed == [f"not evaluated: {runs[1]}: no checkpoint"]
+    assert compared.read_run(runs[0]).numbers["mig"] == 0.5
+
+
 def test_the_page_asks_for_nothing_and_says_what_made_it(tmp_path):
     compare_all([write_run(tmp_path / "a"), write_run(tmp_path / "b", 1)], tmp_path / "out")
     page = page_of(tmp_path / "out")
