@@ -6,24 +6,33 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import jax
 import pytest
 
-from wiseale_jax.datasets import pipeline, sine
-
-# Tests compile the same programs again and again: a cache of their own, for this session only.
-_CACHE = tempfile.mkdtemp(prefix="wiseale-jax-tests-")
-atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
-jax.config.update("jax_compilation_cache_dir", _CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+# Tests, their worker processes and the commands they run compile the same programs again and again:
+# they share a cache, which ends with them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.mkdtemp(prefix="wiseale-jax-tests-")
+    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 TRAIN_SIZE, TEST_SIZE = 640, 150
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Worker processes for a folder of tests; none for a file or two, which would wait for them."""
+    if any(Path(argument).is_dir() for argument in config.args):
+        return min(4, os.cpu_count())
+    config.option.dist = "no"
+    return 0
 
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """A data_dir in which the sine data set is prepared, with few waves."""
+    # Here, as the process that only hands tests to workers need not wait for JAX.
+    from wiseale_jax.datasets import pipeline, sine
+
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sine, "SPLITS", {"train": TRAIN_SIZE, "test": TEST_SIZE})

@@ -9,10 +9,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# XLA ends a process in which one device waits 40 s for another, and so it may be on a busy machine.
+_PATIENT = [
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=300",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    "--xla_cpu_collective_timeout_seconds=600",
+]
+
 
 def environment(count):
     """The environment of a process with `count` CPU devices."""
-    return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}"}
+    flags = [f"--xla_force_host_platform_device_count={count}", *_PATIENT]
+    return {**os.environ, "XLA_FLAGS": " ".join(flags)}
 
 
 def run_on_devices(count, script):

@@ -17,7 +17,8 @@ import pytest
 
 import wiseale_jax
 from experiments import configs, locking, runs, stopping, train
-from tests.test_train import FLAGS, GIVEN, ROOT, call, command, parameters_of, rows_of
+from tests.forks import call
+from tests.test_train import FLAGS, GIVEN, ROOT, command, parameters_of, rows_of
 from wiseale_jax import checkpoints, run_folder, training
 from wiseale_jax.datasets import feeding
 

@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.forks import call
 from tests.image_files import write_archive
 from tests.test_mnist import write_mnist
 from wiseale_jax.datasets import celeba, downloads, mnist, pipeline
 
 
 def command(module, *arguments, before=""):
-    """Runs an entry point, in a shell that has run `before`."""
+    """Runs an entry point, in a shell that has run `before` if need be."""
+    if not before:
+        return call(module, *arguments)
     line = shlex.join([sys.executable, "-m", f"experiments.{module}", *map(str, arguments)])
     return subprocess.run(f"{before} exec {line}", shell=True, capture_output=True, text=True)
 
@@ -42,13 +45,19 @@ def test_prepare_mnist_and_draw_it(tmp_path):
 
 
 def test_errors_are_one_line(tmp_path):
-    flags = ["--dataset=image_folder", f"--data_dir={tmp_path}"]
+    # Nothing is prepared there, whatever is on this machine.
+    data_dir = f"--data_dir={tmp_path}"
+    flags = ["--dataset=image_folder", data_dir]
+    digits = ["--dataset=mnist", data_dir]
     for arguments, words in (
         (flags, "error: dataset 'image_folder' needs --source: a folder of images"),
         ([*flags, f"--source={tmp_path}"], f"error: --source={tmp_path} holds no images"),
-        (["--dataset=sine", f"--source={tmp_path}"], "error: data set 'sine' takes no --source"),
-        (["--dataset=mnist", "--skip_damaged"], "error: data set 'mnist' takes no --skip_damaged"),
-        (["--dataset=mnist", "--manual_dir=/none"], "error: --manual_dir=/none is not a folder"),
+        (
+            ["--dataset=sine", data_dir, f"--source={tmp_path}"],
+            "error: data set 'sine' takes no --source",
+        ),
+        ([*digits, "--skip_damaged"], "error: data set 'mnist' takes no --skip_damaged"),
+        ([*digits, "--manual_dir=/none"], "error: --manual_dir=/none is not a folder"),
         (["--dataset=faces"], "error: unknown dataset 'faces'; known: sine"),
         (["--dataset=sine", "--data_dir=/dev/null/x"], "error: cannot write to data_dir"),
     ):

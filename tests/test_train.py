@@ -15,6 +15,7 @@ import pytest
 import wiseale_jax
 from experiments import configs, evaluate, runs, train
 from tests.devices import environment, free_port
+from tests.forks import call
 from wiseale_jax import metrics, representation, run_folder
 from wiseale_jax.datasets import feeding
 from wiseale_jax.evaluation import Settings
@@ -26,12 +27,6 @@ FLAGS = [f"--{name}={value}" for name, value in GIVEN.items()]
 
 def command(module, *arguments):
     return [sys.executable, "-m", f"experiments.{module}", *map(str, arguments)]
-
-
-def call(module, *arguments):
-    return subprocess.run(
-        command(module, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
 
 
 def rows_of(workdir):
@@ -267,7 +262,7 @@ assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modu
 """
     x = np.random.default_rng(0).standard_normal((5, 256, 1)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=300)
     mean, _ = wiseale_jax.load(finished).encode(x)
     np.testing.assert_array_equal(np.load(tmp_path / "mean.npy", allow_pickle=False), mean)
 
@@ -339,4 +334,4 @@ def test_importing_is_light():
         "heavy = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'orbax.checkpoint'}; "
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=300)

@@ -246,7 +246,9 @@ def _decode(builder: Any, split: str, arrays: dict[str, _ArrayFile]) -> None:
                 "shape": arrays[name].shape,
             }
             np.lib.format.write_array_header_1_0(files[name], header)
-        with tqdm(total=size, desc=f"Decoding {split}", unit=" examples", leave=False) as bar:
+        with tqdm(
+            total=size, desc=f"Decoding {split}", unit=" examples", leave=False, disable=None
+        ) as bar:
             for start in range(0, size, _READ_AT_ONCE):
                 stop = min(start + _READ_AT_ONCE, size)
                 try:
