@@ -47,7 +47,8 @@ def overlap_coefficient(
 
     Estimated as the mean of min(1, q(z) / p(z)) over draws z of the prior, whose terms lie in
     [0, 1], so that the error is at most 1 / (2 sqrt(num_samples)). A finite mixture of narrow
-    posteriors covers next to nothing of a prior of many dimensions: it tells most in a few.
+    posteriors covers next to nothing of a prior of many dimensions: it tells most in a few. It
+    grows with the number of posteriors, so that only sets of one size compare.
 
     Args:
       key: for the draws.
