@@ -20,6 +20,7 @@ def check_report(output):
     return (output / "table.md").read_text() + (output / "evaluation.md").read_text()
 
 
+@pytest.mark.slow
 def test_report(real_data, tmp_path):
     source = str(real_data / "mnist")
     given = {"epochs": 1, "train_examples": 512, "latent_dim": 3}
