@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -98,7 +99,8 @@ def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
     assert not (workdir / "summary.json").exists()
     again = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
-    assert "resuming after epoch 2" in again.stdout
+    # The second checkpoint may have been under way.
+    assert re.search(r"resuming after epoch [12]\n", again.stdout)
     assert rows_of(workdir) == rows_of(finished)
     jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(finished))
 
