@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from absl import flags
 from tqdm import tqdm
 
-from experiments import configs, locking, runs, stopping
+from experiments import configs, locking, messages, profiling, runs, stopping
 from wiseale_jax import checkpoints, plots, run_folder, training
 from wiseale_jax.datasets import DATASETS, feeding
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -45,6 +45,7 @@ def main(argv: list[str]) -> None:
         FLAGS.keep,
         FLAGS.feed,
         FLAGS.mesh,
+        FLAGS.profile,
         **runs.preparing_from_flags(),
     )
 
@@ -57,6 +58,7 @@ def train(
     keep: int = 3,
     feed: str = "auto",
     mesh: str = "auto",
+    profile: bool = False,
     **preparing: Any,
 ) -> None:
     """Trains to the end of `config.epochs`, from where the run folder stands.
@@ -71,6 +73,7 @@ def train(
       keep: how many of the newest checkpoints are kept, besides that of the lowest test loss.
       feed: how batches reach the device, one of `feeding.FEEDS`; the results are the same.
       mesh: how many devices share every batch, or "auto"; the results are the same to rounding.
+      profile: whether to write a trace of a few steps into the run folder.
       **preparing: how the data set is prepared, if it is not yet; as of `runs.prepare`.
 
     Raises:
@@ -93,7 +96,9 @@ def train(
         feed = feeding.choose(feed, data.train)
         program = runs.make_program(config, len(data.train), mesh)
         with stopping.listen() as asked_to_stop:
-            _train(config, workdir, program, data, feed, checkpoint_every, keep, asked_to_stop)
+            _train(
+                config, workdir, program, data, feed, checkpoint_every, keep, profile, asked_to_stop
+            )
 
 
 def _train(
@@ -104,6 +109,7 @@ def _train(
     feed: str,
     checkpoint_every: int,
     keep: int,
+    profile: bool,
     asked_to_stop: Callable[[], bool],
 ) -> None:
     # Only now: what was refused so far has left no mark on the run folder.
@@ -132,7 +138,17 @@ def _train(
         if feed == "resident":
             train_data = training.replicate(program, np.asarray(data.train))
         test_data = training.replicate(program, np.asarray(data.test))
-        for epoch in range(_epochs_done(rows) + 1, config.epochs + 1):
+        if (start := _epochs_done(rows) + 1) <= config.epochs:
+            part = next(_parts(training_program, state, train_data, start))
+            flops = profiling.flops_per_step(training_program, state, part)
+            if first and flops:
+                print(f"a step takes {flops / 1e9:,.3g} GFLOP, by XLA's count")
+            if profile:
+                trace = workdir / run_folder.PROFILE
+                profiling.write_trace(training_program, state, part, trace)
+                if first:
+                    print(f"trace of {profiling.TRACED_STEPS} steps: {trace}")
+        for epoch in range(start, config.epochs + 1):
             state, row = _train_epoch(
                 training_program, state, train_data, epoch, config.epochs, asked_to_stop
             )
@@ -142,7 +158,7 @@ def _train(
                 rows.append({**row, "split": "test", **test, "examples_per_second": None})
                 if first:
                     run_folder.write_metrics(workdir, rows)
-            fault = _explain(state, config, epoch) if training.has_fault(state) else None
+            fault = messages.explain(state, config, epoch) if training.has_fault(state) else None
             state = training.clear_fault(state)
             stop = row is None or asked_to_stop()
             last = stop or epoch == config.epochs
@@ -152,7 +168,12 @@ def _train(
             if last:
                 _prune(saved, rows, keep)
             if first and row is not None:
-                print(_epoch_line(epoch, config.epochs, row, test), flush=True)
+                line = messages.epoch_line(epoch, config.epochs, row, test)
+                if flops:
+                    steps_per_second = row["examples_per_second"] / config.batch_size
+                    devices = program.mesh.size if program.mesh else 1
+                    line += f"  {profiling.speed(flops * steps_per_second, devices)}"
+                print(line, flush=True)
             if fault is not None:
                 raise FloatingPointError(fault)
             if stop and _epochs_done(rows) < config.epochs:
@@ -235,6 +256,18 @@ def _check_workdir(config: configs.Config, workdir: Path) -> str | None:
     return None
 
 
+def _parts(
+    program: training.Program, state: training.TrainState, data: jax.Array | np.ndarray, epoch: int
+) -> Iterator[feeding.Steps]:
+    """The steps of an epoch from where the state stands."""
+    done = int(state.step) - (epoch - 1) * (len(data) // program.batch_size)
+    order = training.epoch_order(state.key, epoch, len(data))
+    if isinstance(data, jax.Array):
+        return feeding.resident(data, order, program.batch_size, done)
+    sharding = training.batches_sharding(program)
+    return feeding.stream(data, order, program.batch_size, done, sharding)
+
+
 def _train_epoch(
     program: training.Program,
     state: training.TrainState,
@@ -249,12 +282,7 @@ def _train_epoch(
     """
     steps = len(data) // program.batch_size
     done = already = int(state.step) - (epoch - 1) * steps
-    order = training.epoch_order(state.key, epoch, len(data))
-    if isinstance(data, jax.Array):
-        parts = feeding.resident(data, order, program.batch_size, already)
-    else:
-        sharding = training.batches_sharding(program)
-        parts = feeding.stream(data, order, program.batch_size, already, sharding)
+    parts = _parts(program, state, data, epoch)
     start = None
     with tqdm(
         total=steps * program.batch_size,
@@ -292,39 +320,6 @@ def _train_epoch(
     }
 
 
-def _explain(state: training.TrainState, config: configs.Config, epoch: int) -> str:
-    """What is not finite in the step that comes next, and what usually helps."""
-    sums = jax.device_get(state.metric_sums)
-    wrong = [
-        f"{name} {float(value)}"
-        for name, value in jax.device_get(state.fault).items()
-        # A plain auto-encoder's KL is infinite, and that is no fault.
-        if not np.isfinite(value) and np.isfinite(sums.get(name, 0.0))
-    ]
-    helps = [f"a smaller --learning_rate (it is {config.learning_rate:g})"]
-    if config.clip_norm is None:
-        helps.append("--clip_norm=1")
-    if config.scale_head == "relu":
-        helps.append("--scale_head=logvar")
-    if config.precision != "float32":
-        helps.append("--precision=float32")
-    return (
-        f"step {int(state.step)}, in epoch {epoch}, is not finite: {', '.join(wrong)}. The run is "
-        f"saved as it was before. In another --workdir, {' or '.join(helps)} usually helps; "
-        f"--skip_nonfinite=N goes on here, past up to N such steps ({int(state.skipped)} so far)"
-    )
-
-
-def _epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> str:
-    return (
-        f"epoch {epoch}/{epochs}  train loss {row['loss']:.4g}  "
-        f"test loss {test['loss']:.4g}  reconstruction {test['reconstruction_error']:.4g}  "
-        f"aevb_kl {test['aevb_kl']:.4g}  wiseale_kl {test['wiseale_kl']:.4g}  "
-        f"elbo {test['elbo']:.5g}  {row['examples_per_second']:,.0f} examples/s"
-        + (f"  {row['skipped']} steps skipped" if row["skipped"] else "")
-    )
-
-
 def _finish(
     config: configs.Config,
     workdir: Path,
@@ -358,6 +353,9 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
     runs.define_distributed()
+    flags.DEFINE_bool(
+        "profile", False, "write a trace of a few steps into profile/, in the run folder"
+    )
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
     flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept, and the best")
     runs.run(main)

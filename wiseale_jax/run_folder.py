@@ -25,6 +25,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
+PROFILE = "profile"
 _MAX_CONFIG = 1_000_000
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")

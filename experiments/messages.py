@@ -1,0 +1,43 @@
+"""What a training says of itself: an epoch's line, and why it stopped."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from experiments import configs
+from wiseale_jax import training
+
+
+def explain(state: training.TrainState, config: configs.Config, epoch: int) -> str:
+    """What is not finite in the step that comes next, and what usually helps."""
+    sums = jax.device_get(state.metric_sums)
+    wrong = [
+        f"{name} {float(value)}"
+        for name, value in jax.device_get(state.fault).items()
+        # A plain auto-encoder's KL is infinite, and that is no fault.
+        if not np.isfinite(value) and np.isfinite(sums.get(name, 0.0))
+    ]
+    helps = [f"a smaller --learning_rate (it is {config.learning_rate:g})"]
+    if config.clip_norm is None:
+        helps.append("--clip_norm=1")
+    if config.scale_head == "relu":
+        helps.append("--scale_head=logvar")
+    if config.precision != "float32":
+        helps.append("--precision=float32")
+    return (
+        f"step {int(state.step)}, in epoch {epoch}, is not finite: {', '.join(wrong)}. The run is "
+        f"saved as it was before. In another --workdir, {' or '.join(helps)} usually helps; "
+        f"--skip_nonfinite=N goes on here, past up to N such steps ({int(state.skipped)} so far)"
+    )
+
+
+def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> str:
+    """An epoch's metrics, training and test."""
+    return (
+        f"epoch {epoch}/{epochs}  train loss {row['loss']:.4g}  "
+        f"test loss {test['loss']:.4g}  reconstruction {test['reconstruction_error']:.4g}  "
+        f"aevb_kl {test['aevb_kl']:.4g}  wiseale_kl {test['wiseale_kl']:.4g}  "
+        f"elbo {test['elbo']:.5g}  {row['examples_per_second']:,.0f} examples/s"
+        + (f"  {row['skipped']} steps skipped" if row["skipped"] else "")
+    )
