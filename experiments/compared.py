@@ -6,12 +6,13 @@ import dataclasses
 import glob
 import json
 import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import configs, evaluate
-from wiseale_jax import run_folder
+from wiseale_jax import plots, run_folder
 
 _NOT_METRICS = ("epoch", "step", "split", "skipped", "examples_per_second")
 # What makes no other method: runs that differ in these alone share a label.
@@ -118,12 +119,15 @@ def _is_row(row: Any) -> bool:
         isinstance(row, dict)
         and row.get("split") in ("train", "test")
         and isinstance(row.get("epoch"), int)
+        and row.keys() >= plots.METRIC_LABELS.keys()
         and all(name == "split" or _is_number(value) for name, value in row.items())
     )
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    if isinstance(value, bool) or not isinstance(value, int | float | None):
+        return False
+    return value is None or abs(value) <= sys.float_info.max
 
 
 def _read_evaluation(path: Path) -> dict[str, float | None]:

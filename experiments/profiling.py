@@ -13,11 +13,14 @@ from wiseale_jax.datasets import feeding
 # Dense bfloat16 operations per second, from the vendors' data sheets, by part of `device_kind`; the
 # first that fits counts. A CPU's peak is not known.
 _PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
-    "T4": 65e12,
     "TPU v6 lite": 918e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,

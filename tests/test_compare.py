@@ -86,13 +86,13 @@ def test_seeds_are_one_row(tmp_path, capsys):
 
 def test_numbers_that_one_run_lacks(tmp_path):
     first, second = write_run(tmp_path / "a"), write_run(tmp_path / "b", beta=2.0)
-    stored = {"mig": 0.25, "mig_stderr": 0.1, "step": 20, "note": "x"}
-    run_folder.write_json(first / "evaluation.json", stored)
+    stored = {"mig": 0.25, "mig_stderr": 0.1, "step": 20, "note": "x", "huge": float("inf")}
+    (first / "evaluation.json").write_text(json.dumps(stored))
     done, _ = compare_all([first, second], tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
     assert [row["mig"] for row in rows] == ["0.25", ""]
     assert rows[1]["mig_deviation"] == "" and len(rows[0]) == len(rows[1])
-    assert not {"mig_stderr", "step", "note"} & set(done[0].numbers)
+    assert not {"mig_stderr", "step", "note", "huge"} & set(done[0].numbers)
     assert "Evaluation" in page_of(tmp_path / "out").text
 
 
@@ -154,11 +154,14 @@ def test_the_command_makes_the_run_again(tmp_path):
 
 def test_one_line_for_what_cannot_be_read(tmp_path):
     good = write_run(tmp_path / "good")
+    row = json.dumps({"epoch": 1, "split": "test"} | dict.fromkeys(plots.METRIC_LABELS, 1.5))
     broken = {}
     for name, file, content in (
         ("config", run_folder.CONFIG, "{"),
         ("metrics", run_folder.METRICS, '{"epoch": 1, "spl'),
-        ("row", run_folder.METRICS, '{"epoch": 1, "split": "test", "loss": "<b>"}\n'),
+        ("row", run_folder.METRICS, row.replace("1.5", '"<b>"')),
+        ("infinite", run_folder.METRICS, row.replace("1.5", "Infinity")),
+        ("short", run_folder.METRICS, '{"epoch": 1, "split": "test", "loss": 1.5}\n'),
         ("empty", run_folder.METRICS, ""),
         ("evaluation", "evaluation.json", "[]"),
     ):
@@ -175,6 +178,8 @@ def test_one_line_for_what_cannot_be_read(tmp_path):
             "is not a run folder",
             "config.json is damaged",
             "metrics.jsonl is damaged",
+            "a line is no row of metrics",
+            "a line is no row of metrics",
             "a line is no row of metrics",
             "has no finished epoch yet",
             "evaluation.json is damaged",

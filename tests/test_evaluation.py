@@ -8,6 +8,7 @@ from tests.linear_gaussian import LinearGaussian
 from wiseale_jax import evaluation, metrics, representation
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.evidence import importance_weighted_log_likelihood
 from wiseale_jax.frechet import frechet_distance
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.networks import Architecture, Conv, Dense, Reshape
@@ -117,6 +118,20 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     assert 0 < found["sharpness_samples"] < found["sharpness_data"]
     assert abs(found["knn_accuracy"] - 1 / 3) < 0.15
     assert found["log_likelihood"] > found["elbo"]
+    # Where it is estimated for all examples, its error is that of a mean over them.
+    key = jax.random.split(jax.random.key(settings.seed), 4)[1]
+    binary = np.float32(data[:260] > 127)
+    each = importance_weighted_log_likelihood(trained, binary, key, 10, progress=False)[0]
+    stderr = each.std(ddof=1) / np.sqrt(260)
+    got = [found["log_likelihood"], found["log_likelihood_stderr"]]
+    np.testing.assert_allclose(got, [each.mean(), stderr], rtol=1e-4)
+
+    def refuse(images):
+        raise RuntimeError("Got: 6 Expected: 299")
+
+    monkeypatch.setattr(evaluation, "load_features", lambda path: refuse)
+    with pytest.raises(ValueError, match=r"pool.onnx cannot take images of shape .* Expected: 299"):
+        evaluation.evaluate(trained, data, {}, settings, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,6 @@ def test_speed_names_the_share_of_a_known_peak_only(monkeypatch):
     assert profiling.speed(2.5e9) == "2.5 GFLOP/s"
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
     assert profiling.speed(989e11, 2) == "98,900.0 GFLOP/s, 5.0% of the peak in bfloat16"
+    for kind, peak in (("NVIDIA L40S", 362e12), ("NVIDIA L4", 121e12), ("NVIDIA H100 NVL", 835e12)):
+        Device.device_kind = kind
+        assert profiling.speed(peak).endswith(" 100.0% of the peak in bfloat16")

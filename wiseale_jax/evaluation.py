@@ -185,8 +185,11 @@ def _log_likelihood(
     )
     # The difference estimator of sampling theory: the ELBO varies much more over examples than the
     # gap does.
-    gap, bound = estimates.mean(weighted.log_likelihood - elbo[: len(x)]), estimates.mean(elbo)
-    stderr = float(np.hypot(gap.stderr, bound.stderr))
+    gaps = weighted.log_likelihood - elbo[: len(x)]
+    gap, bound = estimates.mean(gaps), estimates.mean(elbo)
+    # The examples of the gap are among those of the ELBO.
+    shared = np.cov(gaps, elbo[: len(x)])[0, 1] / len(elbo) if len(x) > 1 else 0.0
+    stderr = float(np.sqrt(max(gap.stderr**2 + bound.stderr**2 + 2 * shared, 0.0)))
     return {
         "log_likelihood": Estimate(bound.value + gap.value, stderr),
         "effective_sample_size": estimates.mean(weighted.effective_sample_size),
@@ -239,11 +242,13 @@ def _decoder(
         )
         for part in parts
     ]
-    order = np.random.default_rng(settings.seed).permutation(len(mean))[: _AT_ONCE + 1]
+    # Each example in one pair alone, as standard errors are of independent pairs.
+    order = np.random.default_rng(settings.seed).permutation(len(mean))[: 2 * _AT_ONCE]
+    pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
     found = {
         "decoder_sensitivity": estimates.mean(np.concatenate(sensitivity)),
         "interpolation_energy": decoder_metrics.interpolation_energy(
-            trained.decode, mean[order[:-1]], mean[order[1:]]
+            trained.decode, mean[pairs[:, 0]], mean[pairs[:, 1]]
         ),
     }
     if _is_image(trained):
@@ -262,7 +267,16 @@ def _features(trained: TrainedAutoencoder, settings: Settings) -> Features | Non
         return None
     if not _is_image(trained):
         raise ValueError(f"inception is for images, not for {trained.config['dataset']!r}")
-    return load_features(settings.inception)
+    features = load_features(settings.inception)
+    shape = trained.model.architecture.shape
+    try:
+        features(np.zeros((2, *shape)))
+    except Exception as error:  # Of onnxruntime's own kinds, without a common base.
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"{settings.inception} cannot take images of shape {shape}: {reason}"
+        ) from error
+    return features
 
 
 def _fid(
