@@ -34,8 +34,8 @@ Placing = Callable[[Array, Array], tuple[Array, Array]]
 MEANS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
 DRAWN_MEANS = (0.5, 1.0, 2.0)
 TOLERANCES = (0.1, 0.5, 1.0)
-# sigma from 0.01 to 4, and sigma = 1 itself, where AEVB's loss has its minimum.
-LOG_SIGMA = 0.02 * np.arange(-230, 70)
+# sigma from 0.005 to 4, and sigma = 1 itself, where AEVB's loss has its minimum.
+LOG_SIGMA = 0.02 * np.arange(-265, 70)
 
 # Where the quadrature's panels end, in standard deviations of each posterior around its mean.
 _ENDS = np.array([-9.0, -6, -4.5, -3, -2, -1, 0, 1, 2, 3, 4.5, 6, 9])

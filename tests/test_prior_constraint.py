@@ -128,6 +128,10 @@ def test_everything_is_written(tmp_path, monkeypatch):
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     rows = list(csv.DictReader((tmp_path / "preferred.csv").open()))
     assert len(rows) == 24 and {r["preferred σ"] for r in rows if r["loss"] == "AEVB"} == {"1.000"}
+    # No range is cut off by the end of the map.
+    low, high = np.exp(prior_constraint.LOG_SIGMA[[0, -1]])
+    for r in csv.DictReader((tmp_path / "acceptable.csv").open()):
+        assert low + 1e-3 < float(r["σ from"]) and float(r["σ to"]) < high - 1e-3
     assert "| AEVB | posteriors N(±m, σ²) | 0.25 |" in (tmp_path / "acceptable.md").read_text()
     assert "within 0.25 nats of the minimum: **" in (tmp_path / "verdict.md").read_text()
 
