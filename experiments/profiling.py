@@ -37,8 +37,10 @@ def flops_per_step(
     """Floating-point operations of one training step, by XLA's cost analysis; None if unknown.
 
     They are those of the program before XLA optimises it. What repeats inside a step, such as the
-    tiles of pairs of a large batch, is counted once.
+    tiles of pairs of a large batch, is counted once; so a batch in parts is unknown.
     """
+    if program.microbatches > 1:
+        return None
     # XLA counts the body of the loop over steps once, whatever the number of steps.
     cost = training.train_steps.lower(program, state, *part).cost_analysis()
     return cost.get("flops") if cost else None

@@ -27,6 +27,8 @@ def test_flops_of_dense_layers_are_those_of_a_count_by_hand():
     by_hand = 3 * forward - 2 * 32 * 256 * 512
     # Adam and all else that is not a product come to about one operation in ten here.
     assert by_hand < profiling.flops_per_step(program, state, part) < 1.2 * by_hand
+    in_parts = program._replace(microbatches=2)
+    assert profiling.flops_per_step(in_parts, state, part) is None
 
 
 def test_a_trace_is_written_and_the_state_is_left(tmp_path):

@@ -157,7 +157,8 @@ def _by_example(
     """What there is a number of for each example; and the posteriors."""
     rows, posteriors = [], []
     for number, x in enumerate(_examples(trained, data, key)):
-        row = evidence(trained, x, jax.random.fold_in(key, number))._asdict()
+        # Not a key that `_examples` has used.
+        row = evidence(trained, x, jax.random.fold_in(key, len(data) + number))._asdict()
         posteriors.append(trained.encode(x))
         if _is_image(trained):
             row["sharpness_data"] = decoder_metrics.sharpness(x)

@@ -12,7 +12,8 @@ over blocks of s outputs. No number is multiplied by a zero but at an edge.
 Inside, channels come first and the batch last: so windows are copies of long runs, and no product
 has a large transposed left side, which XLA's CPU products are several times slower at.
 
-On accelerators the vendor's convolution is used instead.
+On accelerators the vendor's convolution is used instead. On CPU derivatives are of reverse mode
+alone, of any order: `jax.jvp` and `jax.jacfwd` raise TypeError.
 """
 
 from __future__ import annotations
