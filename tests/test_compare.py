@@ -220,6 +220,7 @@ def test_metrics_by_label():
     assert [text.get_text() for text in loss.get_yticklabels()] == ["a", "b"]
     assert loss.containers[0].lines[0].get_xdata().tolist() == [2.0]
     assert len(figure.axes[1].containers) == 1
+    assert len(metrics_by_label({}, "nothing is finite").axes) == 1
 
 
 def test_long_labels_and_dollars_are_drawn_as_text(tmp_path):

@@ -90,8 +90,8 @@ def metrics_by_label(values: Mapping[str, Mapping[str, Sequence[float]]], title:
       title: of the figure.
     """
     labels = list(dict.fromkeys(label for by_label in values.values() for label in by_label))
-    columns = min(3, len(values))
-    rows = -(-len(values) // columns)
+    columns = max(1, min(3, len(values)))
+    rows = max(1, -(-len(values) // columns))
     height = rows * (0.9 + 0.28 * len(labels)) + 0.9
     figure = Figure(figsize=(3.6 * columns + 1.4, height), layout="constrained")
     figure.suptitle(f"{title}: mean, deviation and each seed", fontsize=10)
