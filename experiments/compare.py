@@ -71,6 +71,9 @@ def tabulate(done: Sequence[Compared], labels: Sequence[str]) -> list[dict[str, 
 
 def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> None:
     """Writes the table, the pictures and the page."""
+    doubts = compared.doubts(done)
+    for line in doubts:
+        print(line)
     labels = compared.name_runs(done)
     table = tabulate(done, labels)
     print(sections.write_tables(output, "table", table))
@@ -89,7 +92,7 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
     }
     for name, figure in figures.items():
         comparison_plots.save(figure, output / name)
-    page = _page(title, done, labels, table, left_out, output)
+    page = _page(title, done, labels, table, [*left_out, *doubts], output)
     run_folder.write_text(output / "report.html", page)
     print(f"written to {output}: see {output / 'report.html'}")
 

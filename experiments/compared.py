@@ -27,6 +27,7 @@ class Compared(NamedTuple):
       config: as it is stored.
       rows: of metrics.jsonl; at least one is of the test set.
       evaluation: numbers of evaluation.json, `{}` if there is none.
+      made_with: the step and the settings of the evaluation.
       state: "finished", or how far it is.
     """
 
@@ -34,6 +35,7 @@ class Compared(NamedTuple):
     config: configs.Config
     rows: list[dict[str, Any]]
     evaluation: dict[str, float | None]
+    made_with: dict[str, Any]
     state: str
 
     @property
@@ -111,7 +113,8 @@ def read_run(workdir: Path) -> Compared:
     state = "finished"
     if not (workdir / run_folder.SUMMARY).exists():
         state = f"not finished: {tested[-1]} of {config.epochs} epochs"
-    return Compared(workdir, config, rows, _read_evaluation(workdir / evaluate.EVALUATION), state)
+    evaluation, made_with = _read_evaluation(workdir / evaluate.EVALUATION)
+    return Compared(workdir, config, rows, evaluation, made_with, state)
 
 
 def _is_row(row: Any) -> bool:
@@ -130,19 +133,40 @@ def _is_number(value: Any) -> bool:
     return value is None or abs(value) <= sys.float_info.max
 
 
-def _read_evaluation(path: Path) -> dict[str, float | None]:
+def _read_evaluation(path: Path) -> tuple[dict[str, float | None], dict[str, Any]]:
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         numbers = {name: value for name, value in stored.items() if _is_number(value)}
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-    return {
+    evaluation = {
         name: value
         for name, value in numbers.items()
         if not name.endswith("_stderr") and name not in evaluate.MADE_WITH
     }
+    return evaluation, {name: stored.get(name) for name in evaluate.MADE_WITH}
+
+
+def doubts(compared: Sequence[Compared]) -> list[str]:
+    """A line for what keeps the numbers of the evaluations from being compared."""
+    evaluated = [run for run in compared if run.evaluation]
+    lines = []
+    for run in evaluated:
+        step, last = run.made_with["step"], run.rows[-1].get("step")
+        if isinstance(step, int) and isinstance(last, int) and step < last:
+            lines.append(
+                f"{run.workdir}: evaluated at step {step:,}, and trained to {last:,} since"
+            )
+    differ = [
+        name
+        for name in evaluate.MADE_WITH
+        if name != "step" and len({repr(run.made_with[name]) for run in evaluated}) > 1
+    ]
+    if differ:
+        lines.append(f"the runs were not evaluated alike: different {', '.join(differ)}")
+    return lines
 
 
 def name_runs(compared: Sequence[Compared]) -> list[str]:

@@ -96,6 +96,21 @@ def test_numbers_that_one_run_lacks(tmp_path):
     assert "Evaluation" in page_of(tmp_path / "out").text
 
 
+def test_evaluations_that_do_not_compare(tmp_path, capsys):
+    runs = [write_run(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    for run, step, examples in zip(runs, (2, 1), (None, 100), strict=True):
+        stored = {"step": step, "examples": examples, "mig": 0.5}
+        run_folder.write_json(run / "evaluation.json", stored)
+    done, _ = compare_all(runs, tmp_path / "out")
+    lines = [
+        f"{runs[1]}: evaluated at step 1, and trained to 2 since",
+        "the runs were not evaluated alike: different examples",
+    ]
+    assert compared.doubts(done) == lines and compared.doubts(done[:1]) == []
+    text, printed = "".join(page_of(tmp_path / "out").text), capsys.readouterr().out
+    assert all(line in text and line in printed for line in lines)
+
+
 def test_evaluated_first(tmp_path, monkeypatch):
     runs = [write_run(tmp_path / name, seed) for seed, name in enumerate("ab")]
 
