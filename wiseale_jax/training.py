@@ -317,7 +317,8 @@ def train_steps(
         else:
             first = (start + i) * program.batch_size
             batch = data[lax.dynamic_slice_in_dim(order, first, program.batch_size)]
-        state, _ = train_step(program, state, batch)
+        # Where the batch comes from must not change how the step is compiled: the same bits.
+        state, _ = train_step(program, state, lax.optimization_barrier(batch))
         if program.mesh is not None:
             state = lax.with_sharding_constraint(state, NamedSharding(program.mesh, P()))
         return i + 1, state
