@@ -251,7 +251,7 @@ def _check_workdir(config: configs.Config, workdir: Path) -> str | None:
                 f"{workdir} is a run of {stored.epochs} epochs, more than {config.epochs}; "
                 "choose another --workdir"
             )
-    elif workdir.is_dir() and any(path.name != locking.NAME for path in workdir.iterdir()):
+    elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and not a run folder; choose another --workdir")
     return None
 
