@@ -8,7 +8,7 @@ the settings that the numbers were made with.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,18 @@ EVALUATION = "evaluation.json"
 # What evaluation.json holds besides numbers: what they were made with.
 MADE_WITH = ("step", *Settings._fields, "scikit_learn")
 
+_FLAGS = {
+    "examples": (flags.DEFINE_integer, "evaluate on the first so many test examples only"),
+    "likelihood_examples": (flags.DEFINE_integer, "test examples for the log-likelihood"),
+    "num_importance_samples": (
+        flags.DEFINE_integer,
+        "draws for the log-likelihood of each example",
+    ),
+    "num_samples": (flags.DEFINE_integer, "draws for the aggregate posterior's KL and overlap"),
+    "seed": (flags.DEFINE_integer, "of all draws"),
+    "inception": (flags.DEFINE_string, "for FID: an Inception network, as an ONNX file"),
+}
+
 
 def main(argv: list[str]) -> None:
     """Evaluates the run that the flags name."""
@@ -35,30 +47,22 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir is None:
         raise ValueError("--workdir is needed: the folder of a trained run")
     workdir = Path(FLAGS.workdir).expanduser()
-    settings = Settings(**{name: FLAGS[name].value for name in Settings._fields})
     preparing = runs.preparing_from_flags()
-    result = evaluate_run(workdir, FLAGS.data_dir, settings, **preparing)
+    result = evaluate_run(workdir, FLAGS.data_dir, settings_from_flags(), **preparing)
     print(f"{workdir}: test set\n")
     print(table(result))
 
 
-def define_flags() -> None:
-    """Defines a flag for every setting."""
-    defaults = evaluation.DEFAULTS
-    flags.DEFINE_integer("examples", None, "evaluate on the first so many test examples only")
-    flags.DEFINE_integer(
-        "likelihood_examples", defaults.likelihood_examples, "test examples for the log-likelihood"
-    )
-    flags.DEFINE_integer(
-        "num_importance_samples",
-        defaults.num_importance_samples,
-        "draws for the log-likelihood of each example",
-    )
-    flags.DEFINE_integer(
-        "num_samples", defaults.num_samples, "draws for the aggregate posterior's KL and overlap"
-    )
-    flags.DEFINE_integer("seed", defaults.seed, "of all draws")
-    flags.DEFINE_string("inception", None, "for FID: an Inception network, as an ONNX file")
+def define_flags(names: Iterable[str] = Settings._fields) -> None:
+    """Defines a flag for every setting, or for those named."""
+    for name in names:
+        define, text = _FLAGS[name]
+        define(name, getattr(evaluation.DEFAULTS, name), text)
+
+
+def settings_from_flags(names: Iterable[str] = Settings._fields) -> Settings:
+    """The settings of the flags that `define_flags` has defined for the same names."""
+    return Settings(**{name: FLAGS[name].value for name in names})
 
 
 def evaluate(workdir: Path, data_dir: str | None = None) -> dict[str, float]:

@@ -12,8 +12,11 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from experiments import configs, evaluate, runs, train
-from wiseale_jax import evaluation, run_folder
+from wiseale_jax import run_folder
 from wiseale_jax.evaluation import Settings
+
+# The settings of an evaluation that a section has flags for.
+_SETTINGS = ("examples", "likelihood_examples")
 
 
 class Run(NamedTuple):
@@ -43,12 +46,7 @@ def define_flags(output: str) -> None:
     flags.DEFINE_integer("epochs", None, "passes over the training set (default: the paper's)")
     flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
-    flags.DEFINE_integer("examples", None, "evaluate on the first so many test examples only")
-    flags.DEFINE_integer(
-        "likelihood_examples",
-        evaluation.DEFAULTS.likelihood_examples,
-        "test examples for the log-likelihood",
-    )
+    evaluate.define_flags(_SETTINGS)
     runs.define_data_dir()
 
 
@@ -93,9 +91,7 @@ def train_all(
 
 def settings_from_flags() -> Settings:
     """How thoroughly the runs of a section are evaluated."""
-    return Settings(
-        examples=flags.FLAGS.examples, likelihood_examples=flags.FLAGS.likelihood_examples
-    )
+    return evaluate.settings_from_flags(_SETTINGS)
 
 
 def evaluate_all(

@@ -42,3 +42,23 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         return listener.getsockname()[1]
+
+
+def start_together(command_of, count):
+    """Starts `count` processes that train together, their output in pipes.
+
+    Args:
+      command_of: the command line of a process, from the flags that join it to the others.
+      count: how many.
+    """
+    flags = [f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}"]
+    return [
+        subprocess.Popen(
+            command_of(*flags, f"--process_id={i}"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(count)
+    ]

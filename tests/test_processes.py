@@ -1,15 +1,15 @@
 """Several processes that train together: what stops or refuses one of them does so to all."""
 
 import contextlib
+import functools
 import re
 import signal
-import subprocess
 
 import pytest
 
 import wiseale_jax
-from tests.devices import free_port
-from tests.test_train import FLAGS, ROOT, command
+from tests.devices import start_together
+from tests.test_train import FLAGS, command
 
 pytestmark = pytest.mark.slow
 
@@ -21,17 +21,7 @@ SECONDS = 300
 def two_processes(workdir, data_dir):
     """Two processes that train together, without end; none is left afterwards."""
     flags = [*FLAGS, f"--epochs={MANY_EPOCHS}", f"--workdir={workdir}", f"--data_dir={data_dir}"]
-    flags += [f"--coordinator_address=localhost:{free_port()}", "--num_processes=2"]
-    processes = [
-        subprocess.Popen(
-            command("train", *flags, f"--process_id={i}"),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
+    processes = start_together(functools.partial(command, "train", *flags), 2)
     try:
         yield processes
     finally:

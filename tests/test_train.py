@@ -1,6 +1,7 @@
 """experiments/train.py and evaluate.py, end to end on real, if few, waves."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 
 import wiseale_jax
 from experiments import configs, evaluate, runs, train
-from tests.devices import environment, free_port
+from tests.devices import environment, start_together
 from tests.forks import call
 from wiseale_jax import metrics, representation, run_folder
 from wiseale_jax.datasets import feeding
@@ -139,17 +140,7 @@ def test_eight_devices_train_as_one(finished, tmp_path, data_dir):
 def test_processes_train_as_one(count, finished, tmp_path, data_dir):
     workdir = tmp_path / "run"
     flags = [*FLAGS, f"--workdir={workdir}", f"--data_dir={data_dir}", "--feed=stream"]
-    flags += [f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}"]
-    processes = [
-        subprocess.Popen(
-            command("train", *flags, f"--process_id={i}"),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(count)
-    ]
+    processes = start_together(functools.partial(command, "train", *flags), count)
     try:
         output = [process.communicate(timeout=300) for process in processes]
     finally:
