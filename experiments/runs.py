@@ -7,9 +7,10 @@ import ctypes
 import dataclasses
 import math
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 _M_ARENA_MAX = -8  # Of malloc.h.
+
+# What JAX's errors say where another process is lost.
+_LOST = re.compile("gloo|nccl|peer|unavailable|heartbeat|coordination", re.IGNORECASE)
 
 
 class Data(NamedTuple):
@@ -186,6 +190,27 @@ def join_processes() -> None:
         jax.distributed.initialize(address, *numbers)
     elif numbers != (None, None):
         raise ValueError("num_processes and process_id need coordinator_address")
+
+
+@contextlib.contextmanager
+def ending_with_others() -> Iterator[None]:
+    """Ends this process, with one message, as soon as another one of its run is lost.
+
+    At once, with `stopping.EXIT_CODE`: whatever is closed in good order waits for the lost one.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        print(
+            "error: another process of this run has ended, or cannot be reached; the same "
+            "commands, on as many processes or on others, go on from the last checkpoint "
+            f"(exit code {stopping.EXIT_CODE}; {str(error).splitlines()[0]})",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(stopping.EXIT_CODE)
 
 
 def is_first_process() -> bool:

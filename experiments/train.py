@@ -129,7 +129,7 @@ def _train(
     if first:
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
-    with checkpoints.open_checkpoints(folder) as saved:
+    with checkpoints.open_checkpoints(folder) as saved, runs.ending_with_others():
         state, rows = _resume(saved, config, state, len(data.train) // program.batch_size)
         if first and rows:
             run_folder.write_metrics(workdir, rows)

@@ -4,11 +4,12 @@ import contextlib
 import functools
 import re
 import signal
+import subprocess
 
 import pytest
 
 import wiseale_jax
-from tests.devices import start_together
+from tests.devices import ROOT, start_together
 from tests.test_train import FLAGS, command
 
 pytestmark = pytest.mark.slow
@@ -51,3 +52,34 @@ def test_a_second_pair_is_refused_and_a_signal_to_one_stops_both(tmp_path, data_
         assert re.search(r"stopped at step \d+, epoch \d+, and saved", stopped[0][0])
         assert "Traceback" not in stopped[0][1] + stopped[1][1]
     assert wiseale_jax.load(workdir)
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_ends_the_other_and_one_goes_on_alone(killed, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    with two_processes(workdir, data_dir) as processes:
+        while not (line := processes[0].stdout.readline()).startswith("epoch 2/"):
+            assert line, processes[0].stderr.read()
+        processes[killed].kill()
+        other = processes[1 - killed]
+        output, error = other.communicate(timeout=SECONDS)
+    assert other.returncode == 75, error
+    assert "another process of this run has ended" in error
+    assert "Traceback" not in error + output
+    flags = [*FLAGS, f"--epochs={MANY_EPOCHS}", f"--workdir={workdir}", f"--data_dir={data_dir}"]
+    alone = subprocess.Popen(
+        command("train", *flags),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        resumed = False
+        while not (line := alone.stdout.readline()).startswith("epoch "):
+            assert line, alone.stderr.read()
+            resumed |= line.startswith("resuming after epoch ")
+        assert resumed
+    finally:
+        alone.kill()
+        alone.communicate()

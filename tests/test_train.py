@@ -137,9 +137,13 @@ def test_eight_devices_train_as_one(finished, tmp_path, data_dir):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_train_as_one(count, finished, tmp_path, data_dir):
-    workdir = tmp_path / "run"
-    flags = [*FLAGS, f"--workdir={workdir}", f"--data_dir={data_dir}", "--feed=stream"]
+def test_processes_train_as_one(count, tmp_path, data_dir):
+    # In small steps: Adam makes whole ones of the rounding in a gradient that is nearly 0.
+    given = {**GIVEN, "learning_rate": 1e-5}
+    alone, workdir = tmp_path / "alone", tmp_path / "run"
+    train.train(configs.make_config(given), alone, str(data_dir))
+    flags = [f"--{name}={value}" for name, value in given.items()]
+    flags += [f"--workdir={workdir}", f"--data_dir={data_dir}", "--feed=stream"]
     processes = start_together(functools.partial(command, "train", *flags), count)
     try:
         output = [process.communicate(timeout=300) for process in processes]
@@ -148,12 +152,12 @@ def test_processes_train_as_one(count, finished, tmp_path, data_dir):
             process.kill()
     assert [process.returncode for process in processes] == [0] * count, output
     assert f", {count} x cpu" in output[0][0] and "epoch" not in output[1][0]
-    for row, want in zip(rows_of(workdir), rows_of(finished), strict=True):
+    for row, want in zip(rows_of(workdir), rows_of(alone), strict=True):
         for name, value in row.items():
             if not isinstance(value, str):
-                np.testing.assert_allclose(value, want[name], rtol=2e-3, atol=1e-3)
+                np.testing.assert_allclose(value, want[name], rtol=1e-4, err_msg=name)
     # On one device it goes on where several stopped.
-    longer = configs.make_config({**GIVEN, "epochs": 4})
+    longer = configs.make_config({**given, "epochs": 4})
     train.train(longer, workdir, str(data_dir))
     assert rows_of(workdir)[-1]["epoch"] == 4
 

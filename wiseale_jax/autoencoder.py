@@ -60,10 +60,11 @@ class Autoencoder(nn.Module):
     scale_head: str = "logvar"
     observation_noise: float | str = 1.0
     precision: str = "float32"
+    axis_name: str | None = None
 
     def setup(self):
-        self.encoder_stack = Stack(self.architecture.encoder)
-        self.decoder_stack = Stack(self.architecture.decoder)
+        self.encoder_stack = Stack(self.architecture.encoder, self.axis_name)
+        self.decoder_stack = Stack(self.architecture.decoder, self.axis_name)
         self.mean_head = nn.Dense(self.latent_dim)
         if self.encoder == "gaussian":
             self.scale = nn.Dense(self.latent_dim)

@@ -179,9 +179,7 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
 def _kernel_gradient(fine: Array, coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     """The gradient of sum(coarse * _to_coarse(fine, kernel)) with respect to the kernel."""
     windows = _fine_windows(fine, kernel.shape[:-2], axes)
-    if jax.device_count() == 1:
-        # XLA would else transpose the windows. Not over a mesh: that cannot merge space and batch.
-        coarse, windows = (a.reshape(a.shape[0], -1) for a in (coarse, windows))
+    coarse, windows = (a.reshape(a.shape[0], -1) for a in (coarse, windows))
     over = list(range(1, coarse.ndim))
     return jnp.tensordot(coarse, windows, (over, over)).T.reshape(kernel.shape)
 

@@ -151,6 +151,7 @@ class Stack(nn.Module):
     """Runs a list of layers one after the other, in the precision of its input."""
 
     layers: tuple[Layer, ...]
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *in"], train: bool) -> Float[Array, "batch *out"]:
@@ -176,7 +177,9 @@ class Stack(nn.Module):
                 x = kind(layer.features, (layer.size,) * n, (layer.stride,) * n, batch_last)(x)
                 if layer.batch_norm:
                     axis = 0 if batch_last else -1
-                    norm = nn.BatchNorm(not train, axis, momentum=0.9, dtype=x.dtype)
+                    norm = nn.BatchNorm(
+                        not train, axis, momentum=0.9, dtype=x.dtype, axis_name=self.axis_name
+                    )
                     x = norm(x)
             if layer.relu:
                 x = jax.nn.relu(x)

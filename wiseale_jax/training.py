@@ -27,6 +27,9 @@ from wiseale_jax.objectives import Metrics, Objective
 # The branches of a run's random key.
 _INIT, _ORDER, _STEPS = range(3)
 
+# The axis of a mesh.
+_AXIS = "data"
+
 # What `TrainState.fault` calls the norm of the gradient.
 GRADIENT = "gradient"
 
@@ -139,7 +142,7 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
     noise = jax.random.normal(sample_key, (x.shape[0], program.model.latent_dim))
     gradient = _gradient if program.microbatches == 1 else _gradient_in_parts
     gradients, metrics, batch_stats = gradient(program, state, x, noise, objective_key)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     skip = ~finite & (state.skipped < program.skip_nonfinite)
 
@@ -182,19 +185,19 @@ def make_mesh(count: int) -> Mesh:
     devices = jax.devices()
     if not 1 <= count <= len(devices):
         raise ValueError(f"mesh must be in 1..{len(devices)}, the devices there are, got {count}")
-    return Mesh(np.array(devices[:count]), ("data",))
+    return Mesh(np.array(devices[:count]), (_AXIS,))
 
 
 def _shared(program: Program, batch: Array) -> Array:
     """The batch, split over the devices of the mesh; whole where they do not divide it."""
     if program.mesh is None or batch.shape[0] % program.mesh.size:
         return batch
-    return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P("data")))
+    return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P(_AXIS)))
 
 
 def batches_sharding(program: Program) -> NamedSharding | None:
     """How `[steps, batch, ...]` lies on the mesh; None without one."""
-    return program.mesh and NamedSharding(program.mesh, P(None, "data"))
+    return program.mesh and NamedSharding(program.mesh, P(None, _AXIS))
 
 
 def replicate(program: Program, tree: Any) -> Any:
@@ -208,15 +211,36 @@ def replicate(program: Program, tree: Any) -> Any:
 def _forward(
     program: Program, params: Any, batch_stats: Any, x: Array, noise: Array
 ) -> tuple[Outputs, Any]:
-    outputs, updated = program.model.apply(
-        {"params": params, "batch_stats": batch_stats},
-        x,
-        noise,
-        True,
-        mutable=["batch_stats"],
-        method="with_noise",
+    """The network's outputs, and batch normalisation's statistics.
+
+    On a mesh every device runs its own part of the batch, and only then do all have the latents of
+    all, once: else XLA gathers them anew for every tile of their pairs.
+    """
+    shared = program.mesh is not None and x.shape[0] % program.mesh.size == 0
+    model = program.model.clone(axis_name=_AXIS) if shared else program.model
+
+    def apply(params, batch_stats, x, noise):
+        if shared:
+            params = lax.pcast(params, _AXIS, to="varying")
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, updated = model.apply(
+            variables, x, noise, True, mutable=["batch_stats"], method="with_noise"
+        )
+        return outputs, updated.get("batch_stats", {})
+
+    if not shared:
+        return apply(params, batch_stats, x, noise)
+    whole, split = P(), P(_AXIS)
+    outputs, batch_stats = jax.shard_map(
+        apply,
+        mesh=program.mesh,
+        in_specs=(whole, whole, split, split),
+        out_specs=(Outputs(split, split, split, split, whole), whole),
+    )(params, batch_stats, x, noise)
+    mean, logvar, z = lax.with_sharding_constraint(
+        (outputs.mean, outputs.logvar, outputs.z), NamedSharding(program.mesh, whole)
     )
-    return outputs, updated.get("batch_stats", {})
+    return outputs._replace(mean=mean, logvar=logvar, z=z), batch_stats
 
 
 def _gradient(
