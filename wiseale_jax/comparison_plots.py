@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from wiseale_jax import plots
 
@@ -75,6 +76,8 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_formatter(LogFormatter())
+    panels[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     handles, labels = panels[0].get_legend_handles_labels()
     # Long labels stand below each other, to stay on the figure.
     fitting = max(1, 140 // (8 + max(map(len, labels))))

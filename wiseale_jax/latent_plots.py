@@ -70,7 +70,13 @@ def _say_outside(axes: Axes, mean: np.ndarray) -> None:
     outside = np.mean(np.any(np.abs(mean) > EXTENT, axis=1))
     if outside > 0.001:
         axes.text(
-            0.02, 0.97, f"{outside:.1%} outside", transform=axes.transAxes, va="top", fontsize=8
+            0.02,
+            0.97,
+            f"{outside:.1%} outside",
+            transform=axes.transAxes,
+            va="top",
+            fontsize=8,
+            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"},
         )
 
 
