@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import configs, stopping
-from wiseale_jax import objectives, plots, run_folder, training
+from wiseale_jax import objectives, run_folder, training
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
@@ -267,6 +267,8 @@ def augmented(config: configs.Config, program: training.Program) -> training.Pro
 
 def reconstruction_figure(trained: TrainedAutoencoder, data: Data, title: str) -> Any:
     """Test examples and their reconstructions: waves of several frequencies, or images."""
+    from wiseale_jax import plots  # Only now: a start must not wait for matplotlib.
+
     preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
     factors = data.test_factors
     if "frequency" in factors:

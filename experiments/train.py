@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, locking, messages, profiling, runs, stopping
-from wiseale_jax import checkpoints, plots, run_folder, training
+from wiseale_jax import checkpoints, run_folder, training
 from wiseale_jax.datasets import DATASETS, feeding
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.trained import TrainedAutoencoder
@@ -329,6 +329,8 @@ def _finish(
     rows: list[dict],
 ) -> None:
     """Draws the figures and, last, writes the summary, which marks the run as finished."""
+    from wiseale_jax import plots  # Only now: matplotlib takes a third of a start's time.
+
     title = f"{config.method} on {config.dataset}, {config.epochs} epochs, seed {config.seed}"
     likelihood = LIKELIHOODS[DATASETS[config.dataset].likelihood]
     trained = TrainedAutoencoder(
