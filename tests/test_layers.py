@@ -65,6 +65,33 @@ def test_values_and_gradients_equal_flax(kind, spatial, size, stride):
 
 
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev, jax.hessian])
+def test_derivatives_of_both_modes_and_second_order_equal_flax(kind, derivative):
+    ours, theirs, variables, x = pair(kind, (5, 4), 3, 2)
+
+    def jacobian(module):
+        # Not linear, so that the second derivative is not 0.
+        return derivative(lambda v, x: jnp.sin(module.apply(v, x)).sum((0, 1, 2)), (0, 1))(
+            variables, x
+        )
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        jacobian(ours),
+        jacobian(theirs),
+    )
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_vmap_over_parameters_equals_a_loop(kind):
+    ours, _, variables, x = pair(kind, (9, 11), 3, 2)
+    several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), variables)
+    got = jax.vmap(ours.apply, (0, None))(several, x)
+    for i, want in enumerate((variables, jax.tree.map(lambda a: 2 * a, variables))):
+        np.testing.assert_allclose(got[i], ours.apply(want, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
 def test_batch_last_is_the_same_function(kind):
     ours, _, variables, x = pair(kind, (9, 11), 3, 2)
     want = ours.apply(variables, x)

@@ -12,21 +12,27 @@ over blocks of s outputs. No number is multiplied by a zero but at an edge.
 Inside, channels come first and the batch last: so windows are copies of long runs, and no product
 has a large transposed left side, which XLA's CPU products are several times slower at.
 
-On accelerators the vendor's convolution is used instead. On CPU derivatives are of reverse mode
-alone, of any order: `jax.jvp` and `jax.jacfwd` raise TypeError.
+A convolution, its transpose, and the gradient of either by its kernel are each linear in both of
+their arguments, and each is the transpose of the other two: as primitives of JAX they have, with no
+more said, derivatives of both modes and any order, each computed as fast as the convolution itself.
+
+On accelerators the vendor's convolution is used instead.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 
@@ -118,17 +124,23 @@ def _conv_transpose_axis(length: int, size: int, stride: int) -> _Axis:
 def _conv_batch_last(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
     """`conv_same` of `[in, *space, batch]`."""
     sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
-    return _to_coarse(x, kernel, tuple(itertools.starmap(_conv_axis, sizes)))
+    axes = tuple(itertools.starmap(_conv_axis, sizes))
+    return _to_coarse_p.bind(x, _varying_as(x, kernel), axes=axes)
 
 
 def _conv_transpose_batch_last(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
     """`conv_transpose_same` of `[in, *space, batch]`."""
     sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
     kernel = jnp.swapaxes(jnp.flip(kernel, range(len(stride))), -1, -2)
-    return _to_fine(x, kernel, tuple(itertools.starmap(_conv_transpose_axis, sizes)))
+    axes = tuple(itertools.starmap(_conv_transpose_axis, sizes))
+    return _to_fine_p.bind(x, _varying_as(x, kernel), axes=axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _varying_as(x: Array, kernel: Array) -> Array:
+    """The kernel; inside `shard_map`, one that varies as x does: so gradients are summed there."""
+    return jnp.where(True, kernel, lax.stop_gradient(x).ravel()[0])
+
+
 def _to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     """A convolution, kernel `[*size, f, c]`: `[f, *length, batch]` -> `[c, *windows, batch]`."""
     windows = _fine_windows(fine, kernel.shape[:-2], axes)
@@ -136,7 +148,6 @@ def _to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     return jnp.tensordot(weights.reshape(weights.shape[0], -1), windows, 1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     """What transposes `_to_coarse`: `[c, *windows, batch]` -> `[f, *length, batch]`."""
     firsts = [axis.low // axis.stride for axis in axes]
@@ -176,28 +187,61 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     return _from_blocks(blocks, axes, firsts)
 
 
-def _kernel_gradient(fine: Array, coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
-    """The gradient of sum(coarse * _to_coarse(fine, kernel)) with respect to the kernel."""
-    windows = _fine_windows(fine, kernel.shape[:-2], axes)
+def _to_kernel(fine: Array, coarse: Array, axes: tuple[_Axis, ...], size: tuple[int, ...]) -> Array:
+    """The gradient of sum(coarse * _to_coarse(fine, kernel)) by the kernel, `[*size, f, c]`."""
+    windows = _fine_windows(fine, size, axes)
     coarse, windows = (a.reshape(a.shape[0], -1) for a in (coarse, windows))
-    over = list(range(1, coarse.ndim))
-    return jnp.tensordot(coarse, windows, (over, over)).T.reshape(kernel.shape)
+    product = jnp.tensordot(coarse, windows, ((1,), (1,)))
+    return product.T.reshape(*size, fine.shape[0], coarse.shape[0])
 
 
-def _to_coarse_backward(axes, saved, cotangent):
-    fine, kernel = saved
-    return _to_fine(cotangent, kernel, axes), _kernel_gradient(fine, cotangent, kernel, axes)
+def _primitive(name: str, implementation: Callable[..., Array]) -> Primitive:
+    """A primitive whose abstract values, batching and lowering are those of its implementation."""
+    primitive = Primitive(f"wiseale_jax_{name}")
+    static_names = tuple(inspect.signature(implementation).parameters)[2:]
+    primitive.def_impl(jax.jit(implementation, static_argnames=static_names))
+
+    def abstract(*avals, **static):
+        jaxpr = jax.make_jaxpr(functools.partial(implementation, **static))(*avals)
+        return jaxpr.out_avals[0]
+
+    def batch(args, dims, **static):
+        return jax.vmap(functools.partial(implementation, **static), dims)(*args), 0
+
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batch
+    mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
+    return primitive
 
 
-def _to_fine_backward(axes, saved, cotangent):
-    coarse, kernel = saved
-    return _to_coarse(cotangent, kernel, axes), _kernel_gradient(cotangent, coarse, kernel, axes)
+_to_coarse_p = _primitive("to_coarse", _to_coarse)
+_to_fine_p = _primitive("to_fine", _to_fine)
+_to_kernel_p = _primitive("to_kernel", _to_kernel)
 
 
-_to_coarse.defvjp(
-    lambda x, kernel, axes: (_to_coarse(x, kernel, axes), (x, kernel)), _to_coarse_backward
+def _size(kernel: Any) -> tuple[int, ...]:
+    return kernel.aval.shape[:-2]
+
+
+ad.defbilinear(
+    _to_coarse_p,
+    lambda coarse, fine, kernel, axes: _to_fine_p.bind(coarse, kernel, axes=axes),
+    lambda coarse, fine, kernel, axes: _to_kernel_p.bind(
+        fine, coarse, axes=axes, size=_size(kernel)
+    ),
 )
-_to_fine.defvjp(lambda x, kernel, axes: (_to_fine(x, kernel, axes), (x, kernel)), _to_fine_backward)
+ad.defbilinear(
+    _to_fine_p,
+    lambda fine, coarse, kernel, axes: _to_coarse_p.bind(fine, kernel, axes=axes),
+    lambda fine, coarse, kernel, axes: _to_kernel_p.bind(
+        fine, coarse, axes=axes, size=_size(kernel)
+    ),
+)
+ad.defbilinear(
+    _to_kernel_p,
+    lambda kernel, fine, coarse, axes, size: _to_fine_p.bind(coarse, kernel, axes=axes),
+    lambda kernel, fine, coarse, axes, size: _to_coarse_p.bind(fine, kernel, axes=axes),
+)
 
 
 def _fine_windows(fine: Array, size: Sequence[int], axes: Sequence[_Axis]) -> Array:

@@ -220,8 +220,6 @@ def _forward(
     model = program.model.clone(axis_name=_AXIS) if shared else program.model
 
     def apply(params, batch_stats, x, noise):
-        if shared:
-            params = lax.pcast(params, _AXIS, to="varying")
         variables = {"params": params, "batch_stats": batch_stats}
         outputs, updated = model.apply(
             variables, x, noise, True, mutable=["batch_stats"], method="with_noise"
