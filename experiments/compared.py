@@ -101,10 +101,7 @@ def read_run(workdir: Path) -> Compared:
         config = configs.read_stored(stored)
     except ValueError as error:
         raise ValueError(f"{workdir}: {error}") from None
-    try:
-        rows = run_folder.read_metrics(workdir)
-    except ValueError as error:
-        raise ValueError(f"{workdir / run_folder.METRICS} is damaged: {error}") from None
+    rows = run_folder.read_metrics(workdir)
     if not all(map(_is_row, rows)):
         raise ValueError(f"{workdir / run_folder.METRICS} is damaged: a line is no row of metrics")
     tested = [row["epoch"] for row in rows if row["split"] == "test"]

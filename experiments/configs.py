@@ -288,6 +288,10 @@ def _number(name: str, value: Any, word: str) -> float:
 
 
 def _check_number(name: str, value: float, *, positive: bool) -> None:
-    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # An integer beyond every float.
+        finite = False
+    if not finite or value < 0 or (positive and value == 0):
         least = "positive" if positive else "at least 0"
         raise ValueError(f"{name} must be {least} and finite, got {value}")

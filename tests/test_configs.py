@@ -55,6 +55,7 @@ def test_encoder_by_method():
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
         ({"beta": -1.0}, "beta must be at least 0"),
         ({"mmd_weight": float("inf")}, "mmd_weight must be at least 0 and finite"),
+        ({"mmd_weight": 10**400}, "mmd_weight must be at least 0 and finite"),
         ({"kl_weight": "M"}, "kl_weight must be a number or 'batch', got 'M'"),
         ({"observation_noise": "0"}, "observation_noise must be positive"),
         ({"bound": "chernoff"}, "unknown bound 'chernoff'; known: jensen"),

@@ -21,6 +21,13 @@ def test_metrics_round_trip(tmp_path):
     assert len((tmp_path / run_folder.METRICS).read_text().splitlines()) == 2
 
 
+@pytest.mark.parametrize("line", [b"{", b"\xff\xfe", b""])
+def test_damaged_metrics_are_named(tmp_path, line):
+    (tmp_path / run_folder.METRICS).write_bytes(b'{"epoch": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged in line 2: .*writes the file"):
+        run_folder.read_metrics(tmp_path)
+
+
 def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     run_folder.write_text(path, "old")

@@ -85,11 +85,24 @@ def write_metrics(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl; `[]` where there is none."""
+    """Reads metrics.jsonl; `[]` where there is none.
+
+    Raises:
+      ValueError: it is damaged; the message names the line.
+    """
     path = folder / METRICS
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(
+                f"{path} is damaged in line {number}: {error}; training on, with more epochs, "
+                "writes the file again"
+            ) from None
+    return rows
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
