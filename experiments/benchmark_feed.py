@@ -16,7 +16,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, runs
-from wiseale_jax import training
+from wiseale_jax import programs, training
 from wiseale_jax.datasets import feeding
 
 FLAGS = flags.FLAGS
@@ -69,7 +69,7 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
 
 
 def _train(
-    program: training.Program, state: training.TrainState, parts: Iterable[feeding.Steps]
+    program: programs.Program, state: training.TrainState, parts: Iterable[feeding.Steps]
 ) -> training.TrainState:
     for part in parts:
         # Waited for, as a run does, which shows its loss.

@@ -29,7 +29,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, runs
-from wiseale_jax import training
+from wiseale_jax import programs, training
 from wiseale_jax.datasets import DATASETS
 
 FLAGS = flags.FLAGS
@@ -133,7 +133,7 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _program(config: configs.Config) -> training.Program:
+def _program(config: configs.Config) -> programs.Program:
     # The random data are floats already: the data set's own scaling is left out.
     program = runs.make_program(config, _EXAMPLES[config.dataset])
     return program._replace(preprocess=lambda batch, key: batch)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from wiseale_jax import training
+from wiseale_jax import programs, training
 from wiseale_jax.datasets import feeding
 
 # Dense bfloat16 operations per second, from the vendors' data sheets, by part of `device_kind`; the
@@ -32,7 +32,7 @@ TRACED_STEPS = 5
 
 
 def flops_per_step(
-    program: training.Program, state: training.TrainState, part: feeding.Steps
+    program: programs.Program, state: training.TrainState, part: feeding.Steps
 ) -> float | None:
     """Floating-point operations of one training step, by XLA's cost analysis; None if unknown.
 
@@ -57,7 +57,7 @@ def speed(flops_per_second: float, devices: int = 1) -> str:
 
 
 def write_trace(
-    program: training.Program, state: training.TrainState, part: feeding.Steps, folder: Path
+    program: programs.Program, state: training.TrainState, part: feeding.Steps, folder: Path
 ) -> None:
     """Traces a few steps with `jax.profiler`, on a copy of the state, which is then dropped.
 

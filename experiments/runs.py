@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import configs, stopping
-from wiseale_jax import objectives, run_folder, training
+from wiseale_jax import objectives, programs, run_folder
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
@@ -231,7 +231,7 @@ def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
         count = int(flag)
     else:
         raise ValueError(f"mesh must be a number of devices or 'auto', got {flag!r}")
-    mesh = training.make_mesh(count)
+    mesh = programs.make_mesh(count)
     if batch_size % count:
         raise ValueError(f"batch_size {batch_size} is not a multiple of the mesh's {count} devices")
     return mesh if len(jax.devices()) > 1 else None
@@ -239,14 +239,14 @@ def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
 
 def make_program(
     config: configs.Config, train_size: int, mesh: jax.sharding.Mesh | None = None
-) -> training.Program:
+) -> programs.Program:
     """The static half of a run: model, objective, optimiser, preprocessing, batch and devices.
 
     Without the augmentation of training examples, which `augmented` adds.
     """
     settings = dataclasses.asdict(config)
     model, likelihood = model_from_config(settings)
-    return training.Program(
+    return programs.Program(
         model=model,
         objective=objectives.bind(config.method, likelihood, settings),
         optimizer=configs.optimizer(config, train_size // config.batch_size),
@@ -258,7 +258,7 @@ def make_program(
     )
 
 
-def augmented(config: configs.Config, program: training.Program) -> training.Program:
+def augmented(config: configs.Config, program: programs.Program) -> programs.Program:
     """The program that trains: what `make_program` gives, which evaluates, and augmentation."""
     if not config.flip:
         return program

@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, locking, messages, profiling, runs, stopping
-from wiseale_jax import checkpoints, run_folder, training
+from wiseale_jax import checkpoints, programs, run_folder, training
 from wiseale_jax.datasets import DATASETS, feeding
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.trained import TrainedAutoencoder
@@ -104,7 +104,7 @@ def train(
 def _train(
     config: configs.Config,
     workdir: Path,
-    program: training.Program,
+    program: programs.Program,
     data: runs.Data,
     feed: str,
     checkpoint_every: int,
@@ -136,8 +136,8 @@ def _train(
         training_program = runs.augmented(config, program)
         train_data = data.train
         if feed == "resident":
-            train_data = training.replicate(program, np.asarray(data.train))
-        test_data = training.replicate(program, np.asarray(data.test))
+            train_data = programs.replicate(program, np.asarray(data.train))
+        test_data = programs.replicate(program, np.asarray(data.test))
         if (start := _epochs_done(rows) + 1) <= config.epochs:
             part = next(_parts(training_program, state, train_data, start))
             flops = profiling.flops_per_step(training_program, state, part)
@@ -257,19 +257,19 @@ def _check_workdir(config: configs.Config, workdir: Path) -> str | None:
 
 
 def _parts(
-    program: training.Program, state: training.TrainState, data: jax.Array | np.ndarray, epoch: int
+    program: programs.Program, state: training.TrainState, data: jax.Array | np.ndarray, epoch: int
 ) -> Iterator[feeding.Steps]:
     """The steps of an epoch from where the state stands."""
     done = int(state.step) - (epoch - 1) * (len(data) // program.batch_size)
     order = training.epoch_order(state.key, epoch, len(data))
     if isinstance(data, jax.Array):
         return feeding.resident(data, order, program.batch_size, done)
-    sharding = training.batches_sharding(program)
+    sharding = programs.batches_sharding(program)
     return feeding.stream(data, order, program.batch_size, done, sharding)
 
 
 def _train_epoch(
-    program: training.Program,
+    program: programs.Program,
     state: training.TrainState,
     data: jax.Array | np.ndarray,
     epoch: int,
@@ -324,7 +324,7 @@ def _finish(
     config: configs.Config,
     workdir: Path,
     data: runs.Data,
-    program: training.Program,
+    program: programs.Program,
     state: training.TrainState,
     rows: list[dict],
 ) -> None:

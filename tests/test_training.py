@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from wiseale_jax import training
+from wiseale_jax import programs, training
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -27,7 +27,7 @@ def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=None
     model = Autoencoder(architecture, 2, **options)
     objective = bind(method, LIKELIHOODS["gaussian"], {})
     optimizer = optimizer or optax.adam(1e-2)
-    return training.Program(model, objective, optimizer, as_stored, batch_size)
+    return programs.Program(model, objective, optimizer, as_stored, batch_size)
 
 
 def run(program, cuts, epochs=2, seed=0):

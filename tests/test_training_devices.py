@@ -10,10 +10,10 @@ def test_eight_devices_train_as_one():
         import jax, numpy as np, optax
         from jax.sharding import NamedSharding, PartitionSpec as P
         from tests.test_training import DATA, make
-        from wiseale_jax import training
+        from wiseale_jax import programs, training
         from wiseale_jax.datasets import feeding
 
-        mesh = training.make_mesh(8)
+        mesh = programs.make_mesh(8)
         curves, parameters = {}, {}
         for name in ("one", "eight", "eight, streamed"):
             # Not Adam: it makes whole steps of the rounding in the gradient of a bias that
@@ -29,7 +29,7 @@ def test_eight_devices_train_as_one():
                     sharding = NamedSharding(mesh, P(None, "data"))
                     parts = feeding.stream(np.asarray(DATA), order, 16, 0, sharding)
                 else:
-                    parts = feeding.resident(training.replicate(program, DATA), order, 16)
+                    parts = feeding.resident(programs.replicate(program, DATA), order, 16)
                 for part in parts:
                     state = training.train_steps(program, state, *part)
                 state, means = training.finish_epoch(state)
@@ -37,7 +37,7 @@ def test_eight_devices_train_as_one():
             assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
             if name != "one":
                 assert len(state.step.devices()) == 8
-            test = training.evaluate(program, state.variables, training.replicate(program, DATA), 0)
+            test = training.evaluate(program, state.variables, programs.replicate(program, DATA), 0)
             curve.append([test[key] for key in sorted(test)])
             curves[name], parameters[name] = curve, jax.device_get(state.params)
         for name in curves:

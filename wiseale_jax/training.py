@@ -9,55 +9,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from wiseale_jax.autoencoder import Autoencoder, Outputs
-from wiseale_jax.objectives import Metrics, Objective
+from wiseale_jax.gradients import gradient
+from wiseale_jax.objectives import Metrics
+from wiseale_jax.programs import Program, replicate, share
 
 # The branches of a run's random key.
 _INIT, _ORDER, _STEPS = range(3)
 
-# The axis of a mesh.
-_AXIS = "data"
-
 # What `TrainState.fault` calls the norm of the gradient.
 GRADIENT = "gradient"
-
-
-class Program(NamedTuple):
-    """What is trained and how: the static half of a training run. Hashable.
-
-    Attributes:
-      model: the autoencoder.
-      objective: a method with all that it is tuned by bound.
-      optimizer: an optax gradient transformation.
-      preprocess: `(stored batch, key) -> x`, run inside the compiled step.
-      batch_size: examples per step.
-      microbatches: parts that a batch is computed in, one after the other; they divide it.
-      mesh: devices of one axis, "data", that share every batch; None for one device. The batch
-        stays one: its pairs, and batch normalisation, run over all devices.
-      skip_nonfinite: steps whose loss or gradient is not finite that a run may skip; it goes no
-        further than before the next one.
-    """
-
-    model: Autoencoder
-    objective: Objective
-    optimizer: optax.GradientTransformation
-    preprocess: Callable[[Array, PRNGKeyArray], Array]
-    batch_size: int
-    microbatches: int = 1
-    mesh: Mesh | None = None
-    skip_nonfinite: int = 0
 
 
 class TrainState(NamedTuple):
@@ -135,13 +105,14 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
     A step whose loss or gradient is not finite changes no parameter: it is skipped, or, if no more
     may be, it is not done, and the state has a `fault`.
     """
-    batch = _shared(program, batch)
+    batch = share(program, batch)
     key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
     x = program.preprocess(batch, preprocess_key)
     noise = jax.random.normal(sample_key, (x.shape[0], program.model.latent_dim))
-    gradient = _gradient if program.microbatches == 1 else _gradient_in_parts
-    gradients, metrics, batch_stats = gradient(program, state, x, noise, objective_key)
+    gradients, metrics, batch_stats = gradient(
+        program, state.params, state.batch_stats, x, noise, objective_key
+    )
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     skip = ~finite & (state.skipped < program.skip_nonfinite)
@@ -174,131 +145,6 @@ def has_fault(state: TrainState) -> Array:
 def clear_fault(state: TrainState) -> TrainState:
     """The state before the step that was at fault, ready to try it again."""
     return state._replace(fault=jax.tree.map(jnp.zeros_like, state.fault))
-
-
-def make_mesh(count: int) -> Mesh:
-    """The first `count` devices, of all processes, as a mesh of one axis, "data".
-
-    Raises:
-      ValueError: there are fewer devices.
-    """
-    devices = jax.devices()
-    if not 1 <= count <= len(devices):
-        raise ValueError(f"mesh must be in 1..{len(devices)}, the devices there are, got {count}")
-    return Mesh(np.array(devices[:count]), (_AXIS,))
-
-
-def _shared(program: Program, batch: Array) -> Array:
-    """The batch, split over the devices of the mesh; whole where they do not divide it."""
-    if program.mesh is None or batch.shape[0] % program.mesh.size:
-        return batch
-    return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P(_AXIS)))
-
-
-def batches_sharding(program: Program) -> NamedSharding | None:
-    """How `[steps, batch, ...]` lies on the mesh; None without one."""
-    return program.mesh and NamedSharding(program.mesh, P(None, _AXIS))
-
-
-def replicate(program: Program, tree: Any) -> Any:
-    """A copy of every array on every device of the mesh."""
-    if program.mesh is None:
-        return jax.tree.map(jnp.asarray, tree)
-    # From the host, as a process may put only what it has on devices of others.
-    return jax.device_put(jax.device_get(tree), NamedSharding(program.mesh, P()))
-
-
-def _forward(
-    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array
-) -> tuple[Outputs, Any]:
-    """The network's outputs, and batch normalisation's statistics.
-
-    On a mesh every device runs its own part of the batch, and only then do all have the latents of
-    all, once: else XLA gathers them anew for every tile of their pairs.
-    """
-    shared = program.mesh is not None and x.shape[0] % program.mesh.size == 0
-    model = program.model.clone(axis_name=_AXIS) if shared else program.model
-
-    def apply(params, batch_stats, x, noise):
-        variables = {"params": params, "batch_stats": batch_stats}
-        outputs, updated = model.apply(
-            variables, x, noise, True, mutable=["batch_stats"], method="with_noise"
-        )
-        return outputs, updated.get("batch_stats", {})
-
-    if not shared:
-        return apply(params, batch_stats, x, noise)
-    whole, split = P(), P(_AXIS)
-    outputs, batch_stats = jax.shard_map(
-        apply,
-        mesh=program.mesh,
-        in_specs=(whole, whole, split, split),
-        out_specs=(Outputs(split, split, split, split, whole), whole),
-    )(params, batch_stats, x, noise)
-    mean, logvar, z = lax.with_sharding_constraint(
-        (outputs.mean, outputs.logvar, outputs.z), NamedSharding(program.mesh, whole)
-    )
-    return outputs._replace(mean=mean, logvar=logvar, z=z), batch_stats
-
-
-def _gradient(
-    program: Program, state: TrainState, x: Array, noise: Array, key: PRNGKeyArray
-) -> tuple[Any, Metrics, Any]:
-    """The gradient of the loss, the metrics, and batch normalisation's statistics."""
-
-    def loss_fn(params):
-        outputs, batch_stats = _forward(program, params, state.batch_stats, x, noise)
-        loss, metrics = program.objective(outputs, x, key)
-        return loss, (metrics, batch_stats)
-
-    gradients, (metrics, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
-    return gradients, metrics, batch_stats
-
-
-def _gradient_in_parts(
-    program: Program, state: TrainState, x: Array, noise: Array, key: PRNGKeyArray
-) -> tuple[Any, Metrics, Any]:
-    """`_gradient` with the activations of one part of the batch at a time in memory.
-
-    WiSE-ALE's KL is not a sum over examples, and so the gradient is not one over parts. But the
-    loss sees the network only through its outputs: the first pass computes the outputs of all
-    parts, then the loss of the whole batch gives its gradient with respect to them, and the second
-    pass sends that back through one part after the other. Only batch normalisation differs, which
-    sees each part by itself.
-    """
-    parts = [a.reshape(program.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
-    by_part = lax.map(
-        lambda part: _forward(program, state.params, state.batch_stats, *part)[0], parts
-    )
-    # The noise of p(x|z) is one scalar, the same in every part.
-    outputs = Outputs(
-        *(a.reshape(x.shape[0], *a.shape[2:]) for a in by_part[:-1]), by_part.observation_logvar[0]
-    )
-
-    def loss_fn(outputs):
-        return program.objective(outputs, x, key)
-
-    cotangents, metrics = jax.grad(loss_fn, has_aux=True)(outputs)
-    cotangents = Outputs(
-        *(a.reshape(program.microbatches, -1, *a.shape[1:]) for a in cotangents[:-1]),
-        jnp.full(program.microbatches, cotangents.observation_logvar / program.microbatches),
-    )
-
-    def backward(carry, part):
-        gradients, batch_stats = carry
-        x, noise, cotangent = part
-        _, pull_back, batch_stats = jax.vjp(
-            lambda params: _forward(program, params, batch_stats, x, noise),
-            state.params,
-            has_aux=True,
-        )
-        return (jax.tree.map(jnp.add, gradients, pull_back(cotangent)[0]), batch_stats), None
-
-    zeros = jax.tree.map(jnp.zeros_like, state.params)
-    (gradients, batch_stats), _ = lax.scan(
-        backward, (zeros, state.batch_stats), (*parts, cotangents)
-    )
-    return gradients, metrics, batch_stats
 
 
 def _branch(key: Array, branch: int) -> PRNGKeyArray:
@@ -409,7 +255,7 @@ def _evaluate_batches(
         # Sliced here, batch by batch: a copy of all of them would be made anew in every epoch.
         batch = lax.dynamic_slice_in_dim(data, start + index * batch_size, batch_size)
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        x = program.preprocess(_shared(program, batch), keys[0])
+        x = program.preprocess(share(program, batch), keys[0])
         outputs = program.model.apply(variables, x, keys[1])
         return program.objective(outputs, x, keys[2])[1]
 

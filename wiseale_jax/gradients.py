@@ -1,0 +1,120 @@
+"""The gradient of an objective over a whole batch, in one pass or in parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, PRNGKeyArray
+
+from wiseale_jax.autoencoder import Outputs
+from wiseale_jax.objectives import Metrics
+from wiseale_jax.programs import AXIS, Program
+
+
+def gradient(
+    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+) -> tuple[Any, Metrics, Any]:
+    """The gradient of the loss, the metrics, and batch normalisation's statistics.
+
+    Args:
+      program: what is trained; its `microbatches` say in how many parts.
+      params, batch_stats: where.
+      x: the batch, `[batch, *shape]`.
+      noise: of the latent sample, `[batch, latent]`.
+      key: for what the objective draws.
+    """
+    compute = _of_batch if program.microbatches == 1 else _in_parts
+    return compute(program, params, batch_stats, x, noise, key)
+
+
+def _forward(
+    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array
+) -> tuple[Outputs, Any]:
+    """The network's outputs, and batch normalisation's statistics.
+
+    On a mesh every device runs its own part of the batch, and only then do all have the latents of
+    all, once: else XLA gathers them anew for every tile of their pairs.
+    """
+    shared = program.mesh is not None and x.shape[0] % program.mesh.size == 0
+    model = program.model.clone(axis_name=AXIS) if shared else program.model
+
+    def apply(params, batch_stats, x, noise):
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, updated = model.apply(
+            variables, x, noise, True, mutable=["batch_stats"], method="with_noise"
+        )
+        return outputs, updated.get("batch_stats", {})
+
+    if not shared:
+        return apply(params, batch_stats, x, noise)
+    whole, split = P(), P(AXIS)
+    outputs, batch_stats = jax.shard_map(
+        apply,
+        mesh=program.mesh,
+        in_specs=(whole, whole, split, split),
+        out_specs=(Outputs(split, split, split, split, whole), whole),
+    )(params, batch_stats, x, noise)
+    mean, logvar, z = lax.with_sharding_constraint(
+        (outputs.mean, outputs.logvar, outputs.z), NamedSharding(program.mesh, whole)
+    )
+    return outputs._replace(mean=mean, logvar=logvar, z=z), batch_stats
+
+
+def _of_batch(
+    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+) -> tuple[Any, Metrics, Any]:
+
+    def loss_fn(params):
+        outputs, updated = _forward(program, params, batch_stats, x, noise)
+        loss, metrics = program.objective(outputs, x, key)
+        return loss, (metrics, updated)
+
+    gradients, (metrics, updated) = jax.grad(loss_fn, has_aux=True)(params)
+    return gradients, metrics, updated
+
+
+def _in_parts(
+    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+) -> tuple[Any, Metrics, Any]:
+    """`_of_batch` with the activations of one part of the batch at a time in memory.
+
+    WiSE-ALE's KL is not a sum over examples, and so the gradient is not one over parts. But the
+    loss sees the network only through its outputs: the first pass computes the outputs of all
+    parts, then the loss of the whole batch gives its gradient with respect to them, and the second
+    pass sends that back through one part after the other. Only batch normalisation differs, which
+    sees each part by itself.
+    """
+    parts = [a.reshape(program.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
+    by_part = lax.map(lambda part: _forward(program, params, batch_stats, *part)[0], parts)
+    # The noise of p(x|z) is one scalar, the same in every part.
+    outputs = Outputs(
+        *(a.reshape(x.shape[0], *a.shape[2:]) for a in by_part[:-1]), by_part.observation_logvar[0]
+    )
+
+    def loss_fn(outputs):
+        return program.objective(outputs, x, key)
+
+    cotangents, metrics = jax.grad(loss_fn, has_aux=True)(outputs)
+    cotangents = Outputs(
+        *(a.reshape(program.microbatches, -1, *a.shape[1:]) for a in cotangents[:-1]),
+        jnp.full(program.microbatches, cotangents.observation_logvar / program.microbatches),
+    )
+
+    def backward(carry, part):
+        gradients, batch_stats = carry
+        x, noise, cotangent = part
+        _, pull_back, batch_stats = jax.vjp(
+            lambda params: _forward(program, params, batch_stats, x, noise),
+            params,
+            has_aux=True,
+        )
+        return (jax.tree.map(jnp.add, gradients, pull_back(cotangent)[0]), batch_stats), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (gradients, batch_stats), _ = lax.scan(backward, (zeros, batch_stats), (*parts, cotangents))
+    return gradients, metrics, batch_stats

@@ -1,0 +1,79 @@
+"""What is trained, and how its batches lie on devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, PRNGKeyArray
+
+from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.objectives import Objective
+
+# The axis of a mesh.
+AXIS = "data"
+
+
+class Program(NamedTuple):
+    """What is trained and how: the static half of a training run. Hashable.
+
+    Attributes:
+      model: the autoencoder.
+      objective: a method with all that it is tuned by bound.
+      optimizer: an optax gradient transformation.
+      preprocess: `(stored batch, key) -> x`, run inside the compiled step.
+      batch_size: examples per step.
+      microbatches: parts that a batch is computed in, one after the other; they divide it.
+      mesh: devices of one axis, "data", that share every batch; None for one device. The batch
+        stays one: its pairs, and batch normalisation, run over all devices.
+      skip_nonfinite: steps whose loss or gradient is not finite that a run may skip; it goes no
+        further than before the next one.
+    """
+
+    model: Autoencoder
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    preprocess: Callable[[Array, PRNGKeyArray], Array]
+    batch_size: int
+    microbatches: int = 1
+    mesh: Mesh | None = None
+    skip_nonfinite: int = 0
+
+
+def make_mesh(count: int) -> Mesh:
+    """The first `count` devices, of all processes, as a mesh of one axis, "data".
+
+    Raises:
+      ValueError: there are fewer devices.
+    """
+    devices = jax.devices()
+    if not 1 <= count <= len(devices):
+        raise ValueError(f"mesh must be in 1..{len(devices)}, the devices there are, got {count}")
+    return Mesh(np.array(devices[:count]), (AXIS,))
+
+
+def share(program: Program, batch: Array) -> Array:
+    """The batch, split over the devices of the mesh; whole where they do not divide it."""
+    if program.mesh is None or batch.shape[0] % program.mesh.size:
+        return batch
+    return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P(AXIS)))
+
+
+def batches_sharding(program: Program) -> NamedSharding | None:
+    """How `[steps, batch, ...]` lies on the mesh; None without one."""
+    return program.mesh and NamedSharding(program.mesh, P(None, AXIS))
+
+
+def replicate(program: Program, tree: Any) -> Any:
+    """A copy of every array on every device of the mesh."""
+    if program.mesh is None:
+        return jax.tree.map(jnp.asarray, tree)
+    # From the host, as a process may put only what it has on devices of others.
+    return jax.device_put(jax.device_get(tree), NamedSharding(program.mesh, P()))
