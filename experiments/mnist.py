@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
     """Trains all methods and writes the table and figures."""
     del argv
     seeds = sections.parse_seeds(FLAGS.seeds)
+    variants = sections.choose(VARIANTS, FLAGS.only)
     output = run_folder.make_folder(FLAGS.output, "output")
     given = {
         "epochs": FLAGS.epochs,
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
         "split": FLAGS.split,
     }
     preparing = {} if FLAGS.source is None else {"source": FLAGS.source}
-    done = sections.train_all("mnist", VARIANTS, output, seeds, given, FLAGS.data_dir, **preparing)
+    done = sections.train_all("mnist", variants, output, seeds, given, FLAGS.data_dir, **preparing)
     report(done, output, FLAGS.data_dir, sections.settings_from_flags(), **preparing)
 
 

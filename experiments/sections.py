@@ -43,6 +43,9 @@ class Run(NamedTuple):
 def define_flags(output: str) -> None:
     """Defines the flags of a section."""
     flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds of the runs")
+    flags.DEFINE_multi_string(
+        "only", [], "a row of the table to train, once for each (default: all)"
+    )
     flags.DEFINE_integer("epochs", None, "passes over the training set (default: the paper's)")
     flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
@@ -123,6 +126,18 @@ def evaluate_all(
 
 def _slug(label: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in label.lower()).strip("-")
+
+
+def choose(variants: Mapping[str, Mapping[str, Any]], only: Sequence[str]) -> dict[str, Any]:
+    """The variants of the labels given; all of them if there is none.
+
+    Raises:
+      ValueError: a label is unknown; the message lists the known ones.
+    """
+    if unknown := [label for label in only if label not in variants]:
+        known = "; ".join(variants)
+        raise ValueError(f"only must be labels of the table, got {unknown[0]!r}; known: {known}")
+    return {label: variants[label] for label in variants if label in only or not only}
 
 
 def parse_seeds(seeds: Sequence[str]) -> list[int]:

@@ -70,9 +70,10 @@ def main(argv: list[str]) -> None:
     if FLAGS.study not in STUDIES:
         raise ValueError(f"unknown study {FLAGS.study!r}; known: {', '.join(STUDIES)}")
     seeds = sections.parse_seeds(FLAGS.seeds)
+    variants = sections.choose(STUDIES[FLAGS.study], FLAGS.only)
     output = run_folder.make_folder(Path(FLAGS.output) / FLAGS.study, "output")
     given = {"epochs": FLAGS.epochs, "train_examples": FLAGS.train_examples}
-    done = sections.train_all("sine", STUDIES[FLAGS.study], output, seeds, given, FLAGS.data_dir)
+    done = sections.train_all("sine", variants, output, seeds, given, FLAGS.data_dir)
     report(done, output, FLAGS.data_dir, sections.settings_from_flags())
 
 

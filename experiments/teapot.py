@@ -39,9 +39,10 @@ def main(argv: list[str]) -> None:
     """Trains all methods and writes the tables and figures."""
     del argv
     seeds = sections.parse_seeds(FLAGS.seeds)
+    variants = sections.choose(VARIANTS, FLAGS.only)
     output = run_folder.make_folder(FLAGS.output, "output")
     given = images.given_from_flags()
-    done = sections.train_all("teapot", VARIANTS, output, seeds, given, FLAGS.data_dir)
+    done = sections.train_all("teapot", variants, output, seeds, given, FLAGS.data_dir)
     images.report(done, output, FLAGS.data_dir, sections.settings_from_flags(), NUMBERS)
 
 

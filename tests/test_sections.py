@@ -21,6 +21,14 @@ def test_bad_seeds(seeds):
         sections.parse_seeds(seeds)
 
 
+def test_rows_to_train_are_chosen_by_label():
+    variants = sine.STUDIES["methods"]
+    assert sections.choose(variants, []) == variants
+    assert list(sections.choose(variants, ["AEVB", "WiSE-ALE"])) == ["WiSE-ALE", "AEVB"]
+    with pytest.raises(ValueError, match="got 'VAE'; known: WiSE-ALE; AEVB; beta-VAE; WAE"):
+        sections.choose(variants, ["AEVB", "VAE"])
+
+
 def test_tables(tmp_path):
     runs = [sections.Run(label, seed, tmp_path, []) for label in "ab" for seed in (0, 1)]
     table = sections.tabulate(runs, {"loss": [1.0, 3.0, 5.0, 5.0], "kl": [1.0, 1.0, None, None]})
