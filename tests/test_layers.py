@@ -28,22 +28,23 @@ CASES = [
 ]
 
 
-def pair(kind, spatial, size, stride):
+def pair(kind, spatial, size, stride, channels=(5, 6)):
     n = len(spatial)
-    options = {"features": 6, "kernel_size": (size,) * n, "strides": (stride,) * n}
+    options = {"features": channels[1], "kernel_size": (size,) * n, "strides": (stride,) * n}
     theirs = {"conv": nn.Conv, "transpose": nn.ConvTranspose}[kind](**options, padding="SAME")
     ours = {"conv": layers.Conv, "transpose": layers.ConvTranspose}[kind](**options)
     keys = jax.random.split(jax.random.key(0), 3)
-    x = jax.random.normal(keys[0], (3, *spatial, 5))
+    x = jax.random.normal(keys[0], (3, *spatial, channels[0]))
     variables = theirs.init(keys[1], x)
-    variables["params"]["bias"] = jax.random.normal(keys[2], (6,))
+    variables["params"]["bias"] = jax.random.normal(keys[2], channels[1:])
     return ours, theirs, variables, x
 
 
+@pytest.mark.parametrize("channels", [(5, 6), (48, 1), (1, 48)])
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
 @pytest.mark.parametrize(("spatial", "size", "stride"), CASES)
-def test_values_and_gradients_equal_flax(kind, spatial, size, stride):
-    ours, theirs, variables, x = pair(kind, spatial, size, stride)
+def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
+    ours, theirs, variables, x = pair(kind, spatial, size, stride, channels)
     cotangent = jax.random.normal(
         jax.random.key(1), jax.eval_shape(theirs.apply, variables, x).shape
     )

@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -150,6 +151,8 @@ def _to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
 
 def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     """What transposes `_to_coarse`: `[c, *windows, batch]` -> `[f, *length, batch]`."""
+    if 4 * math.prod(kernel.shape[:-1]) <= math.prod(a.taps for a in axes) * coarse.shape[0]:
+        return _to_few_channels(coarse, kernel, axes)
     firsts = [axis.low // axis.stride for axis in axes]
     counts = [
         (a.low + a.length - 1) // a.stride - first + 1
@@ -185,6 +188,26 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
         outputs.update(zip(chosen, jnp.split(products, len(chosen)), strict=True))
     blocks = jnp.concatenate([outputs[i] for i in range(len(places))])
     return _from_blocks(blocks, axes, firsts)
+
+
+def _to_few_channels(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+    """`_to_fine` where f is much less than c: the product first, then the sum over its windows.
+
+    So what is copied has f channels instead of c.
+    """
+    n = len(axes)
+    products = jnp.tensordot(kernel, coarse, 1)
+    missing = [(0, a.taps * a.stride - k) for a, k in zip(axes, kernel.shape, strict=False)]
+    products = jnp.pad(products, missing + [(0, 0)] * (n + 2))
+    pairs = (size for axis in axes for size in (axis.taps, axis.stride))
+    products = products.reshape(*pairs, *products.shape[n:])
+    blocks = 0.0
+    for at in itertools.product(*(range(axis.taps) for axis in axes)):
+        # Entry t of the kernel sends window j - t to block j.
+        part = products[tuple(i for t in at for i in (t, slice(None)))]
+        pads = [(t, axis.taps - 1 - t) for t, axis in zip(at, axes, strict=True)]
+        blocks += jnp.pad(part, [(0, 0)] * (n + 1) + pads + [(0, 0)])
+    return _from_blocks(blocks.reshape(-1, *blocks.shape[n + 1 :]), axes, [0] * n)
 
 
 def _to_kernel(fine: Array, coarse: Array, axes: tuple[_Axis, ...], size: tuple[int, ...]) -> Array:
