@@ -7,9 +7,7 @@ same command again resumes where it stopped, or says that it is finished.
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
-from tqdm import tqdm
 
-from experiments import configs, locking, messages, profiling, runs, stopping
+from experiments import configs, epochs, locking, messages, profiling, runs, stopping
 from wiseale_jax import checkpoints, programs, run_folder, training
 from wiseale_jax.datasets import DATASETS, feeding
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -139,7 +136,7 @@ def _train(
             train_data = programs.replicate(program, np.asarray(data.train))
         test_data = programs.replicate(program, np.asarray(data.test))
         if (start := _epochs_done(rows) + 1) <= config.epochs:
-            part = next(_parts(training_program, state, train_data, start))
+            part = next(epochs.parts(training_program, state, train_data, start))
             flops = profiling.flops_per_step(training_program, state, part)
             if first and flops:
                 print(f"a step takes {flops / 1e9:,.3g} GFLOP, by XLA's count")
@@ -149,7 +146,7 @@ def _train(
                 if first:
                     print(f"trace of {profiling.TRACED_STEPS} steps: {trace}")
         for epoch in range(start, config.epochs + 1):
-            state, row = _train_epoch(
+            state, row = epochs.train(
                 training_program, state, train_data, epoch, config.epochs, asked_to_stop
             )
             if row is not None:
@@ -254,70 +251,6 @@ def _check_workdir(config: configs.Config, workdir: Path) -> str | None:
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and not a run folder; choose another --workdir")
     return None
-
-
-def _parts(
-    program: programs.Program, state: training.TrainState, data: jax.Array | np.ndarray, epoch: int
-) -> Iterator[feeding.Steps]:
-    """The steps of an epoch from where the state stands."""
-    done = int(state.step) - (epoch - 1) * (len(data) // program.batch_size)
-    order = training.epoch_order(state.key, epoch, len(data))
-    if isinstance(data, jax.Array):
-        return feeding.resident(data, order, program.batch_size, done)
-    sharding = programs.batches_sharding(program)
-    return feeding.stream(data, order, program.batch_size, done, sharding)
-
-
-def _train_epoch(
-    program: programs.Program,
-    state: training.TrainState,
-    data: jax.Array | np.ndarray,
-    epoch: int,
-    epochs: int,
-    asked_to_stop: Callable[[], bool],
-) -> tuple[training.TrainState, dict[str, object] | None]:
-    """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
-
-    None instead of a row if it was asked to stop before the end, or a step is at fault.
-    """
-    steps = len(data) // program.batch_size
-    done = already = int(state.step) - (epoch - 1) * steps
-    parts = _parts(program, state, data, epoch)
-    start = None
-    with tqdm(
-        total=steps * program.batch_size,
-        initial=already * program.batch_size,
-        desc=f"epoch {epoch}/{epochs}",
-        unit=" examples",
-        unit_scale=True,
-        leave=False,
-        disable=None if runs.is_first_process() else True,
-    ) as bar:
-        for part in parts:
-            if start is None:
-                # No steps: this only compiles, so that the speed measured is training's.
-                state = training.train_steps(program, state, *part._replace(count=0))
-                jax.block_until_ready(state)
-                start = time.perf_counter()
-            state = training.train_steps(program, state, *part)
-            done += part.count
-            if training.has_fault(state):
-                return state, None
-            loss = training.metric_means(state)["loss"]
-            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-            bar.update(part.count * program.batch_size)
-            if asked_to_stop() and done < steps:
-                return state, None
-    seconds = time.perf_counter() - start if start else math.inf
-    state, means = training.finish_epoch(state)
-    return state, {
-        "epoch": epoch,
-        "step": int(state.step),
-        "split": "train",
-        **means,
-        "skipped": int(state.skipped),
-        "examples_per_second": (steps - already) * program.batch_size / seconds,
-    }
 
 
 def _finish(

@@ -44,6 +44,13 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def start(command):
+    """Starts a process in the repository, its output in pipes."""
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
 def start_together(command_of, count):
     """Starts `count` processes that train together, their output in pipes.
 
@@ -52,13 +59,4 @@ def start_together(command_of, count):
       count: how many.
     """
     flags = [f"--coordinator_address=localhost:{free_port()}", f"--num_processes={count}"]
-    return [
-        subprocess.Popen(
-            command_of(*flags, f"--process_id={i}"),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(count)
-    ]
+    return [start(command_of(*flags, f"--process_id={i}")) for i in range(count)]

@@ -4,12 +4,11 @@ import contextlib
 import functools
 import re
 import signal
-import subprocess
 
 import pytest
 
 import wiseale_jax
-from tests.devices import ROOT, start_together
+from tests.devices import start, start_together
 from tests.test_train import FLAGS, command
 
 pytestmark = pytest.mark.slow
@@ -67,13 +66,7 @@ def test_a_killed_process_ends_the_other_and_one_goes_on_alone(killed, tmp_path,
     assert "another process of this run has ended" in error
     assert "Traceback" not in error + output
     flags = [*FLAGS, f"--epochs={MANY_EPOCHS}", f"--workdir={workdir}", f"--data_dir={data_dir}"]
-    alone = subprocess.Popen(
-        command("train", *flags),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    alone = start(command("train", *flags))
     try:
         resumed = False
         while not (line := alone.stdout.readline()).startswith("epoch "):

@@ -52,6 +52,8 @@ class Autoencoder(nn.Module):
         scalar that starts at 1. A Bernoulli p(x|z) has none.
       precision: of the layers' computation, "float32" or "bfloat16". Parameters, the posterior, z
         and the reconstruction are float32 in either.
+      axis_name: inside `shard_map`, the mesh axis that the batch is split over: batch normalisation
+        then runs over all of it.
     """
 
     architecture: Architecture

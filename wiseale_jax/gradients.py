@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from wiseale_jax.autoencoder import Outputs
 from wiseale_jax.objectives import Metrics
-from wiseale_jax.programs import AXIS, Program
+from wiseale_jax.programs import AXIS, Program, is_shared
 
 
 def gradient(
@@ -40,7 +40,7 @@ def _forward(
     On a mesh every device runs its own part of the batch, and only then do all have the latents of
     all, once: else XLA gathers them anew for every tile of their pairs.
     """
-    shared = program.mesh is not None and x.shape[0] % program.mesh.size == 0
+    shared = is_shared(program, x)
     model = program.model.clone(axis_name=AXIS) if shared else program.model
 
     def apply(params, batch_stats, x, noise):
@@ -68,6 +68,7 @@ def _forward(
 def _of_batch(
     program: Program, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
 ) -> tuple[Any, Metrics, Any]:
+    """`gradient` in one pass."""
 
     def loss_fn(params):
         outputs, updated = _forward(program, params, batch_stats, x, noise)

@@ -148,7 +148,12 @@ ARCHITECTURES = {
 
 
 class Stack(nn.Module):
-    """Runs a list of layers one after the other, in the precision of its input."""
+    """Runs a list of layers one after the other, in the precision of its input.
+
+    Attributes:
+      layers: what to run.
+      axis_name: the mesh axis, if any, that batch normalisation runs over too.
+    """
 
     layers: tuple[Layer, ...]
     axis_name: str | None = None

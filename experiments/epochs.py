@@ -1,0 +1,78 @@
+"""One epoch of a run: its batches, wherever they come from, and a progress bar."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments import runs
+from wiseale_jax import programs, training
+from wiseale_jax.datasets import feeding
+
+
+def parts(
+    program: programs.Program, state: training.TrainState, data: jax.Array | np.ndarray, epoch: int
+) -> Iterator[feeding.Steps]:
+    """The steps of an epoch from where the state stands."""
+    done = int(state.step) - (epoch - 1) * (len(data) // program.batch_size)
+    order = training.epoch_order(state.key, epoch, len(data))
+    if isinstance(data, jax.Array):
+        return feeding.resident(data, order, program.batch_size, done)
+    sharding = programs.batches_sharding(program)
+    return feeding.stream(data, order, program.batch_size, done, sharding)
+
+
+def train(
+    program: programs.Program,
+    state: training.TrainState,
+    data: jax.Array | np.ndarray,
+    epoch: int,
+    epochs: int,
+    asked_to_stop: Callable[[], bool],
+) -> tuple[training.TrainState, dict[str, object] | None]:
+    """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
+
+    None instead of a row if it was asked to stop before the end, or a step is at fault.
+    """
+    steps = len(data) // program.batch_size
+    done = already = int(state.step) - (epoch - 1) * steps
+    start = None
+    with tqdm(
+        total=steps * program.batch_size,
+        initial=already * program.batch_size,
+        desc=f"epoch {epoch}/{epochs}",
+        unit=" examples",
+        unit_scale=True,
+        leave=False,
+        disable=None if runs.is_first_process() else True,
+    ) as bar:
+        for part in parts(program, state, data, epoch):
+            if start is None:
+                # No steps: this only compiles, so that the speed measured is training's.
+                state = training.train_steps(program, state, *part._replace(count=0))
+                jax.block_until_ready(state)
+                start = time.perf_counter()
+            state = training.train_steps(program, state, *part)
+            done += part.count
+            if training.has_fault(state):
+                return state, None
+            loss = training.metric_means(state)["loss"]
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            bar.update(part.count * program.batch_size)
+            if asked_to_stop() and done < steps:
+                return state, None
+    seconds = time.perf_counter() - start if start else math.inf
+    state, means = training.finish_epoch(state)
+    return state, {
+        "epoch": epoch,
+        "step": int(state.step),
+        "split": "train",
+        **means,
+        "skipped": int(state.skipped),
+        "examples_per_second": (steps - already) * program.batch_size / seconds,
+    }
