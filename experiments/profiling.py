@@ -1,8 +1,12 @@
-"""What a step costs: its floating-point operations, their share of the device's peak, a trace."""
+"""What a step costs: its floating-point operations, a trace, and the time of each of its parts."""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,9 +60,16 @@ def speed(flops_per_second: float, devices: int = 1) -> str:
     return f"{words}, {flops_per_second / (peak * devices):.1%} of the peak in bfloat16"
 
 
+class Time(NamedTuple):
+    """Milliseconds of a part of a step, summed over threads: its forward and its backward pass."""
+
+    forward: float
+    backward: float
+
+
 def write_trace(
     program: programs.Program, state: training.TrainState, part: feeding.Steps, folder: Path
-) -> None:
+) -> dict[str, Time]:
     """Traces a few steps with `jax.profiler`, on a copy of the state, which is then dropped.
 
     Args:
@@ -66,11 +77,92 @@ def write_trace(
       state: to begin from; it is left as it is.
       part: the steps to take, at most `TRACED_STEPS` of them.
       folder: where the trace is written, for XProf (TensorBoard) or Perfetto.
+
+    Returns:
+      The time that each part of a step takes, the longest first.
     """
     state = jax.tree.map(jnp.copy, state)
-    # No steps: this only compiles.
-    state = training.train_steps(program, state, *part._replace(count=0))
+    # Of a resident set, the part is any steps of the epoch.
+    size = part.count if part.order is None else len(part.order) // program.batch_size
+    few = part._replace(count=min(TRACED_STEPS, size - part.start))
+    # Compiles, and touches the memory that it works in for the first time.
+    state = training.train_steps(program, state, *few)
     jax.block_until_ready(state)
+    known = origins(training.train_steps.lower(program, state, *few).compile().as_text())
     with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-        few = part._replace(count=min(TRACED_STEPS, part.count))
         jax.block_until_ready(training.train_steps(program, state, *few))
+    newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
+    times = by_part(executed(newest), known)
+    return {name: Time(*(each / few.count for each in time)) for name, time in times.items()}
+
+
+def by_part(events: Iterable[tuple[str, float]], origins: Mapping[str, str]) -> dict[str, Time]:
+    """Sums the times of XLA's instructions by the part of a step that they come from.
+
+    Args:
+      events: names of instructions, each with the milliseconds of one execution.
+      origins: by name of an instruction, the path of calls that it comes from; some have none.
+
+    Returns:
+      By part, the longest first.
+    """
+    times = defaultdict(lambda: [0.0, 0.0])
+    for name, milliseconds in events:
+        path = origins.get(name, "")
+        if path == _STEPS or _INNER_LOOP in path.removeprefix(_BODY):
+            continue  # Around the steps; or counted already with a loop within a step.
+        times[_part(path)]["transpose(" in path] += milliseconds
+    longest = sorted(times.items(), key=lambda item: -sum(item[1]))
+    return {name: Time(*time) for name, time in longest}
+
+
+def table(times: Mapping[str, Time]) -> str:
+    """The times of a step's parts in columns, with their shares."""
+    total = sum(map(sum, times.values()))
+    lines = [f"{'ms of thread time a step':28}{'forward':>10}{'backward':>10}{'share':>8}"]
+    for name, time in times.items():
+        share = sum(time) / total
+        lines.append(f"{name:28}{time.forward:10.3f}{time.backward:10.3f}{share:8.1%}")
+    return "\n".join(lines)
+
+
+# The loop over steps, and all that is outside of it; what is in its body; a loop in there.
+_STEPS = "jit(train_steps)/while"
+_BODY = f"{_STEPS}/body/"
+_INNER_LOOP = "/while/"
+
+# Parts of a step, by what the path of their instructions holds; the first that fits counts.
+_PARTS = (
+    (r"/(encoder|decoder)_stack/(\w+_\d+)/", r"\1 \2"),
+    (r"/(encoder|decoder)_stack/", r"\1, between layers"),
+    (r"/(mean_head|scale)/", "heads"),
+    (r"jit\((wiseale_kl|\w*mmd\w*)\)", r"\1"),
+    (r"jvp\(", "objective"),
+    (r"jit\(_normal\)|threefry", "random numbers"),
+    (r"/optimizer/", "optimizer"),
+    (r"^$", "of no known origin"),
+)
+
+
+def _part(path: str) -> str:
+    for pattern, name in _PARTS:
+        if found := re.search(pattern, path):
+            return found.expand(name)
+    return "everything else"
+
+
+def origins(hlo: str) -> dict[str, str]:
+    """By name of an instruction of a compiled program, the path of calls that it comes from."""
+    body, _, entry = hlo.partition("\nENTRY ")
+    instruction = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = (?:.*op_name="([^"]*)")?', re.MULTILINE)
+    paths = {found[1]: found[2] or "" for found in instruction.finditer(body)}
+    return {**paths, **{found[1]: _STEPS for found in instruction.finditer(entry)}}
+
+
+def executed(trace: Path) -> Iterable[tuple[str, float]]:
+    """The instructions that a trace saw executed, and the milliseconds of each."""
+    for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
+        for line in plane.lines:
+            for event in line.events:
+                if name := dict(event.stats).get("hlo_op"):
+                    yield name, event.duration_ns / 1e6

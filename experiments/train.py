@@ -142,8 +142,9 @@ def _train(
                 print(f"a step takes {flops / 1e9:,.3g} GFLOP, by XLA's count")
             if profile:
                 trace = workdir / run_folder.PROFILE
-                profiling.write_trace(training_program, state, part, trace)
+                times = profiling.write_trace(training_program, state, part, trace)
                 if first:
+                    print(profiling.table(times))
                     print(f"trace of {profiling.TRACED_STEPS} steps: {trace}")
         for epoch in range(start, config.epochs + 1):
             state, row = epochs.train(

@@ -1,4 +1,4 @@
-"""profiling.py: operations as a count by hand has them, and a trace that changes nothing."""
+"""profiling.py: operations as a count by hand has them, a trace that changes nothing, its parts."""
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,52 @@ def test_flops_of_dense_layers_are_those_of_a_count_by_hand():
     assert profiling.flops_per_step(in_parts, state, part) is None
 
 
-def test_a_trace_is_written_and_the_state_is_left(tmp_path):
+def test_a_trace_is_written_of_all_parts_and_the_state_is_left(tmp_path):
     program = make()
     state = training.create_state(program, 0, DATA[:1])
     before = jax.tree.map(np.asarray, state)
-    part = Steps(DATA, training.epoch_order(state.key, 1, len(DATA)), 0, 6)
-    profiling.write_trace(program, state, part, tmp_path / "profile")
+    # A resident set's first part is of one step, as its speed is not known yet.
+    part = Steps(DATA, training.epoch_order(state.key, 1, len(DATA)), 0, 1)
+    times = profiling.write_trace(program, state, part, tmp_path / "profile")
     assert_same(jax.tree.map(np.asarray, state), before)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
+    names = [name for name, _ in profiling.executed(trace)]
+    assert max(map(names.count, names)) >= profiling.TRACED_STEPS
+    layers = {"encoder Dense_0", "decoder Dense_0", "heads", "wiseale_kl", "objective", "optimizer"}
+    assert layers <= set(times), times
+    assert all(sum(time) > 0 for time in times.values())
+    assert times["encoder Dense_0"].backward > 0 < times["encoder Dense_0"].forward
+    assert times["optimizer"].backward == 0
+    assert list(times) == sorted(times, key=lambda name: -sum(times[name]))
+
+
+def test_times_are_summed_by_part_and_what_a_loop_holds_is_counted_once():
+    hlo = """HloModule jit_train_steps
+
+%body.1 (arg: f32[2]) -> f32[2] {
+  %dot.1 = f32[2] dot(%arg), metadata={op_name="BODY/jvp(A)/encoder_stack/Conv_0/dot" id=1}
+  dot.2 = f32[2] dot(%arg), metadata={op_name="BODY/transpose(jvp(A))/encoder_stack/Conv_0/dot"}
+  %while.3 = f32[2] while(%arg), metadata={op_name="BODY/jvp(jit(wiseale_kl))/while"}
+  %add.4 = f32[2] add(%arg), metadata={op_name="BODY/jvp(jit(wiseale_kl))/while/body/add"}
+  ROOT %copy.5 = f32[2] copy(%arg)
+}
+
+ENTRY %main (arg: f32[2]) -> f32[2] {
+  %copy.6 = f32[2] copy(%arg)
+  ROOT %while.7 = f32[2] while(%copy.6), body=%body.1, metadata={op_name="jit(train_steps)/while"}
+}
+""".replace("BODY", "jit(train_steps)/while/body")
+    names = ("dot.1", "dot.2", "while.3", "add.4", "copy.5", "copy.6", "while.7")
+    events = [(name, 2.0**i) for i, name in enumerate(names)] * 2
+    times = profiling.by_part(events, profiling.origins(hlo))
+    assert times == {
+        "of no known origin": (32, 0),
+        "wiseale_kl": (8, 0),
+        "encoder Conv_0": (2, 4),
+    }
+    assert profiling.table(times).splitlines()[-1].split() == (
+        "encoder Conv_0 2.000 4.000 13.0%".split()
+    )
 
 
 def test_speed_names_the_share_of_a_known_peak_only(monkeypatch):

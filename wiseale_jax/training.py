@@ -120,14 +120,17 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
     def keep_if(condition, new, old):
         return jax.tree.map(functools.partial(jnp.where, condition), new, old)
 
-    updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
+    with jax.named_scope("optimizer"):
+        updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
+        params = keep_if(finite, optax.apply_updates(state.params, updates), state.params)
+        opt_state = keep_if(finite, opt_state, state.opt_state)
     zeros = jax.tree.map(jnp.zeros_like, state.fault)
     return TrainState(
         step=state.step + (finite | skip),
         key=state.key,
-        params=keep_if(finite, optax.apply_updates(state.params, updates), state.params),
+        params=params,
         batch_stats=keep_if(finite, batch_stats, state.batch_stats),
-        opt_state=keep_if(finite, opt_state, state.opt_state),
+        opt_state=opt_state,
         metric_sums=keep_if(
             finite, jax.tree.map(jnp.add, state.metric_sums, metrics), state.metric_sums
         ),
