@@ -1,18 +1,28 @@
 """How tight the bounds are: `python -m experiments.tightness`.
 
-A table of each bound less the Monte-Carlo truth, for 64 posteriors of one width whose aggregate is
-about as wide as the prior: means from N(0, 1 - sigma^2), every standard deviation sigma.
+A table of each bound beside the Monte-Carlo truth, for 64 posteriors of one width whose aggregate
+is about as wide as the prior: means from N(0, 1 - sigma^2), every standard deviation sigma. With
+`--workdir=RUN`, for the posteriors of a trained model instead, by the size of the batch.
 """
 
 from __future__ import annotations
 
+import os
+
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
+from tqdm import tqdm
 
-from wiseale_jax import aggregate_kl, wiseale_kl
+from experiments import runs
+from wiseale_jax import aggregate_kl, gaussian_kl, load, load_examples, wiseale_kl
 
 FLAGS = flags.FLAGS
+
+SIZES = (64, 256, 1024, 4096, 16384)
+_BOUNDS = ("jensen", "bhattacharyya")
+# Examples that an encoder takes at once.
+_AT_ONCE = 1000
 
 
 def row(latent: int, sigma: float, size: int, samples: int, seed: int) -> dict[str, float]:
@@ -21,29 +31,92 @@ def row(latent: int, sigma: float, size: int, samples: int, seed: int) -> dict[s
     mean = rng.standard_normal((size, latent)) * np.sqrt(max(1 - sigma**2, 0))
     mean = mean.astype(np.float32)
     logvar = np.full((size, latent), 2 * np.log(sigma), np.float32)
+    return _compare(mean, logvar, samples, seed)
+
+
+def rows_by_size(
+    mean: np.ndarray, logvar: np.ndarray, samples: int, seed: int
+) -> dict[int, dict[str, float]]:
+    """By batch size, the means over a set's whole batches.
+
+    Args:
+      mean, logvar: `[size, latent]`, of all examples, in any order.
+      samples: draws for the truth, of all batches together.
+      seed: of the draws.
+
+    Returns:
+      By size of a batch, as `row` does; the standard error is that of the draws.
+    """
+    found = {}
+    for size in [size for size in SIZES if size < len(mean)] + [len(mean)]:
+        parts = [slice(a, a + size) for a in range(0, len(mean) - size + 1, size)]
+        each = [
+            _compare(mean[part], logvar[part], max(2, samples // len(parts)), seed + part.start)
+            for part in tqdm(parts, desc=f"batches of {size}", leave=False, disable=None)
+        ]
+        found[size] = {name: float(np.mean([r[name] for r in each])) for name in each[0]}
+        found[size]["error"] /= len(each) ** 0.5
+    return found
+
+
+def _compare(mean: np.ndarray, logvar: np.ndarray, samples: int, seed: int) -> dict[str, float]:
     truth = aggregate_kl(jax.random.key(seed), mean, logvar, samples)
-    bounds = {b: float(wiseale_kl(mean, logvar, bound=b)) for b in ("jensen", "bhattacharyya")}
+    bounds = {bound: float(wiseale_kl(mean, logvar, bound=bound)) for bound in _BOUNDS}
     return {"truth": float(truth.kl), "error": float(truth.kl_stderr), **bounds}
+
+
+def _cells(row: dict[str, float]) -> str:
+    """Truth and bounds, the smaller one in bold."""
+    jensen, bhattacharyya = (f"{row[bound]:.3f}" for bound in _BOUNDS)
+    if row["jensen"] < row["bhattacharyya"]:
+        jensen = f"**{jensen}**"
+    else:
+        bhattacharyya = f"**{bhattacharyya}**"
+    return f"{row['truth']:.3f} ± {row['error']:.3f} | {jensen} | {bhattacharyya} |"
 
 
 def main(argv: list[str]) -> None:
     """Prints the table."""
     del argv
+    if FLAGS.workdir:
+        mean, logvar = posteriors(FLAGS.workdir, FLAGS.data_dir, FLAGS.seed)
+        print("| M | truth | Jensen | Bhattacharyya |\n| ---: | ---: | ---: | ---: |")
+        for size, found in rows_by_size(mean, logvar, FLAGS.samples, FLAGS.seed).items():
+            print(f"| {size:,} | {_cells(found)}")
+        print(f"\nmean KL of one posterior: {float(np.mean(gaussian_kl(mean, logvar))):.3f}")
+        return
     print("| d | sigma | truth | Jensen | Bhattacharyya |\n| ---: | ---: | ---: | ---: | ---: |")
     for latent in (1, 2, 8, 64):
         for sigma in (1.0, 0.5, 0.2, 0.05):
-            r = row(latent, sigma, FLAGS.size, FLAGS.samples, FLAGS.seed)
-            jensen, bhattacharyya = (f"{r[b]:.3f}" for b in ("jensen", "bhattacharyya"))
-            if r["jensen"] < r["bhattacharyya"]:
-                jensen = f"**{jensen}**"
-            else:
-                bhattacharyya = f"**{bhattacharyya}**"
-            truth = f"{r['truth']:.3f} ± {r['error']:.3f}"
-            print(f"| {latent} | {sigma:g} | {truth} | {jensen} | {bhattacharyya} |", flush=True)
+            cells = _cells(row(latent, sigma, FLAGS.size, FLAGS.samples, FLAGS.seed))
+            print(f"| {latent} | {sigma:g} | {cells}", flush=True)
+
+
+def posteriors(
+    workdir: str | os.PathLike, data_dir: str | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and log variance, `[size, latent]`, of a run's test set, in random order.
+
+    Raises:
+      ValueError: the encoder is deterministic, or as `wiseale_jax.load` does.
+      OSError: as `load_examples` does.
+    """
+    trained = load(workdir)
+    if trained.model.encoder == "deterministic":
+        raise ValueError(f"{workdir} has a deterministic encoder: all its bounds are infinite")
+    config = trained.config
+    given = {name: config[name] for name in ("binarize", "image_size") if config[name]}
+    x = load_examples(config["dataset"], "test", data_dir=data_dir, **given).x
+    x = x[np.random.default_rng(seed).permutation(len(x))]
+    parts = [trained.encode(x[a : a + _AT_ONCE]) for a in range(0, len(x), _AT_ONCE)]
+    mean, logvar = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return mean, logvar
 
 
 if __name__ == "__main__":
     flags.DEFINE_integer("size", 64, "posteriors", lower_bound=1)
     flags.DEFINE_integer("samples", 100_000, "draws for the truth", lower_bound=2)
-    flags.DEFINE_integer("seed", 0, "of means and draws")
-    app.run(main)
+    flags.DEFINE_integer("seed", 0, "of means and draws", lower_bound=0)
+    flags.DEFINE_string("workdir", None, "a run, whose posteriors of the test set are used instead")
+    runs.define_data_dir()
+    runs.run(main)

@@ -1,0 +1,50 @@
+"""tightness.py: the table says what is tight, of posteriors made up and of a trained model's."""
+
+import numpy as np
+import pytest
+
+from experiments import configs, tightness, train
+from wiseale_jax import gaussian_kl, load, load_examples
+
+
+def test_bhattacharyya_of_one_posterior_is_exact():
+    row = tightness.row(8, 0.5, 1, 1000, 0)
+    np.testing.assert_allclose(row["bhattacharyya"], row["truth"], rtol=1e-6)
+    np.testing.assert_allclose(row["jensen"] - row["truth"], 4 * (1 - np.log(2)), rtol=1e-5)
+
+
+def test_well_separated_posteriors_cost_log_m_less_than_one_by_one(monkeypatch):
+    monkeypatch.setattr(tightness, "SIZES", (4, 16, 1000))
+    mean = np.zeros((40, 2), np.float32)
+    mean[:, 0] = 10 * np.arange(40)
+    mean = np.random.default_rng(0).permutation(mean)
+    logvar = np.full_like(mean, -1)
+    found = tightness.rows_by_size(mean, logvar, 1000, 0)
+    assert list(found) == [4, 16, 40]
+    one_by_one = np.asarray(gaussian_kl(mean, logvar), np.float64)
+    for size, row in found.items():
+        # 16 goes into 40 twice: the last 8 are in no batch.
+        used = one_by_one[: len(mean) // size * size].mean()
+        np.testing.assert_allclose(row["truth"], used - np.log(size), rtol=1e-5)
+        np.testing.assert_allclose(row["bhattacharyya"], row["truth"], rtol=1e-5)
+        np.testing.assert_allclose(row["jensen"] - row["truth"], 1 - np.log(2), atol=5e-3)
+        assert row["error"] < 1e-3
+
+
+def test_posteriors_of_a_run_are_those_of_its_test_set(data_dir, tmp_path):
+    given = {"dataset": "sine", "epochs": 1, "train_examples": 64}
+    train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
+    mean, logvar = tightness.posteriors(tmp_path / "run", str(data_dir), 1)
+    x = load_examples("sine", data_dir=data_dir).x
+    expected, _ = load(tmp_path / "run").encode(x)
+    assert mean.shape == logvar.shape == expected.shape
+    order = np.lexsort(mean.T), np.lexsort(expected.T)
+    np.testing.assert_allclose(mean[order[0]], expected[order[1]], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(mean, expected)
+
+
+def test_a_deterministic_encoder_is_refused(data_dir, tmp_path):
+    given = {"dataset": "sine", "method": "ae", "epochs": 1, "train_examples": 64}
+    train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
+    with pytest.raises(ValueError, match="deterministic"):
+        tightness.posteriors(tmp_path / "run", str(data_dir), 0)
