@@ -77,10 +77,10 @@ def test_another_network_is_refused_with_the_shapes(tmp_path, monkeypatch):
 
 def test_other_shapes_are_refused_with_both(tmp_path):
     model = wiseale_jax.load(golden_run.FOLDER)
-    for x in (np.zeros((3, 256)), np.zeros((3, 255, 1)), np.zeros((256, 1)), np.float32(0)):
+    for shape in ((3, 256), (3, 255, 1), (256, 1), (), (0, 256, 1)):
         with pytest.raises(
-            ValueError, match=rf"\[batch, 256, 1\], got {re.escape(str([*x.shape]))}"
+            ValueError, match=rf"\[batch, 256, 1\], .*, got {re.escape(str([*shape]))}"
         ):
-            model.encode(x)
-    with pytest.raises(ValueError, match=r"z must be of shape \[batch, 2\], got \[3, 4\]"):
+            model.encode(np.zeros(shape))
+    with pytest.raises(ValueError, match=r"z must be of shape \[batch, 2\], .*, got \[3, 4\]"):
         model.decode(np.zeros((3, 4)))

@@ -44,7 +44,7 @@ class TrainedAutoencoder:
         """Mean and log variance of q(z|x), each `[batch, latent]`.
 
         Raises:
-          ValueError: x is of another shape than the model's; the message gives both.
+          ValueError: x is of another shape than the model's, or empty; the message gives both.
         """
         _check_shape("x", x, self.model.architecture.shape)
         return _encode(self.model, self.variables, x)
@@ -53,7 +53,7 @@ class TrainedAutoencoder:
         """E[x|z], `[batch, *shape]`: for a Bernoulli p(x|z), probabilities.
 
         Raises:
-          ValueError: z is of another shape than the model's; the message gives both.
+          ValueError: z is of another shape than the model's, or empty; the message gives both.
         """
         _check_shape("z", z, (self.model.latent_dim,))
         return _decode(self.model, self.likelihood, self.variables, z)
@@ -129,9 +129,11 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
 
 
 def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
-    if jnp.shape(array)[1:] != shape or not jnp.ndim(array):
+    if jnp.shape(array)[1:] != shape or not jnp.ndim(array) or not len(array):
         batch = ", ".join(map(str, ("batch", *shape)))
-        raise ValueError(f"{name} must be of shape [{batch}], got {list(jnp.shape(array))}")
+        raise ValueError(
+            f"{name} must be of shape [{batch}], batch at least 1, got {list(jnp.shape(array))}"
+        )
 
 
 def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
