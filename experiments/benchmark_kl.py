@@ -3,13 +3,14 @@
 Peers, timed in turns with ours in one process: Eq. 21-24 by broadcasting, in JAX with its autodiff
 and in eager PyTorch; KeOps, where it is installed; and C with OpenMP for the value, where a
 compiler is. A peer is left out where its [M, M, d] arrays would not fit, and one whose first call
-takes long is timed by that call. Memory is the peak of the resident set of a process of its own
+takes long is timed by its second. Memory is the peak of the resident set of a process of its own
 that computes once, less what it was before; not on GPUs.
 """
 
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import statistics
 import subprocess
@@ -22,9 +23,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import flags
 from tqdm import tqdm
 
+from experiments import runs
 from experiments.benchmark_train import peak_megabytes
 from wiseale_jax import wiseale_kl
 
@@ -205,10 +207,17 @@ def _print_memory(name: str, size: int, latent: int, gradient: bool) -> None:
     print(round(peak_megabytes() - before))
 
 
+def _parse_size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if found is None:
+        raise ValueError(f"sizes must be of the form MxD, such as 64x2, got {text!r}")
+    return int(found[1]), int(found[2])
+
+
 def main(argv: list[str]) -> None:
     """Prints one table."""
     del argv
-    sizes = [tuple(map(int, size.split("x"))) for size in FLAGS.sizes]
+    sizes = [_parse_size(size) for size in FLAGS.sizes]
     if FLAGS.only:
         _print_memory(FLAGS.only, *sizes[0], FLAGS.gradient)
         return
@@ -239,6 +248,8 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     flags.DEFINE_list("sizes", list(SIZES), "batch and latent size of each row, MxD")
     flags.DEFINE_integer("rounds", 5, "turns, of which the median is printed", lower_bound=1)
-    flags.DEFINE_string("only", "", "print the MB that one peer takes for the first of --sizes")
+    flags.DEFINE_enum(
+        "only", None, list(PEERS), "print the MB that one peer takes for the first of --sizes"
+    )
     flags.DEFINE_bool("gradient", True, "with --only: the gradient too")
-    app.run(main)
+    runs.run(main)

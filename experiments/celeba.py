@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     del argv
     seeds = sections.parse_seeds(FLAGS.seeds)
     variants = sections.choose(VARIANTS, FLAGS.only)
+    settings = sections.settings_from_flags()
     if FLAGS.image_folder is not None and FLAGS.source is not None:
         raise ValueError("source is CelebA's archive, image_folder is in its place: give one")
     if FLAGS.image_folder is None and FLAGS.image_size is not None:
@@ -48,7 +49,6 @@ def main(argv: list[str]) -> None:
         dataset = "image_folder"
         given |= {"source": FLAGS.image_folder, "image_size": FLAGS.image_size}
     done = sections.train_all(dataset, variants, output, seeds, given, FLAGS.data_dir, **preparing)
-    settings = sections.settings_from_flags()
     images.report(done, output, FLAGS.data_dir, settings, NUMBERS, **preparing)
 
 

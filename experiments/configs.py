@@ -6,6 +6,7 @@ Every field of `Config` is a flag of the same name. The run folder stores the wh
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
@@ -56,7 +57,9 @@ class Config:
     mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
     precision: str = _field("of the layers' computation: float32, or bfloat16", "float32")
     microbatches: int = _field(
-        "parts that a batch is computed in, to save memory; the gradient is the whole batch's", 1
+        "parts that a batch is computed in, to save memory; the gradient is the whole batch's, but "
+        "for batch normalisation, which sees each part by itself",
+        1,
     )
     train_examples: int | None = _field("train on the first so many examples only", None)
     split: str = _field("train on split train, or on all; the test is on split test", "train")
@@ -137,7 +140,8 @@ def make_config(given: Mapping[str, Any]) -> Config:
         the number may be text.
 
     Raises:
-      ValueError: a value is unknown or out of range; the message names the field.
+      ValueError: a value is unknown, out of range or without an effect; the message names the
+        field.
     """
     name = given["dataset"]
     if name not in DATASETS:
@@ -155,7 +159,29 @@ def make_config(given: Mapping[str, Any]) -> Config:
         default = "deterministic" if config.method == "ae" else "gaussian"
         config = dataclasses.replace(config, encoder=default)
     check(config)
+    _check_used(config, given)
     return config
+
+
+def _check_used(config: Config, given: Collection[str]) -> None:
+    """Checks that what is given has an effect: else runs would look different that are the same."""
+    tuned = {name: inspect.signature(f).parameters for name, f in objectives.METHODS.items()}
+    for name in given:
+        methods = [method for method, parameters in tuned.items() if name in parameters]
+        if methods and config.method not in methods:
+            known = ", ".join(methods)
+            raise ValueError(f"{name} is for method {known}, and not for {config.method!r}")
+    if "observation_noise" in given:
+        if DATASETS[config.dataset].likelihood != "gaussian":
+            raise ValueError(
+                f"observation_noise is for a Gaussian p(x|z): that of {config.dataset!r} is not"
+            )
+        if config.method == "wae_mmd" and config.observation_noise == "learned":
+            raise ValueError("method 'wae_mmd' has no likelihood to learn observation_noise by")
+    if "scale_head" in given and config.encoder == "deterministic":
+        raise ValueError("scale_head is for encoder 'gaussian': a point has no scale")
+    if "learning_rate_drop_factor" in given and config.learning_rate_drop_epoch is None:
+        raise ValueError("learning_rate_drop_factor needs learning_rate_drop_epoch")
 
 
 def read_stored(stored: Mapping[str, Any]) -> Config:

@@ -36,7 +36,7 @@ _FLAGS = {
         "draws for the log-likelihood of each example",
     ),
     "num_samples": (flags.DEFINE_integer, "draws for the aggregate posterior's KL and overlap"),
-    "seed": (flags.DEFINE_integer, "of all draws"),
+    "seed": (flags.DEFINE_integer, "of all draws but those of what metrics.jsonl has too"),
     "inception": (flags.DEFINE_string, "for FID: an Inception network, as an ONNX file"),
 }
 
@@ -61,8 +61,14 @@ def define_flags(names: Iterable[str] = Settings._fields) -> None:
 
 
 def settings_from_flags(names: Iterable[str] = Settings._fields) -> Settings:
-    """The settings of the flags that `define_flags` has defined for the same names."""
-    return Settings(**{name: FLAGS[name].value for name in names})
+    """The settings of the flags that `define_flags` has defined for the same names.
+
+    Raises:
+      ValueError: one is out of range.
+    """
+    settings = Settings(**{name: FLAGS[name].value for name in names})
+    evaluation.check(settings)
+    return settings
 
 
 def evaluate(workdir: Path, data_dir: str | None = None) -> dict[str, float]:

@@ -49,6 +49,7 @@ def main(argv: list[str]) -> None:
     del argv
     seeds = sections.parse_seeds(FLAGS.seeds)
     variants = sections.choose(VARIANTS, FLAGS.only)
+    settings = sections.settings_from_flags()
     output = run_folder.make_folder(FLAGS.output, "output")
     given = {
         "epochs": FLAGS.epochs,
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
     }
     preparing = {} if FLAGS.source is None else {"source": FLAGS.source}
     done = sections.train_all("mnist", variants, output, seeds, given, FLAGS.data_dir, **preparing)
-    report(done, output, FLAGS.data_dir, sections.settings_from_flags(), **preparing)
+    report(done, output, FLAGS.data_dir, settings, **preparing)
 
 
 def report(

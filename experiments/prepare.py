@@ -1,7 +1,7 @@
 """Prepares a data set without training: `python -m experiments.prepare --dataset=mnist`.
 
 Training prepares what it needs by itself; this is for doing it beforehand. Run again, it checks
-every byte of the arrays that training reads, and repairs them.
+every byte of the arrays that training on `--split` reads, and repairs them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
     config = configs.config_from_flags()
     builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())
     dataset = DATASETS[config.dataset]
-    for split in ("train", "test"):
+    for split in (config.split, "test"):
         factors = dataset.factors if split == "test" else ()
         pipeline.load_arrays(builder, split, [dataset.feature, *factors], thorough=True)
     counts = ", ".join(
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.define_flags(("dataset", "image_size", "source"))
+    configs.define_flags(("dataset", "image_size", "source", "split"))
     runs.define_data_dir()
     runs.define_preparing()
     runs.run(main)

@@ -74,7 +74,7 @@ def table(name: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -
     Args:
       name: what it shows.
       columns: of the table.
-      rows: of cells: text, numbers, `Spread`; None is a number that is not finite.
+      rows: of cells: text, numbers, `Spread`; None is a number that is infinite or does not exist.
     """
     head = "".join(_header(column) for column in columns)
     lines = []
@@ -102,11 +102,11 @@ def _header(column: Column) -> str:
 def _cell(value: Any, column: Column) -> str:
     key, text = value, value
     if isinstance(value, Spread):
-        key, text = value.mean, f"{value.mean:.4g}" if value.deviation == 0 else str(value)
+        key, text = value.mean, str(value)
     elif isinstance(value, float):
         text = f"{value:.4g}"
     elif value is None:
-        key, text = "", "" if column.is_text else "infinite"
+        key, text = "", "" if column.is_text else "none"
     return f'<td data-value="{html.escape(str(key))}">{html.escape(str(text))}</td>'
 
 

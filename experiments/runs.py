@@ -134,7 +134,7 @@ def prepare(config: configs.Config, data_dir: str | None, **preparing: Any) -> A
       OSError: they cannot be had, or the folder cannot be written.
     """
     settings = {name: getattr(config, name) for name in DATASETS[config.dataset].settings}
-    return pipeline.prepare(config.dataset, data_dir, **{**preparing, **settings})
+    return pipeline.prepare(config.dataset, data_dir, **{**settings, **preparing})
 
 
 def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) -> Data:

@@ -83,9 +83,11 @@ def train_all(
         for seed in seeds
         for label, fields in variants.items()
     ]
+    folders = [output / "runs" / f"{_slug(label)}-seed{config.seed}" for label, config in planned]
+    for workdir, (_, config) in zip(folders, planned, strict=True):
+        train.check_workdir(config, workdir)
     done = []
-    for number, (label, config) in enumerate(planned, 1):
-        workdir = output / "runs" / f"{_slug(label)}-seed{config.seed}"
+    for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
         train.train(config, workdir, data_dir, **preparing)
         done.append(Run(label, config.seed, workdir, run_folder.read_metrics(workdir)))
@@ -93,7 +95,11 @@ def train_all(
 
 
 def settings_from_flags() -> Settings:
-    """How thoroughly the runs of a section are evaluated."""
+    """How thoroughly the runs of a section are evaluated.
+
+    Raises:
+      ValueError: a setting is out of range.
+    """
     return evaluate.settings_from_flags(_SETTINGS)
 
 
@@ -108,8 +114,7 @@ def evaluate_all(
 
     Args:
       done: the runs.
-      names: in `metrics.METRICS`; those that were not found, for lack of scikit-learn, are left
-        out.
+      names: in `metrics.METRICS`; those that no run has, for lack of scikit-learn, are left out.
       settings: how thoroughly.
       data_dir: prepared data sets; None for tfds's own.
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
@@ -121,7 +126,11 @@ def evaluate_all(
     for number, run in enumerate(done, 1):
         print(f"[{number}/{len(done)}] evaluating {run.label}, seed {run.seed}")
         found.append(evaluate.evaluate_run(run.workdir, data_dir, settings, **preparing))
-    return {name: [row[name] for row in found] for name in names if name in found[0]}
+    return {
+        name: [row.get(name) for row in found]
+        for name in names
+        if any(name in row for row in found)
+    }
 
 
 def _slug(label: str) -> str:
@@ -152,20 +161,21 @@ def parse_seeds(seeds: Sequence[str]) -> list[int]:
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation over seeds."""
+    """Mean and sample standard deviation over seeds; one seed has no deviation."""
 
     mean: float
-    deviation: float
+    deviation: float | None
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} ± {self.deviation:.2g}"
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.2g}"
+        return f"{self.mean:.4g}{deviation}"
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
     """Mean and standard deviation; None where a value is missing or not finite."""
     if not values or any(value is None for value in values):
         return None
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def tabulate(
@@ -194,14 +204,14 @@ def tabulate(
 def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) -> str:
     """Writes a table as Markdown and as CSV, and returns the Markdown.
 
-    None is a number that is not finite, and "" one that there is not.
+    None is a number that is infinite or does not exist, and "" one that was not asked for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(table[0])
     lines = ["| " + " | ".join(columns) + " |"]
     lines.append("| --- |" + " ---: |" * (len(columns) - 1))
     for row in table:
-        cells = ["infinite" if row[c] is None else str(row[c]) for c in columns]
+        cells = ["none" if row[c] is None else str(row[c]) for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     markdown = "\n".join(lines) + "\n"
     run_folder.write_text(folder / f"{name}.md", markdown)
@@ -222,6 +232,6 @@ def _csv_columns(column: str, table: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _csv_values(value: Any, column: str, table: Sequence[Mapping[str, Any]]) -> list[Any]:
     if isinstance(value, Spread):
-        return [f"{value.mean:.6g}", f"{value.deviation:.6g}"]
+        return [f"{value.mean:.6g}", "" if value.deviation is None else f"{value.deviation:.6g}"]
     empty = value is None or value == ""
     return [""] * len(_csv_columns(column, table)) if empty else [value]

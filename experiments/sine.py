@@ -71,10 +71,11 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"unknown study {FLAGS.study!r}; known: {', '.join(STUDIES)}")
     seeds = sections.parse_seeds(FLAGS.seeds)
     variants = sections.choose(STUDIES[FLAGS.study], FLAGS.only)
+    settings = sections.settings_from_flags()
     output = run_folder.make_folder(Path(FLAGS.output) / FLAGS.study, "output")
     given = {"epochs": FLAGS.epochs, "train_examples": FLAGS.train_examples}
     done = sections.train_all("sine", variants, output, seeds, given, FLAGS.data_dir)
-    report(done, output, FLAGS.data_dir, sections.settings_from_flags())
+    report(done, output, FLAGS.data_dir, settings)
 
 
 def report(

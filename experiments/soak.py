@@ -157,7 +157,7 @@ def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
                 resident.append(int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20)
     if process.returncode:
         raise ValueError(f"the run ended with {process.returncode}")
-    warm = resident[int(_WARM_UP * epochs)]
+    warm = resident[int(_WARM_UP * epochs) - 1]
     last = resident[-1]
     return (
         "| epochs | MiB after warm-up | MiB at the end | growth |\n"

@@ -40,10 +40,11 @@ def main(argv: list[str]) -> None:
     del argv
     seeds = sections.parse_seeds(FLAGS.seeds)
     variants = sections.choose(VARIANTS, FLAGS.only)
+    settings = sections.settings_from_flags()
     output = run_folder.make_folder(FLAGS.output, "output")
     given = images.given_from_flags()
     done = sections.train_all("teapot", variants, output, seeds, given, FLAGS.data_dir)
-    images.report(done, output, FLAGS.data_dir, sections.settings_from_flags(), NUMBERS)
+    images.report(done, output, FLAGS.data_dir, settings, NUMBERS)
 
 
 if __name__ == "__main__":

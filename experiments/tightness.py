@@ -15,7 +15,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import runs
-from wiseale_jax import aggregate_kl, gaussian_kl, load, load_examples, wiseale_kl
+from wiseale_jax import DATASETS, aggregate_kl, gaussian_kl, load, load_examples, wiseale_kl
 
 FLAGS = flags.FLAGS
 
@@ -55,7 +55,7 @@ def rows_by_size(
             for part in tqdm(parts, desc=f"batches of {size}", leave=False, disable=None)
         ]
         found[size] = {name: float(np.mean([r[name] for r in each])) for name in each[0]}
-        found[size]["error"] /= len(each) ** 0.5
+        found[size]["error"] = float(np.sqrt(np.mean([r["error"] ** 2 for r in each]) / len(each)))
     return found
 
 
@@ -105,7 +105,8 @@ def posteriors(
     if trained.model.encoder == "deterministic":
         raise ValueError(f"{workdir} has a deterministic encoder: all its bounds are infinite")
     config = trained.config
-    given = {name: config[name] for name in ("binarize", "image_size") if config[name]}
+    settings = ("binarize", *DATASETS[config["dataset"]].settings)
+    given = {name: config[name] for name in settings if config[name] is not None}
     x = load_examples(config["dataset"], "test", data_dir=data_dir, **given).x
     x = x[np.random.default_rng(seed).permutation(len(x))]
     parts = [trained.encode(x[a : a + _AT_ONCE]) for a in range(0, len(x), _AT_ONCE)]
@@ -114,7 +115,7 @@ def posteriors(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("size", 64, "posteriors", lower_bound=1)
+    flags.DEFINE_integer("size", 64, "posteriors, without a run", lower_bound=1)
     flags.DEFINE_integer("samples", 100_000, "draws for the truth", lower_bound=2)
     flags.DEFINE_integer("seed", 0, "of means and draws", lower_bound=0)
     flags.DEFINE_string("workdir", None, "a run, whose posteriors of the test set are used instead")

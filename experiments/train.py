@@ -80,13 +80,13 @@ def train(
       FloatingPointError: a step's loss or gradient is not finite; what was before it is saved.
       stopping.Stopped: SIGTERM or SIGINT came, and the run is saved.
     """
-    if finished := _check_workdir(config, workdir):
+    if finished := check_workdir(config, workdir):
         print(finished)
         return
     mesh = runs.choose_mesh(mesh, config.batch_size)
     run_folder.make_folder(workdir, "workdir")
     with locking.lock_for_all(workdir):
-        if finished := _check_workdir(config, workdir):  # By whoever held the lock until now.
+        if finished := check_workdir(config, workdir):  # By whoever held the lock until now.
             print(finished)
             return
         data = runs.load_data(config, data_dir, **preparing)
@@ -127,7 +127,7 @@ def _train(
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, runs.ending_with_others():
-        state, rows = _resume(saved, config, state, len(data.train) // program.batch_size)
+        state, rows = _resume(saved, config, state, data)
         if first and rows:
             run_folder.write_metrics(workdir, rows)
         training_program = runs.augmented(config, program)
@@ -162,7 +162,7 @@ def _train(
             last = stop or epoch == config.epochs
             if last or epoch % checkpoint_every == 0:
                 _prune(saved, rows, keep)
-                _save(saved, config, state, rows)
+                _save(saved, config, state, rows, data)
             if last:
                 _prune(saved, rows, keep)
             if first and row is not None:
@@ -184,12 +184,27 @@ def _train(
 
 
 def _resume(
-    saved: ocp.CheckpointManager, config: configs.Config, state: training.TrainState, steps: int
+    saved: ocp.CheckpointManager,
+    config: configs.Config,
+    state: training.TrainState,
+    data: runs.Data,
 ) -> tuple[training.TrainState, list[dict]]:
-    """The newest good checkpoint's state and rows of metrics; those of a start if there is none."""
+    """The newest good checkpoint's state and rows of metrics; those of a start if there is none.
+
+    Raises:
+      ValueError: it was trained on another number of examples; or as `checkpoints.restore`.
+    """
     if not saved.all_steps():
         return state, []
     restored = checkpoints.restore(saved, dataclasses.asdict(config), state)
+    now = _sizes(data)
+    if (before := restored.record.get("examples", now)) != now:
+        raise ValueError(
+            f"the run has trained on {before['train']:,} examples and tested on "
+            f"{before['test']:,}, and now there are {now['train']:,} and {now['test']:,}: bring "
+            "the data set back, or choose another --workdir"
+        )
+    steps = len(data.train) // config.batch_size
     for step, reason in restored.damaged.items():
         aside = checkpoints.set_aside(saved, step)
         if runs.is_first_process():
@@ -208,12 +223,18 @@ def _save(
     config: configs.Config,
     state: training.TrainState,
     rows: list[dict],
+    data: runs.Data,
 ) -> None:
     """Begins to save a checkpoint, unless this step's is there."""
     step = int(state.step)
     if step not in saved.all_steps():
         record = run_folder.describe(dataclasses.asdict(config))
-        checkpoints.save(saved, step, state, {**record, "metrics": run_folder.finite(rows)})
+        record |= {"examples": _sizes(data), "metrics": run_folder.finite(rows)}
+        checkpoints.save(saved, step, state, record)
+
+
+def _sizes(data: runs.Data) -> dict[str, int]:
+    return {"train": len(data.train), "test": len(data.test)}
 
 
 def _prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
@@ -231,8 +252,13 @@ def _epochs_done(rows: list[dict]) -> int:
     return rows[-1]["epoch"] if rows else 0
 
 
-def _check_workdir(config: configs.Config, workdir: Path) -> str | None:
-    """Checks that a run folder is this run's or new; a line if there is nothing to do."""
+def check_workdir(config: configs.Config, workdir: Path) -> str | None:
+    """Checks that a run folder is this run's or new; a line if there is nothing to do.
+
+    Raises:
+      ValueError: it is another run's, or no run folder.
+      OSError: it cannot be read.
+    """
     stored = run_folder.read_config(workdir)
     if stored is not None:
         stored = configs.read_stored(stored)
@@ -290,7 +316,7 @@ if __name__ == "__main__":
     flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
     runs.define_distributed()
     flags.DEFINE_bool(
-        "profile", False, "write a trace of a few steps into profile/, in the run folder"
+        "profile", False, "print the time of each part of a step, and write a trace into profile/"
     )
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
     flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept, and the best")

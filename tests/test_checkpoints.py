@@ -167,6 +167,22 @@ def test_all_damaged_is_one_error(tmp_path):
         restore(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), PermissionError("no"), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED")],
+)
+def test_what_cannot_be_read_just_now_is_not_damaged(tmp_path, monkeypatch, error):
+    def fail(*arguments):
+        raise error
+
+    save(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "_restore_state", fail)
+        with pytest.raises(type(error)):
+            restore(tmp_path)
+    assert_restored(restore(tmp_path), 2)
+
+
 def test_none_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
         restore(tmp_path)

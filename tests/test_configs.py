@@ -63,6 +63,12 @@ def test_encoder_by_method():
         ({"encoder": "x"}, "unknown encoder"),
         ({"encoder": "deterministic"}, "needs encoder='gaussian'"),
         ({"method": "wae_mmd", "batch_size": 1}, "needs batch_size >= 2"),
+        ({"beta": 2.0}, "beta is for method beta_vae, and not for 'wiseale'"),
+        ({"method": "aevb", "bound": "jensen"}, "bound is for method wiseale, and not for 'aevb'"),
+        ({"dataset": "mnist", "observation_noise": 1}, "observation_noise is for a Gaussian"),
+        ({"method": "wae_mmd", "observation_noise": "learned"}, "no likelihood to learn"),
+        ({"method": "ae", "scale_head": "relu"}, "a point has no scale"),
+        ({"learning_rate_drop_factor": 0.1}, "needs learning_rate_drop_epoch"),
     ],
 )
 def test_what_is_refused(given, words):

@@ -148,6 +148,9 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
 def test_settings_out_of_range(fields, words):
     with pytest.raises(ValueError, match=words):
         evaluation.check(Settings(**fields), 10)
+    if fields != {"examples": 11}:
+        with pytest.raises(ValueError, match=words.replace("..10", "..")):
+            evaluation.check(Settings(**fields))
 
 
 def test_fid_is_for_images_and_needs_a_network():
@@ -155,6 +158,14 @@ def test_fid_is_for_images_and_needs_a_network():
     x, _ = true.draw(20)
     with pytest.raises(ValueError, match="inception is for images, not for 'sine'"):
         evaluation.evaluate(true.trained, x, None, Settings(inception="a.onnx"), progress=False)
+
+
+def test_of_few_examples_no_factor_is_recovered():
+    true = LinearGaussian()
+    x, z = true.draw(9)
+    settings = Settings(likelihood_examples=2, num_importance_samples=2, num_samples=10)
+    found = evaluation.evaluate(true.trained, x, {"first": z[:, 0]}, settings, progress=False)
+    assert "mmd" in found and not any("r2" in name for name in found)
 
 
 def test_one_example_is_too_few():

@@ -1,6 +1,7 @@
 """experiments/sections.py and sine.py: a whole study, resumed, with its tables and figures."""
 
 import csv
+import dataclasses
 
 import pytest
 
@@ -11,7 +12,8 @@ from wiseale_jax.evaluation import Settings
 
 def test_spread():
     assert str(sections.spread([1.0, 2.0, 3.0])) == "2 ± 1"
-    assert sections.spread([1.0]) == (1.0, 0.0)
+    assert sections.spread([1.0]) == (1.0, None) and str(sections.spread([1.0])) == "1"
+    assert str(sections.spread([1.0, 1.0])) == "1 ± 0"
     assert sections.spread([1.0, None]) is None and sections.spread([]) is None
 
 
@@ -34,7 +36,7 @@ def test_tables(tmp_path):
     table = sections.tabulate(runs, {"loss": [1.0, 3.0, 5.0, 5.0], "kl": [1.0, 1.0, None, None]})
     markdown = sections.write_tables(tmp_path, "t", table)
     assert markdown == (tmp_path / "t.md").read_text()
-    assert "| a | 2 | 2 ± 1.4 | 1 ± 0 |" in markdown and "| b | 2 | 5 ± 0 | infinite |" in markdown
+    assert "| a | 2 | 2 ± 1.4 | 1 ± 0 |" in markdown and "| b | 2 | 5 ± 0 | none |" in markdown
     rows = list(csv.DictReader((tmp_path / "t.csv").open()))
     assert rows[0] == {
         "run": "a",
@@ -45,6 +47,17 @@ def test_tables(tmp_path):
         "kl_deviation": "0",
     }
     assert rows[1]["kl"] == rows[1]["kl_deviation"] == ""
+    sections.write_tables(tmp_path, "one", sections.tabulate(runs[:1], {"loss": [1.0]}))
+    assert (tmp_path / "one.csv").read_text() == "run,seeds,loss,loss_deviation\na,1,1,\n"
+    assert "| a | 1 | 1 |" in (tmp_path / "one.md").read_text()
+
+
+def test_a_number_that_one_run_lacks_is_no_ones_loss(tmp_path, monkeypatch):
+    rows = [{"mmd": 1.0}, {"mmd": 2.0, "mig": 0.5}]
+    monkeypatch.setattr(sections.evaluate, "evaluate_run", lambda *_, **__: rows.pop(0))
+    done = [sections.Run("a", seed, tmp_path, []) for seed in (0, 1)]
+    found = sections.evaluate_all(done, ("mmd", "mig", "knn_accuracy"), Settings(), None)
+    assert found == {"mmd": [1.0, 2.0], "mig": [None, 0.5]}
 
 
 def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
@@ -80,6 +93,13 @@ def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
     with pytest.raises(ValueError, match="unknown method 'vae'"):
         sections.train_all("sine", variants, tmp_path, [0], {"epochs": 1}, str(data_dir))
     assert not (tmp_path / "runs").exists()
+    other = configs.make_config({"dataset": "sine", "epochs": 2, "seed": 3})
+    workdir = tmp_path / "runs" / "good-seed1"
+    workdir.mkdir(parents=True)
+    run_folder.write_config(workdir, dataclasses.asdict(other))
+    with pytest.raises(ValueError, match="good-seed1 holds another run: seed"):
+        sections.train_all("sine", {"good": {}}, tmp_path, [0, 1], {"epochs": 2}, str(data_dir))
+    assert not (tmp_path / "runs" / "good-seed0").exists()
 
 
 @pytest.mark.parametrize("study", sine.STUDIES)

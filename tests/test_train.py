@@ -49,6 +49,26 @@ def finished(tmp_path_factory, data_dir):
     return workdir
 
 
+def test_another_number_of_examples_is_refused(tmp_path, data_dir, monkeypatch):
+    config = configs.make_config({**GIVEN, "epochs": 1})
+    train.train(config, tmp_path / "run", str(data_dir))
+    load = runs.load_data
+
+    def load_fewer(*arguments):
+        data = load(*arguments)
+        return data._replace(train=data.train[:-100])
+
+    longer = dataclasses.replace(config, epochs=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "load_data", load_fewer)
+        with pytest.raises(
+            ValueError, match=r"trained on 640 examples .* now there are 540 and 150"
+        ):
+            train.train(longer, tmp_path / "run", str(data_dir))
+    train.train(longer, tmp_path / "run", str(data_dir))
+    assert rows_of(tmp_path / "run")[-1]["epoch"] == 2
+
+
 def test_what_a_run_leaves(finished):
     assert sorted(path.name for path in finished.iterdir()) == [
         "checkpoints",

@@ -171,6 +171,8 @@ def restore(
     Raises:
       ValueError: there is none, all are damaged, or it is another configuration's; the message
         says which.
+      PermissionError, MemoryError, jax.errors.JaxRuntimeError: the newest cannot be read by this
+        process, or there is too little memory for it.
     """
     damaged = {}
     for step in sorted(checkpoints.all_steps(), reverse=True):
@@ -181,9 +183,11 @@ def restore(
             if _digest(state) != record["digest"]:
                 raise ValueError("its contents are not what was saved")
             return Restored(step, state, record, damaged)
-        except _OfAnotherRun:
+        except (_OfAnotherRun, MemoryError, PermissionError):
             raise
         except Exception as error:  # Damage has as many exceptions as orbax has files.
+            if "RESOURCE_EXHAUSTED" in str(error):  # JAX's word for too little memory.
+                raise
             damaged[step] = _reason(error)
     folder = checkpoints.directory
     if not damaged:

@@ -6,6 +6,7 @@ Each is a pure function of its own, in `evidence`, `latent_metrics`, `decoder_me
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ def evaluate(
       data: examples as the data set stores them, `[size, ...]`; they may be memory-mapped, as
         250 at a time are read.
       factors: of these examples, by name: integers `[size]` are labels of classes, floats `[size]`
-        true factors; others are not read. Without scikit-learn none is.
+        true factors; others are not read. Without scikit-learn, or of fewer than 10, none is.
       settings: how thoroughly.
       progress: whether to show bars, where the output is a terminal.
 
@@ -118,16 +119,17 @@ def evaluate(
     return _flatten(result, trained)
 
 
-def check(settings: Settings, size: int) -> None:
-    """Checks the settings, for a set of `size` examples.
+def check(settings: Settings, size: int | None = None) -> None:
+    """Checks the settings, for a set of `size` examples if that is known.
 
     Raises:
       ValueError: one is out of range; the message names it.
     """
-    if size < 2:
+    if size is not None and size < 2:
         raise ValueError(f"evaluation needs 2 examples or more, there are {size}")
-    if settings.examples is not None and not 2 <= settings.examples <= size:
-        raise ValueError(f"examples must be in 2..{size}, got {settings.examples}")
+    examples, most = settings.examples, math.inf if size is None else size
+    if examples is not None and not 2 <= examples <= most:
+        raise ValueError(f"examples must be in 2..{size or ''}, got {examples}")
     for name, least in (
         ("likelihood_examples", 1),
         ("num_importance_samples", 1),
@@ -305,6 +307,8 @@ def _represent(
       ValueError: as the functions there do.
     """
     result: dict[str, Estimate | float] = {}
+    if len(codes) < representation.FEWEST:
+        return result
     kinds = {name: np.asarray(v).dtype.kind for name, v in factors.items() if np.ndim(v) == 1}
     for name in (name for name, kind in kinds.items() if kind in "iu"):
         result.update(representation.label_accuracy(codes, np.asarray(factors[name]), seed))

@@ -20,6 +20,8 @@ from wiseale_jax.estimates import Estimate
 HAS_SCIKIT_LEARN = importlib.util.find_spec("sklearn") is not None
 
 _FOLDS = 5
+# Examples: two in each fold.
+FEWEST = 2 * _FOLDS
 _NEIGHBOURS = 5
 _TREES = 100
 # Of a leaf: a forest whose leaves are single examples learns their noise.
@@ -217,8 +219,8 @@ def _check(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:
     if not HAS_SCIKIT_LEARN:
         raise ImportError("scikit-learn is needed: pip install 'wiseale_jax[eval]'")
     shapes = {name: np.shape(values) for name, values in factors.items()}
-    if np.ndim(codes) != 2 or len(codes) < 2 * _FOLDS or set(shapes.values()) != {(len(codes),)}:
+    if np.ndim(codes) != 2 or len(codes) < FEWEST or set(shapes.values()) != {(len(codes),)}:
         raise ValueError(
-            f"codes [size, latent] of {2 * _FOLDS} examples or more and factors [size] are needed, "
+            f"codes [size, latent] of {FEWEST} examples or more and factors [size] are needed, "
             f"got codes {np.shape(codes)} and {shapes}"
         )

@@ -218,7 +218,7 @@ def evaluate(program: Program, variables: Any, data: Array, seed: int) -> dict[s
     """The objective's metrics over all of `data`: means over examples.
 
     The WiSE-ALE bound is that of batches of `program.batch_size`, as in training. The last,
-    smaller batch counts by its size.
+    smaller batch counts by its size; but a last batch of a single example is left out.
 
     Args:
       program: what was trained.
