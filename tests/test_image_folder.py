@@ -1,5 +1,7 @@
 """datasets/image_folder.py: anyone's own images."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -198,3 +200,9 @@ def test_trained_and_evaluated(flip, folder, tmp_path):
     assert metrics == {name: last[name] for name in metrics}
     data = runs.load_data(config, str(tmp_path / "data"))
     assert data.train.shape == (8, 32, 32, 3)
+    # Where the folder is now, if it has moved since.
+    with pytest.raises(ValueError, match="moved is not a folder"):
+        runs.load_data(config, str(tmp_path / "data"), source=str(tmp_path / "moved"))
+    moved = shutil.copytree(folder, tmp_path / "moved")
+    again = runs.load_data(config, str(tmp_path / "other"), source=str(moved))
+    np.testing.assert_array_equal(again.train, data.train)
