@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def waves_by_label(
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )
             axes.grid(alpha=0.3)
-        row[0].set_ylabel(f"{label}\nx(t)", fontsize=9)
+        row[0].set_ylabel(f"{textwrap.fill(label, 22)}\nx(t)", fontsize=9)
     for i, axes in enumerate(grid[0]):
         axes.set_title(f"{frequency[i]:.1f} Hz, amplitude {amplitude[i]:.2f}", fontsize=10)
     for axes in grid[-1]:
