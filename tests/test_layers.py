@@ -28,7 +28,15 @@ CASES = [
 ]
 
 
+def by_matmul(module):
+    """`module.apply` by matrix products, of arrays whose batch comes first, as flax has them."""
+    batch_last = module.clone(batch_last=True)
+    exchange = layers.exchange_batch_and_channels
+    return lambda variables, x: exchange(batch_last.apply(variables, exchange(x)))
+
+
 def pair(kind, spatial, size, stride, channels=(5, 6)):
+    """Our module; flax's; flax's variables, which both take; and an input."""
     n = len(spatial)
     options = {"features": channels[1], "kernel_size": (size,) * n, "strides": (stride,) * n}
     theirs = {"conv": nn.Conv, "transpose": nn.ConvTranspose}[kind](**options, padding="SAME")
@@ -50,12 +58,12 @@ def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
     )
 
     @functools.partial(jax.jit, static_argnums=0)
-    def value_and_gradients(module, variables, x):
-        value, pull_back = jax.vjp(module.apply, variables, x)
+    def value_and_gradients(apply, variables, x):
+        value, pull_back = jax.vjp(apply, variables, x)
         return value, pull_back(cotangent)
 
-    want, want_gradients = value_and_gradients(theirs, variables, x)
-    got, got_gradients = value_and_gradients(ours, variables, x)
+    want, want_gradients = value_and_gradients(theirs.apply, variables, x)
+    got, got_gradients = value_and_gradients(by_matmul(ours), variables, x)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
     jax.tree.map(
@@ -70,16 +78,14 @@ def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
 def test_derivatives_of_both_modes_and_second_order_equal_flax(kind, derivative):
     ours, theirs, variables, x = pair(kind, (5, 4), 3, 2)
 
-    def jacobian(module):
+    def jacobian(apply):
         # Not linear, so that the second derivative is not 0.
-        return derivative(lambda v, x: jnp.sin(module.apply(v, x)).sum((0, 1, 2)), (0, 1))(
-            variables, x
-        )
+        return derivative(lambda v, x: jnp.sin(apply(v, x)).sum((0, 1, 2)), (0, 1))(variables, x)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-        jacobian(ours),
-        jacobian(theirs),
+        jacobian(by_matmul(ours)),
+        jacobian(theirs.apply),
     )
 
 
@@ -87,34 +93,30 @@ def test_derivatives_of_both_modes_and_second_order_equal_flax(kind, derivative)
 def test_vmap_over_parameters_equals_a_loop(kind):
     ours, _, variables, x = pair(kind, (9, 11), 3, 2)
     several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), variables)
-    got = jax.vmap(ours.apply, (0, None))(several, x)
+    apply = by_matmul(ours)
+    got = jax.vmap(apply, (0, None))(several, x)
     for i, want in enumerate((variables, jax.tree.map(lambda a: 2 * a, variables))):
-        np.testing.assert_allclose(got[i], ours.apply(want, x), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(got[i], apply(want, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
-def test_batch_last_is_the_same_function(kind):
-    ours, _, variables, x = pair(kind, (9, 11), 3, 2)
-    want = ours.apply(variables, x)
-    got = ours.clone(batch_last=True).apply(variables, x.transpose(3, 1, 2, 0))
-    np.testing.assert_allclose(got.transpose(3, 1, 2, 0), want, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["conv", "transpose"])
-def test_native_convolution_is_the_same_function(kind, monkeypatch):
-    ours, _, variables, x = pair(kind, (28, 28), 4, 2)
-    want = ours.apply(variables, x)
-    monkeypatch.setattr(layers, "use_matmul", lambda: False)
-    np.testing.assert_allclose(ours.apply(variables, x), want, rtol=1e-4, atol=1e-5)
+def test_native_convolution_is_the_same_function(kind):
+    ours, theirs, variables, x = pair(kind, (28, 28), 4, 2)
+    got, want = ours.apply(variables, x), theirs.apply(variables, x)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got, by_matmul(ours)(variables, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
 def test_initial_parameters_equal_flax(kind):
     ours, theirs, _, x = pair(kind, (8, 8), 5, 2)
-    key = jax.random.key(3)
-    jax.tree.map(np.testing.assert_array_equal, ours.init(key, x), theirs.init(key, x))
+    key, want = jax.random.key(3), theirs.init(jax.random.key(3), x)
+    batch_last = ours.clone(batch_last=True)
+    for got in (ours.init(key, x), batch_last.init(key, layers.exchange_batch_and_channels(x))):
+        jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_bfloat16_stays_bfloat16():
     ours, _, variables, x = pair("conv", (16,), 4, 2)
-    assert ours.apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    for apply in (ours.apply, by_matmul(ours)):
+        assert apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
