@@ -240,6 +240,13 @@ def test_mmd_matches_float64():
         np.testing.assert_allclose(gradient[1, 2], difference / 2e-5, rtol=1e-3, atol=1e-5)
 
 
+def test_mmd_of_float64_is_computed_in_float64():
+    z, prior_z = (normal_rows(40, 3)[i] for i in (0, 1))
+    with jax.enable_x64(True):
+        got = mmd(np.float64(z), np.float64(prior_z))
+        np.testing.assert_allclose(got, mmd_reference(z, prior_z), rtol=1e-12)
+
+
 def test_mmd_of_one_row_says_what_to_do():
     with pytest.raises(ValueError, match="drop a last batch"):
         mmd(jnp.zeros((1, 2)), jnp.zeros((4, 2)))

@@ -82,5 +82,7 @@ def test_other_shapes_are_refused_with_both(tmp_path):
             ValueError, match=rf"\[batch, 256, 1\], .*, got {re.escape(str([*shape]))}"
         ):
             model.encode(np.zeros(shape))
+    with pytest.raises(ValueError, match=r"x must be floating-point, .*, got uint8"):
+        model.encode(np.zeros((3, 256, 1), np.uint8))
     with pytest.raises(ValueError, match=r"z must be of shape \[batch, 2\], .*, got \[3, 4\]"):
         model.decode(np.zeros((3, 4)))

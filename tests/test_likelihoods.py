@@ -74,3 +74,24 @@ def test_errors_and_means():
     np.testing.assert_array_equal(
         bernoulli.error(binary, output), -bernoulli.log_prob(binary, output, jnp.float32(3))
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_half_precision_is_computed_in_float32(name, dtype):
+    x, output = (jnp.asarray(4 * a, dtype) for a in arrays(shape=(2, 64, 64, 3)))
+    x = (x > 0).astype(dtype) if name == "bernoulli" else x
+    got = LIKELIHOODS[name].log_prob(x, output, 0.0)
+    want = LIKELIHOODS[name].log_prob(x.astype(jnp.float32), output.astype(jnp.float32), 0.0)
+    assert got.dtype == jnp.float32 and np.isfinite(got).all()
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_what_would_be_broadcast_or_is_no_number_is_refused(name):
+    x, output = arrays()
+    for bad in ((x, output[:1]), (x, output[..., :1]), (x.astype(np.uint8), output)):
+        with pytest.raises(ValueError, match=r"one shape \[batch, ...\], got \(5, 7, 2\)"):
+            LIKELIHOODS[name].log_prob(*bad, 0.0)
+        with pytest.raises(ValueError, match="must be floating-point and of one shape"):
+            LIKELIHOODS[name].error(*bad)

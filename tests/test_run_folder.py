@@ -76,6 +76,14 @@ def test_config_that_is_no_file(kind, tmp_path):
         run_folder.read_config(tmp_path)
 
 
+def test_a_folder_that_two_processes_of_one_number_make(tmp_path, monkeypatch):
+    # Those of two containers: the other one removes the file between our two steps.
+    touch = type(tmp_path).touch
+    monkeypatch.setattr(type(tmp_path), "touch", lambda path: (touch(path), path.unlink()))
+    assert run_folder.make_folder(tmp_path / "run", "workdir") == tmp_path / "run"
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write to workdir .*file/run"):

@@ -66,8 +66,8 @@ def gaussian_kl(
 ) -> Float[Array, "batch"]:
     """KL[N(mean, diag exp(logvar)) || N(0, I)] of each row, in nats, in closed form.
 
-    Range: >= 0 up to rounding. Raises ValueError for shapes that differ or are not [batch, latent],
-    an empty array, or an integer dtype. Kingma & Welling 2013, Appendix B.
+    Range: >= 0 up to rounding; nan where logvar is inf. Raises ValueError for shapes that differ or
+    are not [batch, latent], an empty array, or an integer dtype. Kingma & Welling 2013, Appendix B.
     """
     mean, logvar = _check_posterior("gaussian_kl", mean, logvar)
     # expm1 keeps the figures of a posterior near the prior, where exp(logvar) - 1 would cancel.
@@ -188,7 +188,7 @@ def wiseale_kl_of_dataset(
     """
     mean, logvar = _check_posterior("wiseale_kl_of_dataset", mean, logvar)
     _check_bound(bound)
-    logvar = _in_range(logvar)
+    mean, logvar = _whole(mean), _whole(_in_range(logvar))
     size, at_once = mean.shape[0], 4096
     values = []
     for name in _TERMS if bound == "tightest" else (bound,):
@@ -249,15 +249,12 @@ _MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 @jax.jit
 def mmd(
-    z: Float[Array, "batch latent"],
-    prior_z: Float[Array, "samples latent"],
-    *,
-    prior_variance: float = 1.0,
+    z: Float[Array, "batch latent"], prior_z: Float[Array, "samples latent"]
 ) -> Float[Array, ""]:
     """Squared maximum mean discrepancy between two samples, as in WAE-MMD (a U-statistic).
 
-    Kernel: sum_s C_s / (C_s + |a - b|^2), C_s = s * 2 d * prior_variance, s in (.1 .2 .5 1 2 5 10).
-    Unbiased, hence possibly negative; at most 14. Tolstikhin et al. 2017, Algorithm 2.
+    Kernel: sum_s C_s / (C_s + |a - b|^2), C_s = s * 2 d, s in (.1 .2 .5 1 2 5 10). Unbiased,
+    hence possibly negative; at most 14. Tolstikhin et al. 2017, Algorithm 2.
 
     Raises ValueError for arrays that are not [n, latent] of the same latent size, for integers, and
     for fewer than two rows, where the U-statistic does not exist.
@@ -274,8 +271,9 @@ def mmd(
             "mmd compares pairs within each sample and so needs at least 2 rows in each: use a "
             f"batch size of 2 or more, and drop a last batch of one example; {shapes}"
         )
-    z, prior_z = z.astype(jnp.float32), prior_z.astype(jnp.float32)
-    scales = jnp.asarray(_MMD_SCALES) * (2 * z.shape[1] * prior_variance)
+    dtype = jnp.promote_types(jnp.promote_types(z.dtype, prior_z.dtype), jnp.float32)
+    z, prior_z = _whole(z.astype(dtype)), _whole(prior_z.astype(dtype))
+    scales = [scale * 2 * z.shape[1] for scale in _MMD_SCALES]
 
     # The kernel depends on differences only: a common origin near the data keeps |a - b|^2 exact.
     origin = jax.lax.stop_gradient(jnp.mean(z, axis=0))

@@ -1,7 +1,8 @@
 """Observation models log p(x|z), and what goes with each: the decoder's mean and the error.
 
 All sums run over the pixels or samples of one example, never a mean; all log-likelihoods hold
-their normalising constants and are in nats.
+their normalising constants and are in nats. float16 and bfloat16 are computed in float32. Arrays of
+different shapes and of integers raise `ValueError`, while tracing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def bernoulli_log_likelihood(
     Returns:
       `[batch]`, in nats, at most 0.
     """
-    return -jnp.sum(optax.sigmoid_binary_cross_entropy(_flat(logits), _flat(x)), axis=-1)
+    x, logits = _flat(x, logits)
+    return -jnp.sum(optax.sigmoid_binary_cross_entropy(logits, x), axis=-1)
 
 
 def gaussian_log_likelihood(
@@ -49,21 +51,32 @@ def gaussian_log_likelihood(
     Returns:
       `[batch]`, in nats.
     """
-    size = math.prod(x.shape[1:])
-    constant = 0.5 * size * (math.log(2 * math.pi) + logvar)
-    return -0.5 * jnp.exp(-logvar) * squared_error(x, mean) - constant
+    error = squared_error(x, mean)
+    constant = 0.5 * math.prod(jnp.shape(x)[1:]) * (math.log(2 * math.pi) + logvar)
+    return -0.5 * jnp.exp(-logvar) * error - constant
 
 
 def squared_error(
     x: Float[Array, "batch *shape"], mean: Float[Array, "batch *shape"]
 ) -> Float[Array, " batch"]:
     """Sum of squares over each example, `[batch]`, in squared units of the data."""
-    return jnp.sum(jnp.square(_flat(x) - _flat(mean)), axis=-1)
+    x, mean = _flat(x, mean)
+    return jnp.sum(jnp.square(x - mean), axis=-1)
 
 
-def _flat(x: Array) -> Array:
-    # Before anything else: XLA's CPU sums over a last axis of length 1 are ten times slower.
-    return x.reshape(x.shape[0], -1)
+def _flat(x: Array, reconstruction: Array) -> tuple[Array, Array]:
+    """Both as `[batch, size]` of at least float32."""
+    x, reconstruction = jnp.asarray(x), jnp.asarray(reconstruction)
+    floating = all(jnp.issubdtype(a.dtype, jnp.floating) for a in (x, reconstruction))
+    if x.shape != reconstruction.shape or not x.ndim or not floating:
+        raise ValueError(
+            "x and its reconstruction must be floating-point and of one shape [batch, ...], got "
+            f"{x.shape} {x.dtype} and {reconstruction.shape} {reconstruction.dtype}"
+        )
+    dtype = jnp.promote_types(jnp.promote_types(x.dtype, reconstruction.dtype), jnp.float32)
+    # Flat before anything else: XLA's CPU sums over a last axis of length 1 are ten times slower.
+    flat = (x.shape[0], math.prod(x.shape[1:]))
+    return x.astype(dtype).reshape(flat), reconstruction.astype(dtype).reshape(flat)
 
 
 class Likelihood(NamedTuple):

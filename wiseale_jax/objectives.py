@@ -16,7 +16,8 @@ Arrays of shapes that do not belong together raise `ValueError` when the objecti
 With a deterministic encoder `aevb_kl` and `wiseale_kl` are inf and `elbo` is -inf.
 
 What a method is tuned by is bound by `bind` before it is jitted. To add a method, write the
-function and add its line to `METHODS`.
+function and add its line to `METHODS`, and to `METHODS_WITH_KL` if it takes the KL of single
+posteriors or of their mixture.
 """
 
 from __future__ import annotations
@@ -118,6 +119,9 @@ METHODS: dict[str, Callable[..., tuple[Array, Metrics]]] = {
     "wae_mmd": wae_mmd,
     "ae": ae,
 }
+
+METHODS_WITH_KL = ("wiseale", "aevb", "beta_vae")
+"""Those that need a density q(z|x), and so a Gaussian encoder."""
 
 
 def bind(method: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Objective:

@@ -48,7 +48,7 @@ def make_folder(path: str | os.PathLike, what: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # Processes in containers may share their number.
     except OSError as error:
         raise OSError(f"cannot write to {what} {folder}: {error.strerror}") from error
     return folder

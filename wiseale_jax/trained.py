@@ -24,6 +24,9 @@ from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
 class TrainedAutoencoder:
     """A model with its parameters; every method is jitted.
 
+    Inside a jitted function of your own, `model.apply(variables, x, method="encode")` takes the
+    parameters as an argument; a method of this class would make them constants of the program.
+
     Attributes:
       model: the autoencoder.
       variables: its parameters and running statistics.
@@ -44,18 +47,20 @@ class TrainedAutoencoder:
         """Mean and log variance of q(z|x), each `[batch, latent]`.
 
         Raises:
-          ValueError: x is of another shape than the model's, or empty; the message gives both.
+          ValueError: x is of another shape than the model's, empty, or not floating-point; the
+            message says which.
         """
-        _check_shape("x", x, self.model.architecture.shape)
+        x = _checked("x", x, self.model.architecture.shape)
         return _encode(self.model, self.variables, x)
 
     def decode(self, z: Float[Array, "batch latent"]) -> Float[Array, "batch *shape"]:
         """E[x|z], `[batch, *shape]`: for a Bernoulli p(x|z), probabilities.
 
         Raises:
-          ValueError: z is of another shape than the model's, or empty; the message gives both.
+          ValueError: z is of another shape than the model's, empty, or not floating-point; the
+            message says which.
         """
-        _check_shape("z", z, (self.model.latent_dim,))
+        z = _checked("z", z, (self.model.latent_dim,))
         return _decode(self.model, self.likelihood, self.variables, z)
 
     def reconstruct(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
@@ -128,12 +133,18 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
     return TrainedAutoencoder(model, variables, likelihood, config, restored.step)
 
 
-def _check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
-    if jnp.shape(array)[1:] != shape or not jnp.ndim(array) or not len(array):
+def _checked(name: str, array: Any, shape: tuple[int, ...]) -> Array:
+    array = jnp.asarray(array)
+    if array.shape[1:] != shape or not array.ndim or not len(array):
         batch = ", ".join(map(str, ("batch", *shape)))
         raise ValueError(
-            f"{name} must be of shape [{batch}], batch at least 1, got {list(jnp.shape(array))}"
+            f"{name} must be of shape [{batch}], batch at least 1, got {list(array.shape)}"
         )
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} must be floating-point, as `load_examples` gives examples, got {array.dtype}"
+        )
+    return array
 
 
 def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:

@@ -40,7 +40,8 @@ def load_examples(
     Args:
       name: a name in `DATASETS`.
       split: train, test, or all.
-      count: how many; all by default. They are held in memory, as float32.
+      count: how many; all by default. They are held in memory, as float32. The first call decodes
+        the whole split, factors included, to disk.
       data_dir: where prepared data sets are kept; by default `$TFDS_DATA_DIR` or
         `~/tensorflow_datasets`.
       binarize: mnist and fashion_mnist: threshold (the default), stochastic or none.

@@ -90,8 +90,13 @@ def prepare(
 
     builder = make_builder(name, data_dir, **options)
     if builder.data_path.exists():
-        if "source" in options and "source" not in DATASETS[name].settings:
-            print(f"{name} is prepared already; to use --source, remove {builder.data_path}")
+        given = [flag for flag in ("source", "skip_damaged") if options.get(flag)]
+        given = [flag for flag in given if flag not in DATASETS[name].settings]
+        if manual_dir is not None:
+            given.append("manual_dir")
+        if given:
+            unused = " and ".join(f"--{flag}" for flag in given)
+            print(f"{name} is prepared already; to use {unused}, remove {builder.data_path}")
         _check_complete(builder)
         return builder
     if manual_dir is not None:
