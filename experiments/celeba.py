@@ -7,10 +7,11 @@ sharpness of each. `--image_folder=DIR` takes any images of your own in CelebA's
 
 from __future__ import annotations
 
+import functools
+
 from absl import flags
 
 from experiments import images, runs, sections
-from wiseale_jax import run_folder
 
 FLAGS = flags.FLAGS
 
@@ -35,21 +36,17 @@ NUMBERS = (
 def main(argv: list[str]) -> None:
     """Trains all methods and writes the tables and figures."""
     del argv
-    seeds = sections.parse_seeds(FLAGS.seeds)
-    variants = sections.choose(VARIANTS, FLAGS.only)
-    settings = sections.settings_from_flags()
     if FLAGS.image_folder is not None and FLAGS.source is not None:
         raise ValueError("source is CelebA's archive, image_folder is in its place: give one")
     if FLAGS.image_folder is None and FLAGS.image_size is not None:
         raise ValueError("image_size is for --image_folder: CelebA is 64 x 64")
-    output = run_folder.make_folder(FLAGS.output, "output")
-    given, preparing = images.given_from_flags(), runs.preparing_from_flags()
-    dataset = "celeba"
+    dataset, given = "celeba", images.given_from_flags()
     if FLAGS.image_folder is not None:
         dataset = "image_folder"
         given |= {"source": FLAGS.image_folder, "image_size": FLAGS.image_size}
-    done = sections.train_all(dataset, variants, output, seeds, given, FLAGS.data_dir, **preparing)
-    images.report(done, output, FLAGS.data_dir, settings, NUMBERS, **preparing)
+    report = functools.partial(images.report, numbers=NUMBERS)
+    preparing = runs.preparing_from_flags()
+    sections.run_section(dataset, VARIANTS, report, FLAGS.output, given, **preparing)
 
 
 if __name__ == "__main__":

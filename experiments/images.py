@@ -30,8 +30,8 @@ def define_flags(output: str) -> None:
 
 
 def given_from_flags() -> dict[str, Any]:
-    """The fields of `Config` that shorten a section, as far as they are given."""
-    return {name: flags.FLAGS[name].value for name in ("epochs", "train_examples", "batch_size")}
+    """The fields of `Config` that sections on images have a flag for."""
+    return {"batch_size": flags.FLAGS.batch_size}
 
 
 def report(
@@ -53,9 +53,6 @@ def report(
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
     """
     config = configs.read_stored(run_folder.read_config(done[0].workdir))
-    names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
-    table = sections.tabulate(done, {name: [run.test[name] for run in done] for name in names})
-    print(sections.write_tables(output, "table", table))
     data = runs.load_data(config, data_dir, **preparing)
     first = {run.label: wiseale_jax.load(run.workdir) for run in done if run.seed == done[0].seed}
     preprocess = preprocessing(config.dataset, config.binarize)
@@ -65,9 +62,10 @@ def report(
         comparison_plots.save(figure, output / name)
     curves = [(run.label, run.rows) for run in done]
     comparison_plots.save(comparison_plots.curves_by_label(curves, title), output / "curves")
+    names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
+    columns = sections.last_metrics(done, *names)
     # Last, as it takes longest.
-    found = sections.evaluate_all(done, numbers, settings, data_dir, **preparing)
-    print(sections.write_tables(output, "evaluation", sections.tabulate(done, found)))
+    sections.write_numbers(done, output, columns, numbers, settings, data_dir, **preparing)
     print(f"written to {output}")
 
 

@@ -47,18 +47,8 @@ NUMBERS = (
 def main(argv: list[str]) -> None:
     """Trains all methods and writes the table and figures."""
     del argv
-    seeds = sections.parse_seeds(FLAGS.seeds)
-    variants = sections.choose(VARIANTS, FLAGS.only)
-    settings = sections.settings_from_flags()
-    output = run_folder.make_folder(FLAGS.output, "output")
-    given = {
-        "epochs": FLAGS.epochs,
-        "train_examples": FLAGS.train_examples,
-        "split": FLAGS.split,
-    }
-    preparing = {} if FLAGS.source is None else {"source": FLAGS.source}
-    done = sections.train_all("mnist", variants, output, seeds, given, FLAGS.data_dir, **preparing)
-    report(done, output, FLAGS.data_dir, settings, **preparing)
+    given, preparing = {"split": FLAGS.split}, runs.preparing_from_flags()
+    sections.run_section("mnist", VARIANTS, report, FLAGS.output, given, **preparing)
 
 
 def report(
@@ -73,11 +63,8 @@ def report(
     data = runs.load_data(config, data_dir, **preparing)
     preprocess = DATASETS["mnist"].preprocess
     x = preprocess(jnp.asarray(data.test), jax.random.key(0))
-    names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
-    table = sections.tabulate(done, {name: [run.test[name] for run in done] for name in names})
-    print(sections.write_tables(output, "table", table))
-    numbers = sections.evaluate_all(done, NUMBERS, settings, data_dir, **preparing)
-    print(sections.write_tables(output, "evaluation", sections.tabulate(done, numbers)))
+    columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
+    sections.write_numbers(done, output, columns, NUMBERS, settings, data_dir, **preparing)
     first = {run.label: wiseale_jax.load(run.workdir) for run in done if run.seed == done[0].seed}
     posteriors = {
         label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in first.items()

@@ -50,6 +50,24 @@ def flops_per_step(
     return cost.get("flops") if cost else None
 
 
+def report(
+    program: programs.Program, state: training.TrainState, part: feeding.Steps, folder: Path | None
+) -> tuple[float | None, list[str]]:
+    """What a step costs: `flops_per_step`, and in words, with a trace's times if it has a folder.
+
+    Args:
+      program, state, part: as of `write_trace`.
+      folder: where the trace is written; None for no trace.
+    """
+    flops, lines = flops_per_step(program, state, part), []
+    if flops:
+        lines.append(f"a step takes {flops / 1e9:,.3g} GFLOP, by XLA's count")
+    if folder is not None:
+        lines.append(table(write_trace(program, state, part, folder)))
+        lines.append(f"trace of {TRACED_STEPS} steps: {folder}")
+    return flops, lines
+
+
 def speed(flops_per_second: float, devices: int = 1) -> str:
     """Operations per second in words, with their share of the devices' peak where it is known."""
     words = f"{flops_per_second / 1e9:,.1f} GFLOP/s"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ def train_all(
     ]
     folders = [output / "runs" / f"{_slug(label)}-seed{config.seed}" for label, config in planned]
     for workdir, (_, config) in zip(folders, planned, strict=True):
-        train.check_workdir(config, workdir)
+        train.check_workdir(config, workdir, "output")
     done = []
     for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
@@ -94,13 +94,35 @@ def train_all(
     return done
 
 
-def settings_from_flags() -> Settings:
-    """How thoroughly the runs of a section are evaluated.
+def run_section(
+    dataset: str,
+    variants: Mapping[str, Mapping[str, Any]],
+    report: Callable[..., None],
+    output: str | Path,
+    given: Mapping[str, Any],
+    **preparing: Any,
+) -> None:
+    """Trains what the flags choose, and reports on it: what every section does.
+
+    Args:
+      dataset: a name in `DATASETS`.
+      variants: by label, the fields of `Config` that make the variant.
+      report: `(done, output, data_dir, settings, **preparing)`, writes tables and figures.
+      output: folder of the runs, tables and figures.
+      given: fields of `Config` for all runs; None is left out.
+      **preparing: how the data set is prepared, as `runs.prepare` takes it.
 
     Raises:
-      ValueError: a setting is out of range.
+      ValueError, OSError: a flag is wrong; or as `train_all`. Before anything is trained.
     """
-    return evaluate.settings_from_flags(_SETTINGS)
+    values = flags.FLAGS
+    seeds = parse_seeds(values.seeds)
+    chosen = choose(variants, values.only)
+    settings = evaluate.settings_from_flags(_SETTINGS)
+    output = run_folder.make_folder(output, "output")
+    given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
+    done = train_all(dataset, chosen, output, seeds, given, values.data_dir, **preparing)
+    report(done, output, values.data_dir, settings, **preparing)
 
 
 def evaluate_all(
@@ -199,6 +221,34 @@ def tabulate(
         }
         for label in labels
     ]
+
+
+def write_numbers(
+    done: Sequence[Run],
+    output: Path,
+    metrics: Mapping[str, Sequence[float | None]],
+    names: Iterable[str],
+    settings: Settings,
+    data_dir: str | None,
+    **preparing: Any,
+) -> None:
+    """Writes and prints what every section has: a table of metrics, and one of the evaluation.
+
+    Args:
+      done: the runs.
+      output: the folder of the tables.
+      metrics: by name, a value for every run.
+      names: of the evaluation, as of `evaluate_all`.
+      settings, data_dir, **preparing: as of `evaluate_all`.
+    """
+    print(write_tables(output, "table", tabulate(done, metrics)))
+    numbers = evaluate_all(done, names, settings, data_dir, **preparing)
+    print(write_tables(output, "evaluation", tabulate(done, numbers)))
+
+
+def last_metrics(done: Sequence[Run], *names: str) -> dict[str, list[float]]:
+    """The last epoch's metrics on the test set, by name and for every run."""
+    return {name: [run.test[name] for run in done] for name in names}
 
 
 def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) -> str:

@@ -67,15 +67,7 @@ LOW_FREQUENCY, LOW_AMPLITUDE = 2.0, 0.2
 def main(argv: list[str]) -> None:
     """Trains a study and writes its tables and figures."""
     del argv
-    if FLAGS.study not in STUDIES:
-        raise ValueError(f"unknown study {FLAGS.study!r}; known: {', '.join(STUDIES)}")
-    seeds = sections.parse_seeds(FLAGS.seeds)
-    variants = sections.choose(STUDIES[FLAGS.study], FLAGS.only)
-    settings = sections.settings_from_flags()
-    output = run_folder.make_folder(Path(FLAGS.output) / FLAGS.study, "output")
-    given = {"epochs": FLAGS.epochs, "train_examples": FLAGS.train_examples}
-    done = sections.train_all("sine", variants, output, seeds, given, FLAGS.data_dir)
-    report(done, output, FLAGS.data_dir, settings)
+    sections.run_section("sine", STUDIES[FLAGS.study], report, Path(FLAGS.output) / FLAGS.study, {})
 
 
 def report(
@@ -85,8 +77,7 @@ def report(
     config = configs.read_stored(run_folder.read_config(done[0].workdir))
     data = runs.load_data(config, data_dir)
     wave, factors = jnp.asarray(data.test), data.test_factors
-    names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
-    columns = {name: [run.test[name] for run in done] for name in names}
+    columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
     groups = {
         "all waves": np.ones(len(data.test), bool),
         f"below {LOW_FREQUENCY:g} Hz": factors["frequency"] < LOW_FREQUENCY,
@@ -103,11 +94,9 @@ def report(
             at_mean[f"error at mean, {name}"].append(float(error[rows].mean()))
         if run.seed == done[0].seed:
             pictures[run.label] = again[chosen]
-    table = sections.tabulate(done, {**columns, **at_mean})
-    print(sections.write_tables(output, "table", table))
-    numbers = sections.evaluate_all(done, NUMBERS, settings, data_dir)
-    print(sections.write_tables(output, "evaluation", sections.tabulate(done, numbers)))
-    title = f"sine waves, {config.epochs} epochs, {table[0]['seeds']} seeds"
+    sections.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
+    seeds = len({run.seed for run in done})
+    title = f"sine waves, {config.epochs} epochs, {seeds} seeds"
     comparison_plots.save(
         comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title),
         output / "curves",
@@ -130,6 +119,6 @@ def _choose(factors: dict[str, np.ndarray]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("study", "methods", f"which runs: {', '.join(STUDIES)}")
+    flags.DEFINE_enum("study", "methods", list(STUDIES), "which runs")
     sections.define_flags("runs/section-sine")
     runs.run(main)

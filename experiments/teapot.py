@@ -9,10 +9,11 @@ information gap of Chen et al. (2018).
 
 from __future__ import annotations
 
+import functools
+
 from absl import flags
 
 from experiments import images, runs, sections
-from wiseale_jax import run_folder
 
 FLAGS = flags.FLAGS
 
@@ -38,13 +39,8 @@ NUMBERS = (
 def main(argv: list[str]) -> None:
     """Trains all methods and writes the tables and figures."""
     del argv
-    seeds = sections.parse_seeds(FLAGS.seeds)
-    variants = sections.choose(VARIANTS, FLAGS.only)
-    settings = sections.settings_from_flags()
-    output = run_folder.make_folder(FLAGS.output, "output")
-    given = images.given_from_flags()
-    done = sections.train_all("teapot", variants, output, seeds, given, FLAGS.data_dir)
-    images.report(done, output, FLAGS.data_dir, settings, NUMBERS)
+    report = functools.partial(images.report, numbers=NUMBERS)
+    sections.run_section("teapot", VARIANTS, report, FLAGS.output, images.given_from_flags())
 
 
 if __name__ == "__main__":

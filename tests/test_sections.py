@@ -97,7 +97,7 @@ def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
     workdir = tmp_path / "runs" / "good-seed1"
     workdir.mkdir(parents=True)
     run_folder.write_config(workdir, dataclasses.asdict(other))
-    with pytest.raises(ValueError, match="good-seed1 holds another run: seed"):
+    with pytest.raises(ValueError, match=r"good-seed1 holds another run: seed .* another --output"):
         sections.train_all("sine", {"good": {}}, tmp_path, [0, 1], {"epochs": 2}, str(data_dir))
     assert not (tmp_path / "runs" / "good-seed0").exists()
 

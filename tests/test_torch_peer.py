@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from wiseale_jax import objectives
 from wiseale_jax.autoencoder import build_autoencoder
 from wiseale_jax.divergences import wiseale_kl
+from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.networks import ARCHITECTURES
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[bench]'")
@@ -38,22 +40,46 @@ def carry_over(stack, params):
             module.bias.copy_(torch.tensor(np.asarray(layer["bias"])))
 
 
-@pytest.mark.parametrize("name", ["sine", "mnist"])
-def test_same_encoder(name):
+def channels_first(kernel, shape):
+    """The kernel of a Dense layer that flattens `shape`, for an input with its channels first."""
+    *space, channels = shape
+    by_place = np.asarray(kernel).reshape(*space, channels, -1)
+    return np.moveaxis(by_place, len(space), 0).reshape(kernel.shape)
+
+
+@pytest.mark.parametrize(("name", "flattened"), [("sine", (8, 64)), ("mnist", (4, 4, 64))])
+def test_same_network_and_loss(name, flattened):
     model = build_autoencoder(name, 4)
-    shape = ARCHITECTURES[name].shape
-    x = jax.random.normal(jax.random.key(0), (3, *shape))
+    likelihood = "bernoulli" if name == "mnist" else "gaussian"
+    x = jax.random.uniform(jax.random.key(0), (3, *ARCHITECTURES[name].shape))
     params = model.init(jax.random.key(1), x, jax.random.key(2))["params"]
     peer = torch_peer.TorchAutoencoder(ARCHITECTURES[name], 4)
     count = sum(p.numel() for p in peer.parameters())
     assert count == sum(leaf.size for leaf in jax.tree.leaves(params))
-    if name == "mnist":
-        return  # Channels first and last flatten in another order before the first Dense.
+    encoder = {**params["encoder_stack"]}
+    encoder["Dense_0"] = {
+        **encoder["Dense_0"],
+        "kernel": channels_first(encoder["Dense_0"]["kernel"], flattened),
+    }
+    carry_over(peer.encoder, encoder)
     carry_over(peer.decoder, params["decoder_stack"])
-    z = jax.random.normal(jax.random.key(3), (3, 4))
-    want = model.apply({"params": params}, z, method="decode")
-    got = peer.decoder(torch.tensor(np.asarray(z))).detach().numpy()
-    np.testing.assert_allclose(np.moveaxis(got, 1, -1), want, rtol=1e-4, atol=1e-5)
+    carry_over(peer.mean, {"Dense_0": params["mean_head"]})
+    carry_over(peer.logvar, {"Dense_0": params["scale"]})
+
+    want = model.apply({"params": params}, x, jax.random.key(3))
+    given = torch.tensor(np.moveaxis(np.asarray(x), -1, 1).copy())
+    noise = (want.z - want.mean) / jnp.exp(0.5 * want.logvar)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", lambda mean: torch.tensor(np.asarray(noise)))
+        mean, logvar, output = (a.detach().numpy() for a in peer(given))
+        loss = float(torch_peer.loss_fn(peer, given, likelihood).detach())
+    np.testing.assert_allclose(mean, want.mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(logvar, want.logvar, rtol=1e-4, atol=1e-5)
+    output = np.moveaxis(output, 1, -1)
+    np.testing.assert_allclose(output, want.reconstruction, rtol=1e-4, atol=1e-5)
+    objective = objectives.bind("wiseale", LIKELIHOODS[likelihood], {})
+    constant = 0.0 if name == "mnist" else 0.5 * x[0].size * np.log(2 * np.pi)
+    np.testing.assert_allclose(loss, objective(want, x, jax.random.key(4))[0] - constant, rtol=1e-4)
 
 
 def test_same_bound():
