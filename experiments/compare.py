@@ -40,10 +40,14 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate_all(done: Sequence[Compared], data_dir: str | None) -> list[str]:
-    """Evaluates every run, unless it is evaluated already; a line for each that cannot be."""
+    """Evaluates every run whose last step is not evaluated; a line for each that cannot be.
+
+    An evaluation that is there stays, with whatever settings it was made.
+    """
     failed = []
-    for number, run in enumerate(done, 1):
-        print(f"[{number}/{len(done)}] evaluating {run.workdir}")
+    to_do = [run for run in done if run.made_with.get("step") != run.rows[-1].get("step")]
+    for number, run in enumerate(to_do, 1):
+        print(f"[{number}/{len(to_do)}] evaluating {run.workdir}")
         try:
             evaluate.evaluate_run(run.workdir, data_dir)
         except (ValueError, OSError) as error:
@@ -189,6 +193,6 @@ def _configuration(run: Compared) -> str:
 if __name__ == "__main__":
     flags.DEFINE_list("workdirs", None, "folders of trained runs, separated by commas; * matches")
     flags.DEFINE_string("output", "runs/comparison", "folder of the table, pictures and page")
-    flags.DEFINE_bool("evaluate", False, "evaluate every run first, as experiments.evaluate does")
+    flags.DEFINE_bool("evaluate", False, "first evaluate every run that is not evaluated yet")
     runs.define_data_dir()
     runs.run(main)

@@ -100,7 +100,6 @@ CONFIGS["image_folder"] = dataclasses.replace(
 _WORDS = {"observation_noise": "learned", "kl_weight": "batch"}
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 _SPLITS = ("train", "all")
-_NEEDS_DENSITY = ("wiseale", "aevb", "beta_vae")
 
 
 def define_flags(
@@ -261,7 +260,7 @@ def check(config: Config) -> None:
                 raise ValueError(f"{name} must be a number or {word!r}, got {value!r}")
         else:
             _check_number(name, value, positive=name == "observation_noise")
-    if config.encoder == "deterministic" and config.method in _NEEDS_DENSITY:
+    if config.encoder == "deterministic" and config.method in objectives.METHODS_WITH_KL:
         raise ValueError(f"method {config.method!r} needs encoder='gaussian': a point has no KL")
     if config.batch_size % config.microbatches:
         raise ValueError(

@@ -19,14 +19,14 @@ import wiseale_jax
 from experiments import configs, runs
 from wiseale_jax import evaluation, metrics, representation, run_folder, training
 from wiseale_jax.evaluation import Settings
-from wiseale_jax.trained import TrainedAutoencoder
+from wiseale_jax.version import __version__
 
 FLAGS = flags.FLAGS
 
 EVALUATION = "evaluation.json"
 
 # What evaluation.json holds besides numbers: what they were made with.
-MADE_WITH = ("step", *Settings._fields, "scikit_learn")
+MADE_WITH = ("step", "version", *Settings._fields, "scikit_learn")
 
 _FLAGS = {
     "examples": (flags.DEFINE_integer, "evaluate on the first so many test examples only"),
@@ -36,7 +36,7 @@ _FLAGS = {
         "draws for the log-likelihood of each example",
     ),
     "num_samples": (flags.DEFINE_integer, "draws for the aggregate posterior's KL and overlap"),
-    "seed": (flags.DEFINE_integer, "of all draws but those of what metrics.jsonl has too"),
+    "seed": (flags.DEFINE_integer, "of all draws but those of the loss and of wiseale_kl"),
     "inception": (flags.DEFINE_string, "for FID: an Inception network, as an ONNX file"),
 }
 
@@ -71,17 +71,6 @@ def settings_from_flags(names: Iterable[str] = Settings._fields) -> Settings:
     return settings
 
 
-def evaluate(workdir: Path, data_dir: str | None = None) -> dict[str, float]:
-    """The objective's metrics on the test set, as in metrics.jsonl, of a run's newest checkpoint.
-
-    Raises:
-      ValueError: the folder is not a run's, or holds no checkpoint.
-    """
-    trained = wiseale_jax.load(workdir)
-    data = runs.load_data(configs.read_stored(trained.config), data_dir)
-    return _of_objective(trained, data, len(data.test))
-
-
 def evaluate_run(
     workdir: Path,
     data_dir: str | None = None,
@@ -92,7 +81,8 @@ def evaluate_run(
 ) -> dict[str, float | None]:
     """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
 
-    What evaluation.json holds is returned as it is if it is of the same step and settings.
+    What evaluation.json holds is returned as it is if it is of the same step, version of this
+    package and settings.
 
     Args:
       workdir: of the run.
@@ -102,9 +92,9 @@ def evaluate_run(
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
 
     Returns:
-      Numbers by name: `step`, the settings, `scikit_learn` (whether it was there), and those of
-      `evaluation.evaluate` and of the objective, in whose place the errors, KL and ELBO are those
-      of metrics.jsonl. None where a number does not exist.
+      Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there, those
+      of `evaluation.evaluate`, and the objective's `loss` and `wiseale_kl`, as in metrics.jsonl.
+      None where a number does not exist.
 
     Raises:
       ValueError: the folder is not a run's, or holds no checkpoint; or as `evaluation.evaluate`.
@@ -112,28 +102,24 @@ def evaluate_run(
     """
     workdir = Path(workdir).expanduser()
     trained = wiseale_jax.load(workdir)
-    values = trained.step, *settings, representation.HAS_SCIKIT_LEARN
+    values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN
     header = dict(zip(MADE_WITH, values, strict=True))
     stored = _read(workdir / EVALUATION)
     if all(name in stored and stored[name] == value for name, value in header.items()):
         return stored
-    data = runs.load_data(configs.read_stored(trained.config), data_dir, **preparing)
+    config = configs.read_stored(trained.config)
+    data = runs.load_data(config, data_dir, **preparing)
     evaluation.check(settings, len(data.test))
-    size = settings.examples or len(data.test)
-    found = evaluation.evaluate(
-        trained, data.test, data.test_factors, settings, progress=progress
-    ) | _of_objective(trained, data, size)
+    program = runs.make_program(config, len(data.train))
+    test = jnp.asarray(data.test[: settings.examples])
+    found = training.evaluate(program, trained.variables, test, config.seed)
+    # Of what both know, its numbers are the ones: they have a standard error.
+    found |= evaluation.evaluate(trained, data.test, data.test_factors, settings, progress=progress)
     result = run_folder.finite(
         {**header, **{name: found[name] for name in sorted(found, key=metrics.place)}}
     )
     run_folder.write_json(workdir / EVALUATION, result)
     return result
-
-
-def _of_objective(trained: TrainedAutoencoder, data: runs.Data, size: int) -> dict[str, float]:
-    config = configs.read_stored(trained.config)
-    program = runs.make_program(config, len(data.train))
-    return training.evaluate(program, trained.variables, jnp.asarray(data.test[:size]), config.seed)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
-import math
 import os
 import re
 import signal
@@ -117,7 +116,8 @@ def define_preparing() -> None:
 
 def preparing_from_flags() -> dict[str, Any]:
     """The flags of how a data set is prepared, as far as they are given."""
-    given = {name: flags.FLAGS[name].value for name in ("manual_dir", "source", "skip_damaged")}
+    names = ("manual_dir", "source", "skip_damaged")
+    given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -146,8 +146,8 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
       **preparing: as of `prepare`.
 
     Raises:
-      ValueError: there are fewer training examples than asked for, or than a batch; or as of
-        `prepare`.
+      ValueError: there are fewer training examples than asked for, or than a batch; or too few
+        test examples for the method; or as of `prepare`.
       OSError: as of `prepare`.
     """
     dataset = DATASETS[config.dataset]
@@ -156,8 +156,11 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
     train = pipeline.first_examples(train, config.train_examples)
     if config.batch_size > len(train):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(train)} examples")
-    test = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
-    return Data(train, test.pop(dataset.feature), test)
+    factors = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
+    test = factors.pop(dataset.feature)
+    if config.method == "wae_mmd" and len(test) < 2:
+        raise ValueError(f"method 'wae_mmd' needs 2 test examples or more, there are {len(test)}")
+    return Data(train, test, factors)
 
 
 def define_distributed() -> None:
@@ -180,6 +183,8 @@ def join_processes() -> None:
     address = flags.FLAGS.coordinator_address
     numbers = flags.FLAGS.num_processes, flags.FLAGS.process_id
     if address == "auto":
+        if numbers != (None, None):
+            raise ValueError("coordinator_address=auto finds num_processes and process_id itself")
         jax.distributed.initialize()
     elif address is not None:
         if None in numbers or numbers[1] >= numbers[0]:
@@ -223,10 +228,11 @@ def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
 
     Raises:
       ValueError: the flag is neither "auto" nor a number of devices that there are and that
-        divides the batch.
+        divides the batch, or a process would have none of them.
     """
+    devices = len(jax.devices())
     if flag == "auto":
-        count = math.gcd(len(jax.devices()), batch_size)
+        count = max(n for n in range(1, devices + 1) if batch_size % n == 0)
     elif flag.isdecimal():
         count = int(flag)
     else:
@@ -234,7 +240,12 @@ def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
     mesh = programs.make_mesh(count)
     if batch_size % count:
         raise ValueError(f"batch_size {batch_size} is not a multiple of the mesh's {count} devices")
-    return mesh if len(jax.devices()) > 1 else None
+    if len({device.process_index for device in mesh.devices.flat}) < jax.process_count():
+        raise ValueError(
+            f"a mesh of {count} of the {devices} devices leaves a process without any: choose a "
+            "batch_size that more devices divide, or start fewer processes"
+        )
+    return mesh if devices > 1 else None
 
 
 def make_program(

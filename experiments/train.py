@@ -81,7 +81,7 @@ def train(
       stopping.Stopped: SIGTERM or SIGINT came, and the run is saved.
     """
     if finished := check_workdir(config, workdir):
-        print(finished)
+        print(finished + ("; there is no step left to profile" if profile else ""))
         return
     mesh = runs.choose_mesh(mesh, config.batch_size)
     run_folder.make_folder(workdir, "workdir")
@@ -94,7 +94,15 @@ def train(
         program = runs.make_program(config, len(data.train), mesh)
         with stopping.listen() as asked_to_stop:
             _train(
-                config, workdir, program, data, feed, checkpoint_every, keep, profile, asked_to_stop
+                config,
+                workdir,
+                program,
+                data,
+                feed=feed,
+                checkpoint_every=checkpoint_every,
+                keep=keep,
+                profile=profile,
+                asked_to_stop=asked_to_stop,
             )
 
 
@@ -103,16 +111,15 @@ def _train(
     workdir: Path,
     program: programs.Program,
     data: runs.Data,
+    *,
     feed: str,
     checkpoint_every: int,
     keep: int,
     profile: bool,
     asked_to_stop: Callable[[], bool],
 ) -> None:
-    # Only now: what was refused so far has left no mark on the run folder.
     first = runs.is_first_process()
-    if first:
-        (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
+    if first and run_folder.read_config(workdir) is None:
         run_folder.write_config(workdir, dataclasses.asdict(config))
     state = training.create_state(program, config.seed, data.train[:1])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -128,8 +135,12 @@ def _train(
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, runs.ending_with_others():
         state, rows = _resume(saved, config, state, data)
-        if first and rows:
-            run_folder.write_metrics(workdir, rows)
+        if first:
+            # Only now: what is refused leaves no mark on a run.
+            (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
+            run_folder.write_config(workdir, dataclasses.asdict(config))
+            if rows:
+                run_folder.write_metrics(workdir, rows)
         training_program = runs.augmented(config, program)
         train_data = data.train
         if feed == "resident":
@@ -137,15 +148,10 @@ def _train(
         test_data = programs.replicate(program, np.asarray(data.test))
         if (start := _epochs_done(rows) + 1) <= config.epochs:
             part = next(epochs.parts(training_program, state, train_data, start))
-            flops = profiling.flops_per_step(training_program, state, part)
-            if first and flops:
-                print(f"a step takes {flops / 1e9:,.3g} GFLOP, by XLA's count")
-            if profile:
-                trace = workdir / run_folder.PROFILE
-                times = profiling.write_trace(training_program, state, part, trace)
-                if first:
-                    print(profiling.table(times))
-                    print(f"trace of {profiling.TRACED_STEPS} steps: {trace}")
+            trace = workdir / run_folder.PROFILE if profile else None
+            flops, lines = profiling.report(training_program, state, part, trace)
+            for line in lines if first else ():
+                print(line, flush=True)
         for epoch in range(start, config.epochs + 1):
             state, row = epochs.train(
                 training_program, state, train_data, epoch, config.epochs, asked_to_stop
@@ -252,8 +258,13 @@ def _epochs_done(rows: list[dict]) -> int:
     return rows[-1]["epoch"] if rows else 0
 
 
-def check_workdir(config: configs.Config, workdir: Path) -> str | None:
+def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") -> str | None:
     """Checks that a run folder is this run's or new; a line if there is nothing to do.
+
+    Args:
+      config: of the run.
+      workdir: its folder.
+      flag: what chooses the folder, for the messages.
 
     Raises:
       ValueError: it is another run's, or no run folder.
@@ -263,7 +274,7 @@ def check_workdir(config: configs.Config, workdir: Path) -> str | None:
     if stored is not None:
         stored = configs.read_stored(stored)
         if differs := configs.difference(stored, config):
-            raise ValueError(f"{workdir} holds another run: {differs}; choose another --workdir")
+            raise ValueError(f"{workdir} holds another run: {differs}; choose another --{flag}")
         summary = workdir / run_folder.SUMMARY
         if summary.exists() and stored.epochs == config.epochs:
             return (
@@ -273,10 +284,10 @@ def check_workdir(config: configs.Config, workdir: Path) -> str | None:
         if stored.epochs > config.epochs:
             raise ValueError(
                 f"{workdir} is a run of {stored.epochs} epochs, more than {config.epochs}; "
-                "choose another --workdir"
+                f"choose another --{flag}"
             )
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
-        raise ValueError(f"{workdir} is not empty and not a run folder; choose another --workdir")
+        raise ValueError(f"{workdir} is not empty and not a run folder; choose another --{flag}")
     return None
 
 

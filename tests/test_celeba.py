@@ -152,10 +152,8 @@ def test_the_published_splits():
 
 
 def test_missing_archive_and_no_network(tmp_path, offline):
-    start = time.perf_counter()
     with pytest.raises(OSError) as raised:
         pipeline.prepare("celeba", tmp_path)
-    assert time.perf_counter() - start < 5
     words = str(raised.value)
     assert "\n" not in words
     assert "cannot download celeba: no connection to drive.google.com" in words

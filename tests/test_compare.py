@@ -124,6 +124,10 @@ def test_evaluated_first(tmp_path, monkeypatch):
     failed = compare.evaluate_all([compared.read_run(run) for run in runs], None)
     assert failed == [f"not evaluated: {runs[1]}: no checkpoint"]
     assert compared.read_run(runs[0]).numbers["mig"] == 0.5
+    # Of the last step, whatever it was made with: it stays.
+    run_folder.write_json(runs[0] / "evaluation.json", {"mig": 0.7, "fid": 9.0, "step": 2})
+    assert compare.evaluate_all([compared.read_run(runs[0])], None) == []
+    assert compared.read_run(runs[0]).numbers["fid"] == 9.0
 
 
 def test_the_page_asks_for_nothing_and_says_what_made_it(tmp_path):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from experiments import configs, runs
 from wiseale_jax import run_folder
 
-pytestmark = pytest.mark.slow
-
 FEW = 100
 MANY = 10_000
+
+COUNTS = pytest.mark.parametrize("count", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 
 FIELDS = [field.name for field in dataclasses.fields(configs.Config)]
 WORDS = ["sine", "mnist", "celeba", "wiseale", "ae", "wae_mmd", "relu", "learned", "batch", "all"]
@@ -60,16 +60,9 @@ def flags_are_read_or_refused(pairs):
 FLAG_PAIRS = st.lists(st.tuples(st.sampled_from([*FIELDS, "unknown"]), TEXTS), max_size=6)
 
 
-@quickly(FEW)
-@given(FLAG_PAIRS)
-def test_flags(pairs):
-    flags_are_read_or_refused(pairs)
-
-
-@quickly(MANY)
-@given(FLAG_PAIRS)
-def test_many_flags(pairs):
-    flags_are_read_or_refused(pairs)
+@COUNTS
+def test_flags(count):
+    quickly(count)(given(FLAG_PAIRS)(flags_are_read_or_refused))()
 
 
 CONFIG = dataclasses.asdict(configs.make_config({"dataset": "sine"}))
@@ -95,13 +88,6 @@ LACKING = st.sampled_from(FIELDS).map(
 CONFIG_TEXTS = st.one_of(CHANGED, LACKING, st.text(max_size=30)).map(str.encode) | st.binary()
 
 
-@quickly(FEW)
-@given(CONFIG_TEXTS)
-def test_config_json(text):
-    config_is_read_or_refused(text)
-
-
-@quickly(MANY)
-@given(CONFIG_TEXTS)
-def test_many_config_json(text):
-    config_is_read_or_refused(text)
+@COUNTS
+def test_config_json(count):
+    quickly(count)(given(CONFIG_TEXTS)(config_is_read_or_refused))()

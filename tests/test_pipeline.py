@@ -105,21 +105,9 @@ def test_a_damaged_array_is_named_and_decoded_again(what, mnist, capsys):
     for _ in range(2):
         again = pipeline.load_arrays(mnist(), "train", ["image"])["image"]
         np.testing.assert_array_equal(again, good)
-    notes = capsys.readouterr().out.count(f"note: {array} is decoded again: ")
-    assert notes == (words is not None)
-
-
-def test_damage_is_told_by_what_is_wrong(mnist, capsys):
-    builder = mnist()
-    path = builder.data_path.parent / "arrays-1.0.0" / "train-image.npy"
-    for suffix, change, words in DAMAGE.values():
-        pipeline.load_arrays(builder, "train", ["image"])
-        if change is not None:
-            changed = path.with_suffix(suffix)
-            changed.write_bytes(change(changed.read_bytes()))
-            capsys.readouterr()
-            pipeline.load_arrays(builder, "train", ["image"])
-            assert words in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.count(f"note: {array} is decoded again: ") == (words is not None)
+    assert words is None or words in out
 
 
 def test_large_arrays_are_read_in_full_only_when_asked(mnist, monkeypatch, capsys):

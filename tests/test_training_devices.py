@@ -48,3 +48,25 @@ def test_eight_devices_train_as_one():
             )
         """,
     )
+
+
+def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
+    run_on_devices(
+        2,
+        """
+        import jax, numpy as np, optax
+        from tests.test_training import DATA, PLAIN, make
+        from wiseale_jax import programs, training
+
+        program = make("wiseale", 16, PLAIN, optax.sgd(1.0), observation_noise="learned")
+        step = jax.jit(training.train_step, static_argnums=0)
+        want, _ = step(program, training.create_state(program, 0, DATA[:1]), DATA[:16])
+        for parts in (1, 4, 8):
+            program = program._replace(mesh=programs.make_mesh(2), microbatches=parts)
+            got, _ = step(program, training.create_state(program, 0, DATA[:1]), DATA[:16])
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5),
+                jax.device_get(got.params), jax.device_get(want.params),
+            )
+        """,
+    )

@@ -1,0 +1,82 @@
+"""experiments/runs.py: what the entry points share."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import configs, runs
+from wiseale_jax import programs
+
+
+@pytest.fixture
+def devices(monkeypatch):
+    """Makes JAX see so many devices, of so many processes."""
+
+    def see(count, processes=1):
+        seen = [types.SimpleNamespace(process_index=i * processes // count) for i in range(count)]
+        monkeypatch.setattr(jax, "devices", lambda: seen)
+        monkeypatch.setattr(jax, "process_count", lambda: processes)
+        monkeypatch.setattr(
+            programs, "Mesh", lambda some, axes: types.SimpleNamespace(devices=some)
+        )
+
+    return see
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "used"),
+    [
+        (2, 64, 2),
+        (3, 64, 2),
+        (6, 64, 4),
+        (7, 64, 4),
+        (12, 64, 8),
+        (12, 36, 12),
+        (8, 7, 7),
+        (8, 11, 1),
+    ],
+)
+def test_as_many_devices_as_divide_the_batch(count, batch_size, used, devices):
+    devices(count)
+    assert len(runs.choose_mesh("auto", batch_size).devices) == used
+
+
+def test_one_device_needs_no_mesh():
+    assert runs.choose_mesh("auto", 64) is None and runs.choose_mesh("1", 64) is None
+
+
+@pytest.mark.parametrize(("flag", "batch_size"), [("auto", 63), ("2", 64), ("1", 64)])
+def test_a_process_without_a_device_is_refused(flag, batch_size, devices):
+    devices(4, processes=2)
+    if flag == "auto":
+        assert len(runs.choose_mesh(flag, 64).devices) == 4
+        devices(2, processes=2)
+    with pytest.raises(ValueError, match="leaves a process without any"):
+        runs.choose_mesh(flag, batch_size)
+
+
+def test_a_cache_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        runs._cache_compilations()
+        assert jax.config.jax_compilation_cache_dir is None
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        runs._cache_compilations()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "wiseale_jax")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_one_test_example_is_too_few_for_the_mmd(monkeypatch):
+    monkeypatch.setattr(runs, "prepare", lambda *_, **__: None)
+    arrays = lambda builder, split, names: {names[0]: np.zeros((64 if split == "train" else 1, 4))}  # noqa: E731
+    monkeypatch.setattr(runs.pipeline, "load_arrays", arrays)
+    with pytest.raises(ValueError, match="'wae_mmd' needs 2 test examples or more, there are 1"):
+        runs.load_data(configs.make_config({"dataset": "sine", "method": "wae_mmd"}), None)
+    data = runs.load_data(configs.make_config({"dataset": "sine"}), None)
+    assert len(data.train) == 64 and len(data.test) == 1
