@@ -23,10 +23,7 @@ from wiseale_jax import checkpoints, run_folder, training
 from wiseale_jax.datasets import feeding
 
 # orbax leaves coroutines behind when it fails.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 STEPS = 20  # An epoch's.
 
@@ -69,6 +66,7 @@ def step_by_step(monkeypatch, act):
             act(int(state.step))
         return state
 
+    train_steps.lower = steps.lower  # What the cost of a step is told by.
     monkeypatch.setattr(training, "train_steps", train_steps)
 
 
@@ -79,7 +77,11 @@ def wait_for_checkpoint(workdir, step):
 
 
 @pytest.mark.parametrize(
-    ("number", "stop"), [(signal.SIGTERM, STEPS + 4), (signal.SIGINT, 2 * STEPS)]
+    ("number", "stop"),
+    [
+        (signal.SIGTERM, STEPS + 4),
+        pytest.param(signal.SIGINT, 2 * STEPS, marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
     number, stop, finished, tmp_path, data_dir, monkeypatch, capsys
@@ -102,6 +104,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert_same(tmp_path / "run", finished)
 
 
+@pytest.mark.slow
 def test_exit_code_and_line(tmp_path, data_dir):
     arguments = command("train", *FLAGS, "--epochs=1000", f"--data_dir={data_dir}")
     arguments.append(f"--workdir={tmp_path / 'run'}")
@@ -131,6 +134,7 @@ def test_a_damaged_checkpoint_is_set_aside(finished, short, data_dir, capsys):
     assert_same(short, finished)
 
 
+@pytest.mark.slow
 def test_all_checkpoints_damaged(short, data_dir):
     for path in (short / run_folder.CHECKPOINTS).rglob("*"):
         if path.is_file():
@@ -140,12 +144,14 @@ def test_all_checkpoints_damaged(short, data_dir):
             use(short)
 
 
+@pytest.mark.slow
 def test_damaged_metrics_are_written_again(finished, short, data_dir):
     (short / run_folder.METRICS).write_text('{"epoch": 1, "split"')
     run(short, data_dir)
     assert_same(short, finished)
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused_and_its_user_undisturbed(short, data_dir):
     before = {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()}
     with locking.lock(short):
@@ -155,6 +161,7 @@ def test_a_folder_in_use_is_refused_and_its_user_undisturbed(short, data_dir):
     assert before == {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run(short, data_dir):
     config = run_folder.read_config(short)
     with checkpoints.open_checkpoints(short / run_folder.CHECKPOINTS) as saved:
@@ -167,6 +174,7 @@ def test_a_checkpoint_of_another_run(short, data_dir):
             use(short)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b%41?#\u00e9\n$'", "link"])
 def test_a_workdir_of_a_strange_name_or_behind_a_link(name, finished, tmp_path, data_dir):
     (tmp_path / "real").mkdir()
@@ -176,6 +184,7 @@ def test_a_workdir_of_a_strange_name_or_behind_a_link(name, finished, tmp_path, 
     assert_same(tmp_path / name, finished)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [run_folder.METRICS, run_folder.CHECKPOINTS])
 def test_a_workdir_with_something_else_in_a_files_place(name, short, data_dir):
     path = short / name
@@ -189,6 +198,7 @@ def test_a_workdir_with_something_else_in_a_files_place(name, short, data_dir):
         run(short, data_dir)
 
 
+@pytest.mark.slow
 def test_damaged_compiled_programs(finished, tmp_path, data_dir):
     """They are compiled again."""
     cache = tmp_path / "cache"
@@ -204,6 +214,7 @@ def test_damaged_compiled_programs(finished, tmp_path, data_dir):
     assert_same(tmp_path / "second", finished)
 
 
+@pytest.mark.slow
 def test_more_memory_than_there_is(tmp_path, data_dir):
     flags = ["--latent_dim=2000000000", f"--workdir={tmp_path / 'run'}", f"--data_dir={data_dir}"]
     done = call("train", *FLAGS, *flags)
@@ -211,6 +222,7 @@ def test_more_memory_than_there_is(tmp_path, data_dir):
     assert done.stderr.startswith("error: not enough memory (RESOURCE_EXHAUSTED")
 
 
+@pytest.mark.slow
 def test_a_workdir_that_is_removed(tmp_path, data_dir, monkeypatch):
     workdir = tmp_path / "run"
 
@@ -239,6 +251,7 @@ def poison(monkeypatch):
     monkeypatch.setattr(runs, "load_data", poisoned)
 
 
+@pytest.mark.slow
 def test_a_batch_of_nan_stops_the_run_where_it_was_good(finished, tmp_path, data_dir, monkeypatch):
     workdir = tmp_path / "run"
     with monkeypatch.context() as patch:
@@ -290,6 +303,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left", "what"), [(0, r"metrics\.jsonl"), (100_000, r"checkpoint 40 in .*checkpoints")]
 )
@@ -312,6 +326,7 @@ def test_a_full_disk(left, what, finished, small_disk, data_dir, monkeypatch):
     assert_same(workdir, finished)
 
 
+@pytest.mark.slow
 def test_a_workdir_that_cannot_be_written(finished, small_disk, data_dir):
     workdir = small_disk / "run"
     shutil.copytree(finished, workdir)
