@@ -84,7 +84,7 @@ def _figures(
     pairs = 2 * min(_PAIRS, len(x) // 2)
     figures = {
         "reconstructions": image_plots.rows(
-            {"test image": np.asarray(x[:shown]), **again}, f"{title}: reconstructions"
+            [("test image", np.asarray(x[:shown])), *again.items()], f"{title}: reconstructions"
         ),
         "samples": image_plots.panels(samples, 6, f"{title}: decoded samples of the prior"),
         "traversals": image_plots.traversals(

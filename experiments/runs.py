@@ -278,18 +278,21 @@ def augmented(config: configs.Config, program: programs.Program) -> programs.Pro
 
 def reconstruction_figure(trained: TrainedAutoencoder, data: Data, title: str) -> Any:
     """Test examples and their reconstructions: waves of several frequencies, or images."""
-    from wiseale_jax import plots  # Only now: a start must not wait for matplotlib.
+    from wiseale_jax import image_plots, plots  # Only now: a start must not wait for matplotlib.
 
     preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
     factors = data.test_factors
     if "frequency" in factors:
         rows = plots.choose_waves(factors["frequency"], factors["amplitude"])
     else:
-        rows = np.arange(min(16, len(data.test)))
+        rows = np.arange(16 if len(data.test) >= 16 else min(8, len(data.test)))
     x = preprocess(jnp.asarray(data.test[rows]), jax.random.key(0))
     reconstruction = np.asarray(trained.reconstruct(x))
     if "frequency" not in factors:
-        return plots.image_reconstructions(np.asarray(x), reconstruction, title)
+        drawn = {"input": np.asarray(x), "reconstruction": reconstruction}
+        starts = range(0, len(rows), 8)
+        pairs = [(name, images[at : at + 8]) for at in starts for name, images in drawn.items()]
+        return image_plots.rows(pairs, title)
     chosen = {name: factors[name][rows] for name in ("clean", "frequency", "amplitude")}
     return plots.wave_reconstructions(
         np.asarray(x), **chosen, reconstruction=reconstruction, title=title

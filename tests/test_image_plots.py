@@ -32,7 +32,9 @@ def names(axes):
 
 
 def test_rows():
-    figure = image_plots.rows({"a": constant(0, 0.5), "b": constant(0.25, 1)}, "t", ["p", "q"], "x")
+    figure = image_plots.rows(
+        [("a", constant(0, 0.5)), ("b", constant(0.25, 1))], "t", ["p", "q"], "x"
+    )
     axes = figure.axes[0]
     assert names(axes) == (["a", "b"], ["p", "q"]) and axes.get_xlabel() == "x"
     drawn = np.asarray(axes.images[0].get_array())

@@ -58,15 +58,6 @@ def test_wave_reconstructions():
     np.testing.assert_array_equal(shown[2].lines[1].get_ydata(), waves["clean"][2, :, 0])
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_image_reconstructions(channels):
-    x = np.random.default_rng(0).uniform(size=(3, 8, 8, channels))
-    figure = plots.image_reconstructions(x, 1 - x, "t")
-    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    assert len(shown) == 6
-    np.testing.assert_allclose(shown[0], np.squeeze(x[0]))
-
-
 def test_a_figure_is_written_whole(tmp_path):
     plots.save(Figure(), tmp_path / "new" / "a.png")
     assert (tmp_path / "new" / "a.png").read_bytes().startswith(b"\x89PNG")

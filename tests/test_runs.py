@@ -80,3 +80,20 @@ def test_one_test_example_is_too_few_for_the_mmd(monkeypatch):
         runs.load_data(configs.make_config({"dataset": "sine", "method": "wae_mmd"}), None)
     data = runs.load_data(configs.make_config({"dataset": "sine"}), None)
     assert len(data.train) == 64 and len(data.test) == 1
+
+
+@pytest.mark.parametrize(("count", "rows", "columns"), [(5, 2, 5), (12, 2, 8), (40, 4, 8)])
+def test_images_stand_over_their_reconstructions(count, rows, columns):
+    images = np.random.default_rng(0).uniform(size=(count, 28, 28, 1)).astype(np.float32)
+    trained = types.SimpleNamespace(
+        config={"dataset": "mnist", "binarize": "none"}, reconstruct=lambda x: 1 - x
+    )
+    data = runs.Data(images, np.asarray(255 * images, np.uint8), {})
+    axes = runs.reconstruction_figure(trained, data, "t").axes[0]
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert names == ["input", "reconstruction"] * (rows // 2)
+    drawn = np.asarray(axes.images[0].get_array())
+    assert drawn.shape == (30 * rows - 2, 30 * columns - 2)
+    for top in range(0, 30 * rows, 60):
+        at = drawn[top : top + 28, :28]
+        np.testing.assert_allclose(at, 1 - drawn[top + 30 : top + 58, :28], atol=1e-6)

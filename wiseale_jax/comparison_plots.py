@@ -140,13 +140,9 @@ def waves_by_label(
     count = len(wave)
     figure = Figure(figsize=(3.4 * count, 1.7 * len(reconstructions) + 1), layout="constrained")
     grid = figure.subplots(len(reconstructions), count, sharex=True, sharey="col", squeeze=False)
-    time = np.arange(wave.shape[1]) / wave.shape[1]
     for row, (label, again) in zip(grid, reconstructions.items(), strict=True):
         for i, axes in enumerate(row):
-            axes.plot(time, wave[i, :, 0], ".", color="#9aa5b1", markersize=2, label="input")
-            axes.plot(time, clean[i, :, 0], color="#1b1b3a", linewidth=0.8, label="noise-free wave")
-            axes.plot(time, again[i, :, 0], "--", color="#c8553d", label="reconstruction")
-            error = np.sum(np.square(again[i] - wave[i]))
+            error = plots.draw_wave(axes, wave[i], clean[i], again[i])
             axes.text(
                 0.98,
                 0.03,
@@ -156,7 +152,6 @@ def waves_by_label(
                 fontsize=8,
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1},
             )
-            axes.grid(alpha=0.3)
         row[0].set_ylabel(f"{textwrap.fill(label, 22)}\nx(t)", fontsize=9)
     for i, axes in enumerate(grid[0]):
         axes.set_title(f"{frequency[i]:.1f} Hz, amplitude {amplitude[i]:.2f}", fontsize=10)

@@ -44,22 +44,23 @@ def _draw(axes: Axes, images: Images, columns: int) -> None:
 
 
 def rows(
-    by_label: Mapping[str, Images], title: str, across: Sequence[str] = (), xlabel: str = ""
+    labelled: Sequence[tuple[str, Images]], title: str, across: Sequence[str] = (), xlabel: str = ""
 ) -> Figure:
-    """A row of images for each label, their columns aligned.
+    """Labelled rows of images, their columns aligned.
 
     Args:
-      by_label: as many images for each label, of one size.
+      labelled: a label and images for each row, all as many and of one size.
       title: of the figure.
       across: what each column is called.
       xlabel: what the columns are.
     """
-    count, height, width = next(iter(by_label.values())).shape[:3]
-    figure = Figure(figsize=(1.1 * count + 1.6, 1.1 * len(by_label) + 0.9), layout="constrained")
+    labels, images = zip(*labelled, strict=True)
+    count, height, width = images[0].shape[:3]
+    figure = Figure(figsize=(1.1 * count + 1.6, 1.1 * len(labels) + 0.9), layout="constrained")
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots()
-    _draw(axes, np.concatenate(list(by_label.values())), count)
-    axes.set_yticks(_centres(len(by_label), height), list(by_label), fontsize=9)
+    _draw(axes, np.concatenate(images), count)
+    axes.set_yticks(_centres(len(labels), height), labels, fontsize=9)
     if across:
         axes.set_xticks(_centres(count, width), across, fontsize=8)
     axes.tick_params(length=0)
@@ -137,11 +138,11 @@ def interpolations(
       steps: images along each line, its ends included.
     """
     share = np.linspace(0, 1, steps)[:, None]
-    drawn = {}
+    drawn = []
     for label, (mean, decode) in by_label.items():
         for pair, (a, b) in enumerate(zip(mean[::2], mean[1::2], strict=True), 1):
             z = np.asarray((1 - share) * a + share * b, np.float32)
-            drawn[f"{label}, {pair}"] = np.asarray(decode(z))
+            drawn.append((f"{label}, {pair}", np.asarray(decode(z))))
     across = [f"{s:.2g}" for s in share[:, 0]]
     return rows(
         drawn, "interpolations between posterior means of test examples", across, "share of the way"

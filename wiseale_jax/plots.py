@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _DARK, _MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
@@ -74,6 +75,16 @@ def choose_waves(frequency: np.ndarray, amplitude: np.ndarray, count: int = 6) -
     return np.array(chosen)
 
 
+def draw_wave(axes: Axes, wave: np.ndarray, clean: np.ndarray, reconstruction: np.ndarray) -> float:
+    """Draws one wave, `[samples, 1]` over one second, in three ways; gives the squared error."""
+    time = np.arange(len(wave)) / len(wave)
+    axes.plot(time, wave[:, 0], ".", color=_LIGHT, markersize=2.5, label="input")
+    axes.plot(time, clean[:, 0], "-", color=_DARK, linewidth=0.9, label="noise-free wave")
+    axes.plot(time, reconstruction[:, 0], "--", color=_MIDDLE, label="reconstruction")
+    axes.grid(alpha=0.3)
+    return float(np.sum(np.square(reconstruction - wave)))
+
+
 def wave_reconstructions(
     wave: np.ndarray,
     clean: np.ndarray,
@@ -95,48 +106,20 @@ def wave_reconstructions(
     figure = Figure(figsize=(4 * columns, 2.5 * rows + 0.6), layout="constrained")
     figure.suptitle(title)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    time = np.arange(wave.shape[1]) / wave.shape[1]
     for i, axes in enumerate(grid.flat):
         if i >= len(wave):
             axes.set_axis_off()
             continue
-        axes.plot(time, wave[i, :, 0], ".", color=_LIGHT, markersize=3, label="input")
-        axes.plot(time, clean[i, :, 0], "-", color=_DARK, linewidth=1, label="noise-free wave")
-        axes.plot(time, reconstruction[i, :, 0], "--", color=_MIDDLE, label="reconstruction")
-        error = np.sum(np.square(reconstruction[i] - wave[i]))
+        error = draw_wave(axes, wave[i], clean[i], reconstruction[i])
         axes.set_title(
             f"{frequency[i]:.1f} Hz, amplitude {amplitude[i]:.2f}, error {error:.1f}", fontsize=9
         )
-        axes.grid(alpha=0.3)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     for axes in grid[:, 0]:
         axes.set_ylabel("x(t)")
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
-    return figure
-
-
-def image_reconstructions(x: np.ndarray, reconstruction: np.ndarray, title: str) -> Figure:
-    """Images over their reconstructions.
-
-    Args:
-      x, reconstruction: `[count, height, width, channels]` in [0, 1], one channel or three.
-      title: of the figure.
-    """
-    columns = min(8, len(x))
-    rows = -(-len(x) // columns)
-    figure = Figure(figsize=(1.2 * columns, 2.5 * rows + 0.5), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(2 * rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for i in range(len(x)):
-        row, column = divmod(i, columns)
-        for offset, image in enumerate((x[i], reconstruction[i])):
-            axes = grid[2 * row + offset, column]
-            axes.imshow(np.squeeze(np.clip(image, 0, 1)), cmap="gray", vmin=0, vmax=1)
-    figure.supxlabel("odd rows: input; even rows: reconstruction", fontsize=9)
     return figure
 
 
