@@ -232,7 +232,9 @@ def write_numbers(
     data_dir: str | None,
     **preparing: Any,
 ) -> None:
-    """Writes and prints what every section has: a table of metrics, and one of the evaluation.
+    """Writes what every section has: a table of metrics, one of the evaluation, and both by run.
+
+    The tables are printed, too.
 
     Args:
       done: the runs.
@@ -244,6 +246,12 @@ def write_numbers(
     print(write_tables(output, "table", tabulate(done, metrics)))
     numbers = evaluate_all(done, names, settings, data_dir, **preparing)
     print(write_tables(output, "evaluation", tabulate(done, numbers)))
+    columns = {**metrics, **numbers}
+    rows = [["run", "seed", *columns]]
+    for i, run in enumerate(done):
+        values = (values[i] for values in columns.values())
+        rows.append([run.label, run.seed, *("" if v is None else f"{v:.6g}" for v in values)])
+    _write_csv(output / "runs.csv", rows)
 
 
 def last_metrics(done: Sequence[Run], *names: str) -> dict[str, list[float]]:
@@ -266,13 +274,17 @@ def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) ->
     markdown = "\n".join(lines) + "\n"
     run_folder.write_text(folder / f"{name}.md", markdown)
 
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([c for column in columns for c in _csv_columns(column, table)])
+    rows = [[c for column in columns for c in _csv_columns(column, table)]]
     for row in table:
-        writer.writerow([v for column in columns for v in _csv_values(row[column], column, table)])
-    run_folder.write_text(folder / f"{name}.csv", buffer.getvalue())
+        rows.append([v for column in columns for v in _csv_values(row[column], column, table)])
+    _write_csv(folder / f"{name}.csv", rows)
     return markdown
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    run_folder.write_text(path, buffer.getvalue())
 
 
 def _csv_columns(column: str, table: Sequence[Mapping[str, Any]]) -> list[str]:

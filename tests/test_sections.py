@@ -82,6 +82,14 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     assert [row["run"] for row in rows] == ["WiSE-ALE", "AE"]
     assert float(rows[0]["mutual_information"]) > 0 and rows[1]["mutual_information"] == ""
     assert float(rows[1]["forest_r2_phase"]) < 1
+    by_run = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert [(row["run"], row["seed"]) for row in by_run] == [
+        (run.label, str(run.seed)) for run in done
+    ]
+    for row, run in zip(by_run, done, strict=True):
+        error = float(row["reconstruction_error"])
+        assert error == pytest.approx(run.test["reconstruction_error"], rel=1e-5)
+    assert by_run[1]["mutual_information"] == "" and by_run[1]["elbo"] == ""
     capsys.readouterr()
     again = sections.train_all(*arguments)
     assert capsys.readouterr().out.count("is finished") == 4
