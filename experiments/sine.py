@@ -42,7 +42,11 @@ STUDIES = {
         for bound in ("jensen", "bhattacharyya", "tightest")
     },
     "batch": {
-        f"WiSE-ALE, M = {size}": {"method": "wiseale", "batch_size": size}
+        f"{name}, M = {size}": {**fields, "batch_size": size}
+        for name, fields in (
+            ("WiSE-ALE", {"method": "wiseale"}),
+            ("WiSE-ALE, kl_weight batch", {"method": "wiseale", "kl_weight": "batch"}),
+        )
         for size in (64, 256, 1024, 4096)
     },
 }
