@@ -100,7 +100,7 @@ def report(
             pictures[run.label] = again[chosen]
     sections.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
     seeds = len({run.seed for run in done})
-    title = f"sine waves, {config.epochs} epochs, {seeds} seeds"
+    title = f"sine waves, {config.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
     comparison_plots.save(
         comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title),
         output / "curves",
