@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         raise ValueError("source is CelebA's archive, image_folder is in its place: give one")
     if FLAGS.image_folder is None and FLAGS.image_size is not None:
         raise ValueError("image_size is for --image_folder: CelebA is 64 x 64")
-    dataset, given = "celeba", images.given_from_flags()
+    dataset, given = "celeba", {"batch_size": FLAGS.batch_size}
     if FLAGS.image_folder is not None:
         dataset = "image_folder"
         given |= {"source": FLAGS.image_folder, "image_size": FLAGS.image_size}

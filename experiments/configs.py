@@ -260,7 +260,7 @@ def check(config: Config) -> None:
                 raise ValueError(f"{name} must be a number or {word!r}, got {value!r}")
         else:
             _check_number(name, value, positive=name == "observation_noise")
-    if config.encoder == "deterministic" and config.method in objectives.METHODS_WITH_KL:
+    if config.encoder == "deterministic" and config.method not in objectives.WITHOUT_DENSITY:
         raise ValueError(f"method {config.method!r} needs encoder='gaussian': a point has no KL")
     if config.batch_size % config.microbatches:
         raise ValueError(

@@ -29,11 +29,6 @@ def define_flags(output: str) -> None:
     flags.DEFINE_integer("batch_size", None, "examples per step (default: the paper's)")
 
 
-def given_from_flags() -> dict[str, Any]:
-    """The fields of `Config` that sections on images have a flag for."""
-    return {"batch_size": flags.FLAGS.batch_size}
-
-
 def report(
     done: Sequence[sections.Run],
     output: Path,

@@ -40,7 +40,8 @@ def main(argv: list[str]) -> None:
     """Trains all methods and writes the tables and figures."""
     del argv
     report = functools.partial(images.report, numbers=NUMBERS)
-    sections.run_section("teapot", VARIANTS, report, FLAGS.output, images.given_from_flags())
+    given = {"batch_size": FLAGS.batch_size}
+    sections.run_section("teapot", VARIANTS, report, FLAGS.output, given)
 
 
 if __name__ == "__main__":

@@ -119,7 +119,8 @@ def _train(
     asked_to_stop: Callable[[], bool],
 ) -> None:
     first = runs.is_first_process()
-    if first and run_folder.read_config(workdir) is None:
+    resumed = run_folder.read_config(workdir) is not None
+    if first and not resumed:
         run_folder.write_config(workdir, dataclasses.asdict(config))
     state = training.create_state(program, config.seed, data.train[:1])
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -135,7 +136,7 @@ def _train(
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, runs.ending_with_others():
         state, rows = _resume(saved, config, state, data)
-        if first:
+        if first and resumed:
             # Only now: what is refused leaves no mark on a run.
             (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
             run_folder.write_config(workdir, dataclasses.asdict(config))

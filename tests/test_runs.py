@@ -73,9 +73,11 @@ def test_a_cache_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
 
 
 def test_one_test_example_is_too_few_for_the_mmd(monkeypatch):
+    def load_arrays(builder, split, names):
+        return {names[0]: np.zeros((64 if split == "train" else 1, 4))}
+
     monkeypatch.setattr(runs, "prepare", lambda *_, **__: None)
-    arrays = lambda builder, split, names: {names[0]: np.zeros((64 if split == "train" else 1, 4))}  # noqa: E731
-    monkeypatch.setattr(runs.pipeline, "load_arrays", arrays)
+    monkeypatch.setattr(runs.pipeline, "load_arrays", load_arrays)
     with pytest.raises(ValueError, match="'wae_mmd' needs 2 test examples or more, there are 1"):
         runs.load_data(configs.make_config({"dataset": "sine", "method": "wae_mmd"}), None)
     data = runs.load_data(configs.make_config({"dataset": "sine"}), None)

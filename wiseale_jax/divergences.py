@@ -56,7 +56,7 @@ def _check_posterior(name: str, mean: ArrayLike, logvar: ArrayLike) -> tuple[Arr
     for array in (mean, logvar):
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{name} needs floating-point mean and logvar; {shapes}")
-    dtype = jnp.promote_types(jnp.promote_types(mean.dtype, logvar.dtype), jnp.float32)
+    dtype = jnp.result_type(mean.dtype, logvar.dtype, jnp.float32)
     return mean.astype(dtype), logvar.astype(dtype)
 
 
@@ -271,7 +271,7 @@ def mmd(
             "mmd compares pairs within each sample and so needs at least 2 rows in each: use a "
             f"batch size of 2 or more, and drop a last batch of one example; {shapes}"
         )
-    dtype = jnp.promote_types(jnp.promote_types(z.dtype, prior_z.dtype), jnp.float32)
+    dtype = jnp.result_type(z.dtype, prior_z.dtype, jnp.float32)
     z, prior_z = _whole(z.astype(dtype)), _whole(prior_z.astype(dtype))
     scales = [scale * 2 * z.shape[1] for scale in _MMD_SCALES]
 

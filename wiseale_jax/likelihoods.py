@@ -73,7 +73,7 @@ def _flat(x: Array, reconstruction: Array) -> tuple[Array, Array]:
             "x and its reconstruction must be floating-point and of one shape [batch, ...], got "
             f"{x.shape} {x.dtype} and {reconstruction.shape} {reconstruction.dtype}"
         )
-    dtype = jnp.promote_types(jnp.promote_types(x.dtype, reconstruction.dtype), jnp.float32)
+    dtype = jnp.result_type(x.dtype, reconstruction.dtype, jnp.float32)
     # Flat before anything else: XLA's CPU sums over a last axis of length 1 are ten times slower.
     flat = (x.shape[0], math.prod(x.shape[1:]))
     return x.astype(dtype).reshape(flat), reconstruction.astype(dtype).reshape(flat)

@@ -16,8 +16,8 @@ Arrays of shapes that do not belong together raise `ValueError` when the objecti
 With a deterministic encoder `aevb_kl` and `wiseale_kl` are inf and `elbo` is -inf.
 
 What a method is tuned by is bound by `bind` before it is jitted. To add a method, write the
-function and add its line to `METHODS`, and to `METHODS_WITH_KL` if it takes the KL of single
-posteriors or of their mixture.
+function and add its line to `METHODS`; and its name to `WITHOUT_DENSITY` if it has a use for a
+deterministic encoder.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ METHODS: dict[str, Callable[..., tuple[Array, Metrics]]] = {
     "ae": ae,
 }
 
-METHODS_WITH_KL = ("wiseale", "aevb", "beta_vae")
-"""Those that need a density q(z|x), and so a Gaussian encoder."""
+WITHOUT_DENSITY = ("wae_mmd", "ae")
+"""Methods that need no density q(z|x), and so take a deterministic encoder, too."""
 
 
 def bind(method: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Objective:

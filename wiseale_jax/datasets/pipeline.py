@@ -90,13 +90,12 @@ def prepare(
 
     builder = make_builder(name, data_dir, **options)
     if builder.data_path.exists():
-        given = [flag for flag in ("source", "skip_damaged") if options.get(flag)]
-        given = [flag for flag in given if flag not in DATASETS[name].settings]
-        if manual_dir is not None:
-            given.append("manual_dir")
-        if given:
-            unused = " and ".join(f"--{flag}" for flag in given)
-            print(f"{name} is prepared already; to use {unused}, remove {builder.data_path}")
+        given = {**options, "manual_dir": manual_dir}
+        flags = ("source", "skip_damaged", "manual_dir")
+        unused = [f for f in flags if given.get(f) and f not in DATASETS[name].settings]
+        if unused:
+            named = " and ".join(f"--{flag}" for flag in unused)
+            print(f"{name} is prepared already; to use {named}, remove {builder.data_path}")
         _check_complete(builder)
         return builder
     if manual_dir is not None:
