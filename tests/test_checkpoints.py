@@ -183,6 +183,22 @@ def test_what_cannot_be_read_just_now_is_not_damaged(tmp_path, monkeypatch, erro
     assert_restored(restore(tmp_path), 2)
 
 
+def test_one_that_is_deleted_while_it_is_read_is_not_damaged(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    read = checkpoints._restore_record
+
+    def replaced_meanwhile(saved, step):
+        if step == 1:
+            save(tmp_path, 2)
+            shutil.rmtree(tmp_path / "1")
+        return read(saved, step)
+
+    monkeypatch.setattr(checkpoints, "_restore_record", replaced_meanwhile)
+    restored = restore(tmp_path)
+    assert_restored(restored, 2)
+    assert not restored.damaged
+
+
 def test_none_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
         restore(tmp_path)

@@ -212,6 +212,14 @@ def test_aggregate_kl_of_separated_and_of_identical_rows():
     assert abs(same.kl) < 1e-6 and same.kl_stderr < 1e-6
 
 
+@pytest.mark.parametrize(("logvar", "offset"), [(-28, 0), (-36, 0), (-40, 0), (-20, 100)])
+def test_aggregate_kl_of_rows_narrower_than_the_spacing_of_floats(logvar, offset):
+    mean = normal_rows(64, 8)[0] + np.float32(offset)
+    got = aggregate_kl(jax.random.key(1), mean, np.full_like(mean, logvar), 2000)
+    np.testing.assert_allclose(got.mutual_information, np.log(64), rtol=1e-5)
+    assert got.kl_stderr < 1e-4
+
+
 def mmd_reference(z, prior_z):
     z, prior_z = np.float64(z), np.float64(prior_z)
 
@@ -229,7 +237,7 @@ def mmd_reference(z, prior_z):
 
 def test_mmd_matches_float64():
     rng = np.random.default_rng(0)
-    for size, shift in ((2, 0.0), (30, 1.0), (50, 30.0)):
+    for size, shift in ((2, 0.0), (30, 1.0), (50, 30.0), (50, 1e4)):
         z = (rng.standard_normal((size, 4)) + shift).astype(np.float32)
         prior_z = rng.standard_normal((40, 4)).astype(np.float32)
         np.testing.assert_allclose(mmd(z, prior_z), mmd_reference(z, prior_z), rtol=1e-4, atol=2e-5)

@@ -119,7 +119,8 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     assert abs(found["knn_accuracy"] - 1 / 3) < 0.15
     assert found["log_likelihood"] > found["elbo"]
     # Where it is estimated for all examples, its error is that of a mean over them.
-    key = jax.random.split(jax.random.key(settings.seed), 4)[1]
+    branch = jax.random.fold_in(jax.random.key(settings.seed), evaluation._BRANCH)
+    key = jax.random.split(branch, 5)[1]
     binary = np.float32(data[:260] > 127)
     each = importance_weighted_log_likelihood(trained, binary, key, 10, progress=False)[0]
     stderr = each.std(ddof=1) / np.sqrt(260)
@@ -166,6 +167,16 @@ def test_of_few_examples_no_factor_is_recovered():
     settings = Settings(likelihood_examples=2, num_importance_samples=2, num_samples=10)
     found = evaluation.evaluate(true.trained, x, {"first": z[:, 0]}, settings, progress=False)
     assert "mmd" in found and not any("r2" in name for name in found)
+
+
+def test_labels_and_factors_that_never_vary_are_left_out():
+    true = LinearGaussian()
+    x, z = true.draw(40)
+    settings = Settings(likelihood_examples=2, num_importance_samples=2, num_samples=10)
+    factors = {"first": z[:, 0], "still": np.ones(40), "one": np.ones(40, int)}
+    found = evaluation.evaluate(true.trained, x, factors, settings, progress=False)
+    assert "linear_r2_first" in found and "log_likelihood" in found
+    assert not any("still" in name or "accuracy" in name for name in found)
 
 
 def test_one_example_is_too_few():

@@ -99,7 +99,24 @@ def test_split_is_stable():
     fewer = image_folder.split_names(names[::2])
     assert set(fewer["test"]) == set(splits["test"]) & set(names[::2])
     # Written out, as it must not change from one release to the next.
-    assert splits["test"][:3] == ["picture-0.png", "picture-1005.png", "picture-1007.png"]
+    assert sorted(splits["test"])[:3] == ["picture-0.png", "picture-1005.png", "picture-1007.png"]
+
+
+def test_the_first_test_images_are_of_all_folders():
+    names = [f"{c}/{i}.png" for c in "abcdefgh" for i in range(1000)]
+    test = image_folder.split_names(names)["test"]
+    assert {name[0] for name in test[:64]} == set("abcdefgh")
+
+
+def test_damaged_ones_are_left_out_if_asked(tmp_path, capsys):
+    folder = write_folder(tmp_path / "images", 20)
+    (folder / "broken.png").write_bytes(picture(1, kind="PNG")[:200])
+    with pytest.raises(images.DamagedImage, match=r"broken\.png is damaged.*--skip_damaged"):
+        pipeline.prepare("image_folder", tmp_path / "data", source=folder)
+    given = {"source": folder, "skip_damaged": True}
+    builder = pipeline.prepare("image_folder", tmp_path / "data", **given)
+    assert sum(builder.info.splits[split].num_examples for split in ("train", "test")) == 20
+    assert "1 damaged left out: broken.png, ..." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

@@ -95,3 +95,9 @@ def test_what_would_be_broadcast_or_is_no_number_is_refused(name):
             LIKELIHOODS[name].log_prob(*bad, 0.0)
         with pytest.raises(ValueError, match="must be floating-point and of one shape"):
             LIKELIHOODS[name].error(*bad)
+
+
+def test_a_variance_for_each_sample_is_refused():
+    x, output = arrays()
+    with pytest.raises(ValueError, match=r"logvar must be a scalar, got shape \(5, 7, 2\)"):
+        gaussian_log_likelihood(x, output, np.zeros_like(x))

@@ -118,6 +118,14 @@ def test_unknown_method_lists_the_known_ones():
         bind("vae", LIKELIHOODS["gaussian"], {})
 
 
+def test_a_weight_of_the_kl_that_is_misspelt():
+    objective = bind("wiseale", LIKELIHOODS["gaussian"], {"kl_weight": "bacth"})
+    zeros = jnp.zeros((4, 2))
+    outputs = Outputs(zeros, zeros, zeros, zeros, jnp.zeros(()))
+    with pytest.raises(ValueError, match="kl_weight must be a number or 'batch', got 'bacth'"):
+        objective(outputs, zeros, jax.random.key(0))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -120,15 +120,16 @@ def test_bad_shapes(function):
         function(MATRIX, {"a": np.zeros(7)})
     with pytest.raises(ValueError, match="10 examples or more"):
         function(MATRIX[:9], {"a": np.zeros(9)})
-    with pytest.raises(ValueError, match="never varies"):
+    with pytest.raises(representation.NothingToPredict, match="never varies"):
         function(MATRIX, {"a": np.zeros(SIZE)})
 
 
 def test_one_latent_has_no_gap_and_one_class_no_classifier():
     with pytest.raises(ValueError, match="two latents or more"):
         mutual_information_gap(MATRIX[:, :1], FACTORS)
-    with pytest.raises(ValueError, match="two classes or more"):
-        label_accuracy(MATRIX, np.zeros(SIZE, int))
+    for labels in (np.zeros(SIZE, int), np.arange(SIZE) == 3):
+        with pytest.raises(representation.NothingToPredict, match="two classes"):
+            label_accuracy(MATRIX, labels.astype(int))
 
 
 def test_without_scikit_learn_the_error_says_how_to_get_it(monkeypatch):

@@ -38,7 +38,17 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder.os, "fsync", no_space)
     with pytest.raises(OSError, match="No space"):
         run_folder.write_text(path, "new")
-    assert path.read_text() == "old"
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_leave_one_of_two_whole_ones(tmp_path):
+    path = tmp_path / "a.txt"
+    with run_folder.replacing(path) as first:
+        first.write_text("first, not yet")
+        run_folder.write_text(path, "second")
+        assert path.read_text() == "second"
+        first.write_text("first")
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
 
 
 def test_config_round_trip(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -150,7 +151,7 @@ def build_autoencoder(
     if latent_dim < 1:
         raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
     if observation_noise != "learned" and not (
-        isinstance(observation_noise, float | int) and 0 < observation_noise < math.inf
+        isinstance(observation_noise, numbers.Real) and 0 < observation_noise < math.inf
     ):
         raise ValueError(
             f"observation_noise must be a positive number or 'learned', got {observation_noise!r}"

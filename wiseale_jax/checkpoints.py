@@ -188,6 +188,10 @@ def restore(
         except Exception as error:  # Damage has as many exceptions as orbax has files.
             if "RESOURCE_EXHAUSTED" in str(error):  # JAX's word for too little memory.
                 raise
+            if not (Path(checkpoints.directory) / str(step)).exists():
+                # Deleted meanwhile, by the process that trains, for a newer one.
+                checkpoints.reload()
+                return restore(checkpoints, config, like)
             damaged[step] = _reason(error)
     folder = checkpoints.directory
     if not damaged:

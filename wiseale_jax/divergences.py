@@ -220,7 +220,7 @@ def aggregate_kl(
     posteriors coincide or are well separated. Range of the mutual information: [0, log M], up to
     its standard error. Hoffman & Johnson 2016.
 
-    Memory is linear in M and in num_samples. Beyond -40..40, logvar counts as the nearest of these.
+    Memory is linear in M and in num_samples; that of its gradient is quadratic. Beyond -40..40, logvar counts as the nearest of these.
 
     Raises ValueError as `gaussian_kl` does, and for num_samples < 2.
     """
@@ -233,6 +233,8 @@ def aggregate_kl(
     component = jax.random.randint(component_key, (num_samples,), 0, size)
     noise = jax.random.normal(noise_key, (num_samples, mean.shape[1]), mean.dtype)
     z = mean[component] + jnp.exp(0.5 * logvar[component]) * noise
+    # As z was rounded: else a narrow posterior's own term would be of another z.
+    noise = (z - mean[component]) * jnp.exp(-0.5 * logvar[component])
     # log q(z | x), and log q(z) as that of pairs of a point and a Gaussian; both less d/2 log 2 pi.
     conditional = -0.5 * jnp.sum(noise**2 + logvar[component], axis=1)
     points = Gaussians(z, jnp.zeros_like(z), jnp.zeros_like(conditional))
@@ -275,11 +277,10 @@ def mmd(
     z, prior_z = _whole(z.astype(dtype)), _whole(prior_z.astype(dtype))
     scales = [scale * 2 * z.shape[1] for scale in _MMD_SCALES]
 
-    # The kernel depends on differences only: a common origin near the data keeps |a - b|^2 exact.
-    origin = jax.lax.stop_gradient(jnp.mean(z, axis=0))
-    z, prior_z = z - origin, prior_z - origin
-
     def kernel(a, b):
+        # It depends on differences only: an origin near the data keeps |a - b|^2 exact.
+        origin = jax.lax.stop_gradient(jnp.mean(a, axis=0))
+        a, b = a - origin, b - origin
         inner = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
         distance = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None, :] - 2 * inner
         distance = jnp.maximum(distance, 0.0)

@@ -6,6 +6,7 @@ Each is a pure function of its own, in `evidence`, `latent_metrics`, `decoder_me
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -28,6 +29,8 @@ from wiseale_jax.trained import TrainedAutoencoder
 _AT_ONCE = 250
 # As many as the paper's Figure 1 shows.
 _FIGURE_1 = 64
+# The branch of a seed's random key, beside those of training.
+_BRANCH = 4
 
 
 class Settings(NamedTuple):
@@ -69,7 +72,8 @@ def evaluate(
       data: examples as the data set stores them, `[size, ...]`; they may be memory-mapped, as
         250 at a time are read.
       factors: of these examples, by name: integers `[size]` are labels of classes, floats `[size]`
-        true factors; others are not read. Without scikit-learn, or of fewer than 10, none is.
+        true factors; others, and those that never vary, are left out. Without scikit-learn, or of
+        fewer than 10, all are.
       settings: how thoroughly.
       progress: whether to show bars, where the output is a terminal.
 
@@ -84,7 +88,7 @@ def evaluate(
     check(settings, len(data))
     features = _features(trained, settings)
     data = data[: settings.examples]
-    keys = jax.random.split(jax.random.key(settings.seed), 4)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _BRANCH), 5)
     has_density = trained.model.encoder != "deterministic"
     with tqdm(total=6, leave=False, disable=None if progress else True) as bar:
         bar.set_description("evaluation: reconstruction")
@@ -108,7 +112,7 @@ def evaluate(
         bar.update()
         if features is not None:
             bar.set_description("evaluation: FID")
-            result |= _fid(trained, data, keys[0], keys[3], features)
+            result |= _fid(trained, data, keys[0], keys[4], features)
         bar.update()
         bar.set_description("evaluation: representation")
         if representation.HAS_SCIKIT_LEARN:
@@ -301,18 +305,16 @@ def _fid(
 def _represent(
     codes: np.ndarray, factors: Mapping[str, np.ndarray], circular: tuple[str, ...], seed: int
 ) -> dict[str, Estimate | float]:
-    """The numbers of `representation`: labels are integers, true factors floats, `[size]`.
-
-    Raises:
-      ValueError: as the functions there do.
-    """
+    """The numbers of `representation`: labels are integers, true factors floats, `[size]`."""
     result: dict[str, Estimate | float] = {}
     if len(codes) < representation.FEWEST:
         return result
     kinds = {name: np.asarray(v).dtype.kind for name, v in factors.items() if np.ndim(v) == 1}
     for name in (name for name, kind in kinds.items() if kind in "iu"):
-        result.update(representation.label_accuracy(codes, np.asarray(factors[name]), seed))
+        with contextlib.suppress(representation.NothingToPredict):
+            result.update(representation.label_accuracy(codes, np.asarray(factors[name]), seed))
     true = {name: np.asarray(factors[name]) for name, kind in kinds.items() if kind == "f"}
+    true = {name: values for name, values in true.items() if np.ptp(values) > 0}
     if not true:
         return result
     recovered = representation.recover_factors(codes, true, circular, seed)

@@ -51,6 +51,8 @@ def gaussian_log_likelihood(
     Returns:
       `[batch]`, in nats.
     """
+    if jnp.shape(logvar):
+        raise ValueError(f"logvar must be a scalar, got shape {jnp.shape(logvar)}")
     error = squared_error(x, mean)
     constant = 0.5 * math.prod(jnp.shape(x)[1:]) * (math.log(2 * math.pi) + logvar)
     return -0.5 * jnp.exp(-logvar) * error - constant

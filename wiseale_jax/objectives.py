@@ -76,8 +76,13 @@ def wiseale(
       kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, as a third-party port
         has it, a prior M times stronger; or a number.
       bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
+
+    Raises:
+      ValueError: kl_weight is another text; or as of the module.
     """
     del key
+    if isinstance(kl_weight, str) and kl_weight != "batch":
+        raise ValueError(f"kl_weight must be a number or 'batch', got {kl_weight!r}")
     batch = x.shape[0]
     weight = batch if kl_weight == "batch" else kl_weight
     negative_log_likelihood, metrics = _evaluate(outputs, x, likelihood)
@@ -99,9 +104,9 @@ def wae_mmd(
     inverse multiquadratic kernels. The encoder may be Gaussian or deterministic.
     """
     _, metrics = _evaluate(outputs, x, likelihood)
-    error = jnp.mean(likelihood.error(x, outputs.reconstruction))
     prior_z = jax.random.normal(key, outputs.z.shape, outputs.z.dtype)
-    return _with_loss(error + mmd_weight * divergences.mmd(outputs.z, prior_z), metrics)
+    penalty = mmd_weight * divergences.mmd(outputs.z, prior_z)
+    return _with_loss(metrics["reconstruction_error"] + penalty, metrics)
 
 
 def ae(

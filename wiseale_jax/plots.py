@@ -4,7 +4,6 @@ survive greyscale."""
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from wiseale_jax import run_folder
 
 _DARK, _MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
 
@@ -28,9 +29,8 @@ METRIC_LABELS = {
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure in the format of its ending, beside its place and then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format=path.suffix[1:], dpi=130)
-    os.replace(partial, path)
+    with run_folder.replacing(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], dpi=130)
 
 
 def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:

@@ -24,8 +24,13 @@ _FOLDS = 5
 FEWEST = 2 * _FOLDS
 _NEIGHBOURS = 5
 _TREES = 100
+_BINS = 20
 # Of a leaf: a forest whose leaves are single examples learns their noise.
 _LEAF = 5
+
+
+class NothingToPredict(ValueError):
+    """Labels or a factor that are the same for all examples, or for nearly all."""
 
 
 def label_accuracy(
@@ -39,12 +44,11 @@ def label_accuracy(
       Linear Classifier Probes" (2016), for the second.
 
     Raises:
-      ValueError: there are fewer than 10 examples or than 2 classes, or shapes do not fit.
+      NothingToPredict: the examples that a classifier is fitted to are of one class.
+      ValueError: there are fewer than 10 examples, or shapes do not fit.
       ImportError: there is no scikit-learn.
     """
     _check(codes, {"label": labels})
-    if len(np.unique(labels)) < 2:
-        raise ValueError("label_accuracy needs labels of two classes or more")
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import KFold, cross_val_predict
     from sklearn.neighbors import KNeighborsClassifier
@@ -52,6 +56,8 @@ def label_accuracy(
     from sklearn.preprocessing import StandardScaler
 
     folds = KFold(_FOLDS, shuffle=True, random_state=seed)
+    if any(len(np.unique(labels[fitted])) < 2 for fitted, _ in folds.split(labels)):
+        raise NothingToPredict("label_accuracy needs two classes in the rest of every fold")
     result = {}
     for name, classifier in (
         ("knn_accuracy", KNeighborsClassifier(_NEIGHBOURS)),
@@ -97,7 +103,8 @@ def recover_factors(
       seed: of folds and forests.
 
     Raises:
-      ValueError: there are fewer than 10 examples, a factor never varies, or shapes do not fit.
+      NothingToPredict: a factor never varies.
+      ValueError: there are fewer than 10 examples, or shapes do not fit.
       ImportError: there is no scikit-learn.
     """
     _check(codes, factors)
@@ -126,7 +133,7 @@ def _r2(target: np.ndarray, predicted: np.ndarray) -> Estimate:
     error = np.sum(np.square(target - predicted), axis=1)
     variance = np.sum(np.square(target - np.mean(target, axis=0)), axis=1)
     if not np.mean(variance) > 0:
-        raise ValueError("a factor that never varies cannot be recovered")
+        raise NothingToPredict("a factor that never varies cannot be recovered")
     unexplained = estimates.ratio(error, variance)
     return Estimate(1 - unexplained.value, unexplained.stderr)
 
@@ -173,24 +180,22 @@ def _entropy(shares: np.ndarray) -> np.ndarray:
 def mutual_information_gap(
     codes: Float[np.ndarray, "size latent"],
     factors: Mapping[str, np.ndarray],
-    bins: int = 20,
 ) -> float:
     """MIG: by how much more the best code tells of a factor than the second best, on average.
 
     The gap in mutual information, as a share of the factor's entropy: 1 where one code has all, 0
     where two have the same. Chen, Li, Grosse and Duvenaud, "Isolating Sources of Disentanglement in
-    Variational Autoencoders" (2018), Section 4. Codes and factors are put in `bins` bins of equal
+    Variational Autoencoders" (2018), Section 4. Codes and factors are put in 20 bins of equal
     width, as by Locatello et al., "Challenging Common Assumptions in the Unsupervised Learning of
     Disentangled Representations" (2019); an angle needs nothing more.
 
     Args:
       codes: `[size, latent]`, of two latents or more.
       factors: by name, `[size]`.
-      bins: how many.
 
     Raises:
-      ValueError: there is one latent, fewer than 10 examples, a factor never varies, or shapes do
-        not fit.
+      NothingToPredict: a factor never varies.
+      ValueError: there is one latent, fewer than 10 examples, or shapes do not fit.
       ImportError: there is no scikit-learn.
     """
     _check(codes, factors)
@@ -198,20 +203,20 @@ def mutual_information_gap(
         raise ValueError("mutual_information_gap needs two latents or more, got one")
     from sklearn.metrics import mutual_info_score
 
-    binned = [_bin(code, bins) for code in codes.T]
+    binned = [_bin(code) for code in codes.T]
     gaps = []
     for name, values in factors.items():
-        factor = _bin(values, bins)
+        factor = _bin(values)
         entropy = mutual_info_score(factor, factor)
         if entropy <= 0:
-            raise ValueError(f"factor {name!r} never varies")
+            raise NothingToPredict(f"factor {name!r} never varies")
         shared = np.sort([mutual_info_score(code, factor) for code in binned])
         gaps.append((shared[-1] - shared[-2]) / entropy)
     return float(np.mean(gaps))
 
 
-def _bin(values: np.ndarray, bins: int) -> np.ndarray:
-    edges = np.linspace(np.min(values), np.max(values), bins + 1)
+def _bin(values: np.ndarray) -> np.ndarray:
+    edges = np.linspace(np.min(values), np.max(values), _BINS + 1)
     return np.digitize(values, edges[1:-1])
 
 

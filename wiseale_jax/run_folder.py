@@ -11,7 +11,8 @@ import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +55,35 @@ def make_folder(path: str | os.PathLike, what: str) -> Path:
     return folder
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place, flushes it to disk and renames it.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A place beside a file's, for what is to replace it; whole, or not at all.
 
     Raises:
       OSError: it cannot be written; what was there before is left.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # A name of its own: two processes may write the same file.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        yield partial
         os.replace(partial, path)
     except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror}") from error
+    finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file beside its place, flushes it to disk and renames it.
+
+    Raises:
+      OSError: as of `replacing`.
+    """
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from wiseale_jax.objectives import Metrics
 from wiseale_jax.programs import Program, replicate, share
 
 # The branches of a run's random key.
-_INIT, _ORDER, _STEPS = range(3)
+_INIT, _ORDER, _STEPS, _EVALUATION = range(4)
 
 # What `TrainState.fault` calls the norm of the gradient.
 GRADIENT = "gradient"
@@ -228,7 +228,7 @@ def evaluate(program: Program, variables: Any, data: Array, seed: int) -> dict[s
     """
     size = data.shape[0]
     whole = size - size % program.batch_size
-    key = jax.random.key(seed)
+    key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
     sums = (
         [_evaluate_batches(program, variables, data, key, 0, whole, program.batch_size)]
         if whole

@@ -35,11 +35,19 @@ class ImageFolder(images.ImagesBuilder, skip_registration=True):
     """
 
     name = "image_folder"
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar = {
+        "1.1.0": "Test images are in the order of their hashes.",
+        "1.0.0": "First release.",
+    }
 
     def __init__(
-        self, *, source: str | os.PathLike | None = None, image_size: int = 64, **kwargs: Any
+        self,
+        *,
+        source: str | os.PathLike | None = None,
+        image_size: int = 64,
+        skip_damaged: bool = False,
+        **kwargs: Any,
     ):
         if source is None:
             raise ValueError("image_folder needs --source: a folder of PNG or JPEG images")
@@ -48,7 +56,7 @@ class ImageFolder(images.ImagesBuilder, skip_registration=True):
         self._names, listing = list_images(self._folder)
         identity = hashlib.sha256(f"{self._folder}\n{listing}".encode(errors="surrogateescape"))
         self._config_name = f"{identity.hexdigest()[:16]}-{image_size}"
-        super().__init__(source=source, **kwargs)
+        super().__init__(source=source, skip_damaged=skip_damaged, **kwargs)
 
     def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
         # Given to the constructor, it would draw a warning that it is not a registered one.
@@ -96,7 +104,8 @@ def split_names(names: Sequence[str]) -> dict[str, list[str]]:
     """Divides images by a hash of their names: about 10% "test", the rest "train".
 
     Neither is left empty: if need be the image of the lowest hash is moved to the test set, or that
-    of the highest to the training set.
+    of the highest to the training set. Test images are in the order of their hashes, so that those
+    that follow each other, and the first so many, are a random choice of all.
 
     Args:
       names: two or more.
@@ -104,7 +113,7 @@ def split_names(names: Sequence[str]) -> dict[str, list[str]]:
     by_hash = sorted(names, key=lambda name: (_hash(name), name))
     tests = sum(_hash(name) < TEST_PERCENT * 2**64 // 100 for name in names)
     tests = min(max(tests, 1), len(names) - 1)
-    return {"train": sorted(by_hash[tests:]), "test": sorted(by_hash[:tests])}
+    return {"train": sorted(by_hash[tests:]), "test": by_hash[:tests]}
 
 
 def _hash(name: str) -> int:
