@@ -220,7 +220,8 @@ def aggregate_kl(
     posteriors coincide or are well separated. Range of the mutual information: [0, log M], up to
     its standard error. Hoffman & Johnson 2016.
 
-    Memory is linear in M and in num_samples; that of its gradient is quadratic. Beyond -40..40, logvar counts as the nearest of these.
+    Memory is linear in M and in num_samples, but that of the gradient is their product. Beyond
+    -40..40, logvar counts as the nearest of these.
 
     Raises ValueError as `gaussian_kl` does, and for num_samples < 2.
     """
