@@ -6,6 +6,7 @@ two take turns, as machines have moods; the table shows medians over the rounds.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Iterable
@@ -78,7 +79,8 @@ def _train(
 
 
 if __name__ == "__main__":
-    configs.define_flags()
+    # All but epochs: --rounds says how many are trained.
+    configs.define_flags([f.name for f in dataclasses.fields(configs.Config) if f.name != "epochs"])
     runs.define_data_dir()
     runs.define_preparing()
     flags.DEFINE_integer("rounds", 7, "pairs of epochs that count", lower_bound=1)

@@ -217,7 +217,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 def main(argv: list[str]) -> None:
     """Prints one table."""
     del argv
-    sizes = [_parse_size(size) for size in FLAGS.sizes]
+    sizes = [_parse_size(size) for size in runs.listed("sizes")]
     if FLAGS.only:
         _print_memory(FLAGS.only, *sizes[0], FLAGS.gradient)
         return
@@ -246,7 +246,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("sizes", list(SIZES), "batch and latent size of each row, MxD")
+    runs.define_list("sizes", list(SIZES), "batch and latent size of each row, MxD")
     flags.DEFINE_integer("rounds", 5, "turns, of which the median is printed", lower_bound=1)
     flags.DEFINE_enum(
         "only", None, list(PEERS), "print the MB that one peer takes for the first of --sizes"

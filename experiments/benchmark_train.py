@@ -45,18 +45,22 @@ _BATCH = {"celeba": 32}
 def main(argv: list[str]) -> None:
     """Prints one table, a row per network and contestant."""
     del argv
+    networks = runs.listed("networks")
     if FLAGS.only:
-        first_step(FLAGS.networks[0], FLAGS.only)
+        first_step(networks[0], FLAGS.only)
         return
-    for network in FLAGS.networks:
+    for network in networks:
         if network not in _EXAMPLES:
             raise ValueError(f"unknown network {network!r}; known: {', '.join(_EXAMPLES)}")
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(f"{error}: the peers need pip install 'wiseale_jax[bench]'") from None
 
     print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}; torch {torch.__version__}\n")
     print("| network, batch | contestant | ms/step | examples/s | speed | first step | memory |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
-    for network in FLAGS.networks:
+    for network in networks:
         config, data = make_case(network)
         running = {}
         for name, build in CONTESTANTS.items():
@@ -298,7 +302,7 @@ CONTESTANTS: dict[str, Callable[[configs.Config, np.ndarray], Contestant]] = {
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("networks", ["sine"], f"networks to train: {', '.join(_EXAMPLES)}")
+    runs.define_list("networks", ["sine"], f"networks to train: {', '.join(_EXAMPLES)}")
     flags.DEFINE_integer(
         "steps", 100, "steps per round; one of celeba takes seconds on a CPU", lower_bound=1
     )

@@ -26,7 +26,7 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Compares the runs that the flags name."""
     del argv
-    workdirs = compared.find(FLAGS.workdirs or [])
+    workdirs = compared.find(runs.listed("workdirs"))
     output = run_folder.make_folder(FLAGS.output, "output")
     done, left_out = compared.read_all(workdirs)
     if FLAGS.evaluate:
@@ -191,7 +191,7 @@ def _configuration(run: Compared) -> str:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("workdirs", None, "folders of trained runs, separated by commas; * matches")
+    runs.define_list("workdirs", None, "folders of trained runs, in which * matches")
     flags.DEFINE_string("output", "runs/comparison", "folder of the table, pictures and page")
     flags.DEFINE_bool("evaluate", False, "first evaluate every run that is not evaluated yet")
     runs.define_data_dir()

@@ -53,7 +53,7 @@ def find(workdirs: Sequence[str]) -> list[Path]:
       ValueError: there is none, or a pattern matches no folder.
     """
     found: list[Path] = []
-    for given in workdirs:
+    for given in filter(None, workdirs):
         path = Path(given).expanduser()
         if not path.exists() and glob.has_magic(given):
             matches = [Path(match) for match in sorted(glob.glob(str(path)))]

@@ -113,7 +113,12 @@ def define_flags(
         if field.name == "dataset":
             define(field.name, "sine", field.metadata["help"], flag_values=flag_values)
         else:
-            text = f"{field.metadata['help']} (default: by data set)"
+            defaults = {getattr(config, field.name) for config in CONFIGS.values()}
+            text = field.metadata["help"]
+            if len(defaults) > 1:
+                text += " (default: by data set)"
+            elif (default := defaults.pop()) is not None:
+                text += f" (default: {default})"
             define(field.name, None, text, flag_values=flag_values)
 
 
@@ -242,7 +247,7 @@ def check(config: Config) -> None:
     ):
         value = getattr(config, name)
         if value is not None and not 1 <= value < 2**31:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise ValueError(f"{name} must be in 1..2^31-1, got {value}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be in 0..2^32-1, got {config.seed}")
     for name in ("learning_rate", "learning_rate_drop_factor"):

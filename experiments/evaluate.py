@@ -7,6 +7,7 @@ the settings that the numbers were made with.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from absl import flags
 import wiseale_jax
 from experiments import configs, runs
 from wiseale_jax import evaluation, metrics, representation, run_folder, training
+from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.version import __version__
 
@@ -26,7 +28,7 @@ FLAGS = flags.FLAGS
 EVALUATION = "evaluation.json"
 
 # What evaluation.json holds besides numbers: what they were made with.
-MADE_WITH = ("step", "version", *Settings._fields, "scikit_learn")
+MADE_WITH = ("step", "version", *Settings._fields, "scikit_learn", "source")
 
 _FLAGS = {
     "examples": (flags.DEFINE_integer, "evaluate on the first so many test examples only"),
@@ -82,7 +84,8 @@ def evaluate_run(
     """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
 
     What evaluation.json holds is returned as it is if it is of the same step, version of this
-    package and settings.
+    package, settings and source. What is of the same step alone is kept beside it, under a name
+    that is printed.
 
     Args:
       workdir: of the run.
@@ -92,9 +95,10 @@ def evaluate_run(
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
 
     Returns:
-      Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there, those
-      of `evaluation.evaluate`, and the objective's `loss` and `wiseale_kl`, as in metrics.jsonl.
-      None where a number does not exist.
+      Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there and
+      `source` the folder of other images than the run's own; those of `evaluation.evaluate`; and
+      the objective's `loss` and `wiseale_kl`, as in metrics.jsonl. None where a number does not
+      exist.
 
     Raises:
       ValueError: the folder is not a run's, or holds no checkpoint; or as `evaluation.evaluate`.
@@ -102,12 +106,14 @@ def evaluate_run(
     """
     workdir = Path(workdir).expanduser()
     trained = wiseale_jax.load(workdir)
-    values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN
+    config = configs.read_stored(trained.config)
+    depends = "source" in DATASETS[config.dataset].settings
+    source = str(preparing["source"]) if depends and "source" in preparing else None
+    values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source
     header = dict(zip(MADE_WITH, values, strict=True))
     stored = _read(workdir / EVALUATION)
     if all(name in stored and stored[name] == value for name, value in header.items()):
         return stored
-    config = configs.read_stored(trained.config)
     data = runs.load_data(config, data_dir, **preparing)
     evaluation.check(settings, len(data.test))
     program = runs.make_program(config, len(data.train))
@@ -118,8 +124,17 @@ def evaluate_run(
     result = run_folder.finite(
         {**header, **{name: found[name] for name in sorted(found, key=metrics.place)}}
     )
+    if stored.get("step") == trained.step:
+        _set_aside(workdir / EVALUATION)
     run_folder.write_json(workdir / EVALUATION, result)
     return result
+
+
+def _set_aside(path: Path) -> None:
+    places = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
+    place = next(place for place in places if not place.exists())
+    path.rename(place)
+    print(f"the evaluation with other settings that was there is now {place}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -63,7 +63,9 @@ def lock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read(200).decode(errors="replace").strip() or "another process"
-            raise ValueError(f"{folder} is in use: {holder} is training there") from None
+            raise ValueError(
+                f"{folder} is in use: {holder} is training there; wait, or choose another folder"
+            ) from None
         try:
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 raise FileNotFoundError

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,8 +40,12 @@ class Data(NamedTuple):
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point; what a user can mend ends in one line and exit code 2.
 
-    A training that was asked to stop ends with `stopping.EXIT_CODE`.
+    A training that was asked to stop ends with `stopping.EXIT_CODE`; --help shows our own flags.
     """
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("experiments."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(argv: list[str]) -> None:
         # What is wrong is raised: orbax also logs it, with tracebacks.
@@ -99,6 +103,27 @@ def _share_arenas() -> None:
             ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
 
 
+def define_list(name: str, default: list[str] | None, text: str) -> None:
+    """Defines a flag of values separated by commas, which may be given more than once."""
+    flags.DEFINE_multi_string(name, default, f"{text}, separated by commas")
+
+
+def listed(name: str) -> list[str]:
+    """The values of a flag that `define_list` has defined."""
+    return [value for given in flags.FLAGS[name].value or () for value in given.split(",")]
+
+
+def refuse_given(names: Iterable[str], reason: str) -> None:
+    """Refuses flags that have no use here.
+
+    Raises:
+      ValueError: one of them is given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} {reason}")
+
+
 def define_data_dir() -> None:
     """Defines --data_dir."""
     flags.DEFINE_string(
@@ -153,9 +178,13 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
     dataset = DATASETS[config.dataset]
     builder = prepare(config, data_dir, **preparing)
     train = pipeline.load_arrays(builder, config.split, [dataset.feature])[dataset.feature]
-    train = pipeline.first_examples(train, config.train_examples)
+    if (count := config.train_examples) is not None and count > len(train):
+        raise ValueError(f"train_examples must be in 1..{len(train)}, got {count}")
+    train = train[:count]
     if config.batch_size > len(train):
-        raise ValueError(f"batch_size {config.batch_size} is more than the {len(train)} examples")
+        raise ValueError(
+            f"batch_size {config.batch_size} is more than the {len(train)} training examples"
+        )
     factors = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
     test = factors.pop(dataset.feature)
     if config.method == "wae_mmd" and len(test) < 2:

@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 from experiments import configs, runs
-from wiseale_jax import plots
+from wiseale_jax import plots, run_folder
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
 
 FLAGS = flags.FLAGS
@@ -25,6 +25,9 @@ def main(argv: list[str]) -> None:
     del argv
     config = configs.config_from_flags()
     output = Path(FLAGS.output or f"{config.dataset}-samples.png").expanduser()
+    if output.suffix not in (".png", ".pdf", ".svg"):
+        raise ValueError(f"--output must end in .png, .pdf or .svg, got {str(output)!r}")
+    run_folder.make_folder(output.parent, "output")
     feature = DATASETS[config.dataset].feature
     builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())
     data = pipeline.load_arrays(builder, config.split, [feature])[feature]

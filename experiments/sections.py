@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 def define_flags(output: str) -> None:
     """Defines the flags of a section."""
-    flags.DEFINE_list("seeds", ["0", "1", "2"], "seeds of the runs")
+    runs.define_list("seeds", ["0", "1", "2"], "seeds of the runs")
     flags.DEFINE_multi_string(
         "only", [], "a row of the table to train, once for each (default: all)"
     )
@@ -116,7 +116,7 @@ def run_section(
       ValueError, OSError: a flag is wrong; or as `train_all`. Before anything is trained.
     """
     values = flags.FLAGS
-    seeds = parse_seeds(values.seeds)
+    seeds = parse_seeds(runs.listed("seeds"))
     chosen = choose(variants, values.only)
     settings = evaluate.settings_from_flags(_SETTINGS)
     output = run_folder.make_folder(output, "output")

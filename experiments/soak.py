@@ -37,6 +37,8 @@ _WARM_UP = 0.25
 def main(argv: list[str]) -> None:
     """Runs what the flags ask for."""
     del argv
+    if FLAGS.memory_epochs:
+        runs.refuse_given(("minutes", "kills", "epochs", "seed"), "is not for --memory_epochs")
     runs.prepare(configs.make_config({"dataset": "sine"}), FLAGS.data_dir)
     arguments = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
     with tempfile.TemporaryDirectory(prefix="wiseale-jax-soak-") as folder:

@@ -79,6 +79,7 @@ def main(argv: list[str]) -> None:
     """Prints the table."""
     del argv
     if FLAGS.workdir:
+        runs.refuse_given(["size"], "is for posteriors without a run: of a run there are several")
         mean, logvar = posteriors(FLAGS.workdir, FLAGS.data_dir, FLAGS.seed)
         print("| M | truth | Jensen | Bhattacharyya |\n| ---: | ---: | ---: | ---: |")
         for size, found in rows_by_size(mean, logvar, FLAGS.samples, FLAGS.seed).items():

@@ -46,10 +46,10 @@ def test_encoder_by_method():
     [
         ({"dataset": "sinus"}, "unknown dataset 'sinus'; known: sine"),
         ({"method": "vae"}, "unknown method 'vae'; known: wiseale, aevb, beta_vae, wae_mmd, ae"),
-        ({"epochs": -1}, "epochs must be at least 1, got -1"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"latent_dim": -2}, "latent_dim must be at least 1"),
+        ({"epochs": -1}, "epochs must be in 1..2.31-1, got -1"),
+        ({"epochs": 0}, "epochs must be in 1..2.31-1, got 0"),
+        ({"batch_size": 0}, "batch_size must be in 1..2"),
+        ({"latent_dim": -2}, "latent_dim must be in 1..2"),
         ({"seed": -1}, "seed must be in"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": float("nan")}, "learning_rate must be positive and finite"),
@@ -91,7 +91,7 @@ def test_stored_and_read_again(name):
         ({"flip": 1}, "flip is 1"),
         ({"learning_rate": None}, "learning_rate is None"),
         ({"colour": 1}, "unknown colour"),
-        ({"epochs": -1}, "epochs must be at least 1"),
+        ({"epochs": -1}, "epochs must be in 1..2"),
     ],
 )
 def test_stored_by_hand(change, words):

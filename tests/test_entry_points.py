@@ -9,12 +9,17 @@ from tests.forks import call
     ("name", "arguments", "words"),
     [
         ("sine", ["--seeds=x"], "seeds must be different numbers, got 'x'"),
+        ("sine", ["--seeds=0", "--seeds=1,0"], "seeds must be different numbers, got '0,1,0'"),
         ("mnist", ["--only=VAE"], "only must be labels of the table, got 'VAE'"),
         ("celeba", ["--image_size=32"], "image_size is for --image_folder"),
-        ("teapot", ["--examples=1"], "examples must be in 2"),
+        ("teapot", ["--examples=1"], "examples must be at least 2, got 1"),
         ("prior_constraint", ["--tolerance=2"], "tolerance must be in (0, 1] nats, got 2"),
         ("compare", [], "--workdirs is needed"),
         ("tightness", ["--workdir=nowhere"], "nowhere is not a run folder"),
+        ("tightness", ["--workdir=x", "--size=9"], "--size is for posteriors without a run"),
+        ("samples", ["--output=a.bmp"], "--output must end in .png, .pdf or .svg, got 'a.bmp'"),
+        ("samples", ["--manual_dir=x"], "data set 'sine' is not downloaded and takes no --manual"),
+        ("soak", ["--memory_epochs=8", "--kills=2"], "--kills is not for --memory_epochs"),
         ("soak", ["extra"], "unexpected argument 'extra'"),
         ("benchmark_kl", ["--sizes=x"], "sizes must be of the form MxD, such as 64x2, got 'x'"),
         ("benchmark_train", ["--networks=x"], "unknown network 'x'; known: sine, mnist, celeba"),
@@ -22,8 +27,15 @@ from tests.forks import call
         ("benchmark_feed", ["--dataset=x"], "unknown dataset 'x'; known: sine"),
     ],
 )
-def test_one_line(name, arguments, words):
+def test_what_is_refused_is_one_line(name, arguments, words):
     done = call(name, *arguments)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_shows_every_flag_with_its_default():
+    done = call("train", "--help")
+    for text in ("--dataset:", "--method:", "(default: wiseale)", "--workdir:", "--data_dir:"):
+        assert text in done.stdout
+    assert "--learning_rate: Adam's learning rate (default: by data set)" in done.stdout

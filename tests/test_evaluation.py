@@ -150,7 +150,7 @@ def test_settings_out_of_range(fields, words):
     with pytest.raises(ValueError, match=words):
         evaluation.check(Settings(**fields), 10)
     if fields != {"examples": 11}:
-        with pytest.raises(ValueError, match=words.replace("..10", "..")):
+        with pytest.raises(ValueError, match=words.replace("in 2..10", "at least 2")):
             evaluation.check(Settings(**fields))
 
 

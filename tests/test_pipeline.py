@@ -156,12 +156,3 @@ def test_a_damaged_description_is_named_and_refused(mnist):
     path.unlink()
     with pytest.raises(ValueError, match=re.escape(f"{path} is missing")):
         mnist()
-
-
-def test_first_examples():
-    data = np.arange(10)
-    assert pipeline.first_examples(data, None) is data
-    np.testing.assert_array_equal(pipeline.first_examples(data, 3), [0, 1, 2])
-    for count in (0, 11, -1):
-        with pytest.raises(ValueError, match=rf"train_examples must be in 1..10, got {count}"):
-            pipeline.first_examples(data, count)

@@ -188,7 +188,7 @@ def test_processes_train_as_one(count, tmp_path, data_dir):
 
 def test_a_refused_run_leaves_no_mark(tmp_path, data_dir):
     too_large = configs.make_config({**GIVEN, "batch_size": 641})
-    with pytest.raises(ValueError, match="more than the 640 examples"):
+    with pytest.raises(ValueError, match="more than the 640 training examples"):
         train.train(too_large, tmp_path / "run", str(data_dir))
     assert list((tmp_path / "run").iterdir()) == []
 
@@ -242,17 +242,38 @@ def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch
     assert written["elbo"] != last["elbo"] and abs(written["elbo"] / last["elbo"] - 1) < 0.2
 
     settings = Settings(examples=120, likelihood_examples=10, num_importance_samples=20)
-    monkeypatch.setattr(runs, "load_data", None)  # Found again without the data.
+
+    class DataNeeded(Exception):
+        pass
+
+    def refuse(*arguments):
+        raise DataNeeded
+
+    monkeypatch.setattr(runs, "load_data", refuse)  # Found again without the data.
     again = evaluate.evaluate_run(finished, str(data_dir), settings)
     assert again == written and list(again) == list(written)
     assert evaluate.table(again) in done.stdout
     for other in (settings._replace(seed=1), settings._replace(num_samples=9)):
-        with pytest.raises(TypeError):
+        with pytest.raises(DataNeeded):
             evaluate.evaluate_run(finished, str(data_dir), other)
     (finished / "evaluation.json").write_text("{ damaged")
-    with pytest.raises(TypeError):
+    with pytest.raises(DataNeeded):
         evaluate.evaluate_run(finished, str(data_dir), settings)
     (finished / "evaluation.json").unlink()
+
+
+def test_an_evaluation_with_other_settings_is_kept(finished, data_dir, capsys):
+    settings = Settings(examples=40, likelihood_examples=2, num_importance_samples=2)
+    found = [
+        evaluate.evaluate_run(finished, str(data_dir), settings._replace(seed=seed), progress=False)
+        for seed in (0, 1, 2)
+    ]
+    said = capsys.readouterr().out
+    for name, wanted in zip(("-1", "-2", ""), found, strict=True):
+        path = finished / f"evaluation{name}.json"
+        assert json.loads(path.read_text()) == wanted
+        assert (f"is now {path}" in said) == (name != "")
+        path.unlink()
 
 
 def test_evaluate_of_a_point_and_without_scikit_learn(tmp_path, data_dir, monkeypatch):
@@ -306,8 +327,8 @@ def test_every_method_trains(method, tmp_path, data_dir):
     ("arguments", "words"),
     [
         (["--dataset=sinus"], "unknown dataset 'sinus'; known: sine"),
-        (["--epochs=-1"], "epochs must be at least 1, got -1"),
-        (["--batch_size=641"], "batch_size 641 is more than the 640 examples"),
+        (["--epochs=-1"], "epochs must be in 1..2^31-1, got -1"),
+        (["--batch_size=641"], "batch_size 641 is more than the 640 training examples"),
         (["--train_examples=641"], "train_examples must be in 1..640, got 641"),
         (["--workdir=FILE/run"], "cannot write to workdir"),
         (["--data_dir=FILE/data"], "cannot write to data_dir"),

@@ -133,7 +133,8 @@ def check(settings: Settings, size: int | None = None) -> None:
         raise ValueError(f"evaluation needs 2 examples or more, there are {size}")
     examples, most = settings.examples, math.inf if size is None else size
     if examples is not None and not 2 <= examples <= most:
-        raise ValueError(f"examples must be in 2..{size or ''}, got {examples}")
+        known = "at least 2" if size is None else f"in 2..{size}"
+        raise ValueError(f"examples must be {known}, got {examples}")
     for name, least in (
         ("likelihood_examples", 1),
         ("num_importance_samples", 1),

@@ -89,6 +89,8 @@ def prepare(
     import tensorflow_datasets as tfds
 
     builder = make_builder(name, data_dir, **options)
+    if manual_dir is not None and builder.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
+        raise ValueError(f"data set {name!r} is not downloaded and takes no --manual_dir")
     if builder.data_path.exists():
         given = {**options, "manual_dir": manual_dir}
         flags = ("source", "skip_damaged", "manual_dir")
@@ -293,19 +295,3 @@ def _name_damage(builder: Any, error: Exception) -> str:
             break
     reason = " ".join(str(reason).split()) or type(reason).__name__
     return f"{damaged} is damaged: {reason}; {_again(builder)}"
-
-
-def first_examples(data: np.ndarray, count: int | None) -> np.ndarray:
-    """The first `count` examples, or all of them.
-
-    Raises:
-      ValueError: there are fewer.
-    """
-    if count is None:
-        return data
-    if not 1 <= count <= len(data):
-        raise ValueError(f"train_examples must be in 1..{len(data)}, got {count}")
-    return data[:count]
-
-
-__all__ = ["first_examples", "load_arrays", "make_builder", "prepare"]
