@@ -8,7 +8,6 @@ is not finished is compared as far as it went; one that cannot be read is left o
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,16 +56,9 @@ def evaluate_all(done: Sequence[Compared], data_dir: str | None) -> list[str]:
 
 def tabulate(done: Sequence[Compared], labels: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each label; "" where a run of it lacks a number that others have."""
-    order = [*plots.METRIC_LABELS]
-    for run in done:
-        order += [name for name in run.numbers if name not in order]
-    order = [name for name in order if any(name in run.numbers for run in done)]
-    named = [
-        sections.Run(label, run.config.seed, run.workdir, run.rows)
-        for label, run in zip(labels, done, strict=True)
-    ]
+    order = list(dict.fromkeys([*plots.METRIC_LABELS, *(n for run in done for n in run.numbers)]))
     values = {name: [run.numbers.get(name) for run in done] for name in order}
-    table = sections.tabulate(named, values)
+    table = sections.tabulate(labels, values)
     for row in table:
         of_row = [run for run, label in zip(done, labels, strict=True) if label == row["run"]]
         row |= {name: "" for name in order if any(name not in run.numbers for run in of_row)}
@@ -95,7 +87,7 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
         ),
     }
     for name, figure in figures.items():
-        comparison_plots.save(figure, output / name)
+        comparison_plots.save_both(figure, output / name)
     page = _page(title, done, labels, table, [*left_out, *doubts], output)
     run_folder.write_text(output / "report.html", page)
     print(f"written to {output}: see {output / 'report.html'}")
@@ -105,7 +97,7 @@ def _finite(done: Sequence[Compared], labels: Sequence[str], name: str) -> dict[
     by_label: dict[str, list[float]] = {}
     for label, run in zip(labels, done, strict=True):
         value = run.numbers.get(name)
-        if value is not None and math.isfinite(value):
+        if value is not None:
             by_label.setdefault(label, []).append(value)
     return by_label
 
@@ -129,7 +121,7 @@ def _page(
         ),
         report_page.notes([*left_out, *notes]),
         report_page.heading(2, "Test set"),
-        _numbers("test set", table, [name for name in plots.METRIC_LABELS if name in table[0]]),
+        _numbers("test set", table, list(plots.METRIC_LABELS)),
         report_page.picture(output / "comparison.png", "Test metrics of each label"),
         report_page.picture(output / "curves.png", "Training metrics by epoch, mean and range"),
     ]
@@ -157,20 +149,13 @@ def _differences(done: Sequence[Compared], labels: Sequence[str]) -> str:
     fields = compared.differing_fields(done)
     if not fields:
         return report_page.paragraph("Nothing but the seed.")
-    firsts = {label: run for label, run in reversed(list(zip(labels, done, strict=True)))}
-    ordered = list(dict.fromkeys(labels))
+    # Runs of one label are alike in these.
+    by_label = dict(zip(labels, done, strict=True))
     rows = [
-        [
-            label,
-            *("" if v is None else v for v in (getattr(firsts[label].config, f) for f in fields)),
-        ]
-        for label in ordered
+        [label, *("" if (v := getattr(run.config, f)) is None else v for f in fields)]
+        for label, run in by_label.items()
     ]
     return report_page.plain_table("what differs", ["run", *fields], rows)
-
-
-def _text(value: Any) -> str:
-    return "none" if value is None else str(value)
 
 
 def _run(run: Compared) -> list[str]:
@@ -181,13 +166,10 @@ def _run(run: Compared) -> list[str]:
     for path in sorted((run.workdir / run_folder.FIGURES).glob("*.png")):
         body.append(report_page.picture(path, path.stem.replace("-", " ")))
     body.append(report_page.heading(3, "Configuration"))
-    body.append(_configuration(run))
+    fields = dataclasses.asdict(run.config).items()
+    rows = [[name, "none" if value is None else value] for name, value in fields]
+    body.append(report_page.plain_table("configuration", ["field", "value"], rows))
     return body
-
-
-def _configuration(run: Compared) -> str:
-    rows = [[name, _text(value)] for name, value in dataclasses.asdict(run.config).items()]
-    return report_page.plain_table("configuration", ["field", "value"], rows)
 
 
 if __name__ == "__main__":

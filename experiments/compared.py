@@ -17,6 +17,8 @@ from wiseale_jax import plots, run_folder
 _NOT_METRICS = ("epoch", "step", "split", "skipped", "examples_per_second")
 # What makes no other method: runs that differ in these alone share a label.
 _NOT_IN_LABEL = ("seed", "skip_nonfinite")
+# What every command says.
+_GIVEN = ("dataset", "method", "source")
 
 
 class Compared(NamedTuple):
@@ -171,14 +173,13 @@ def name_runs(compared: Sequence[Compared]) -> list[str]:
 
     Runs that differ in their seed alone have the same label, all others different ones.
     """
-    groups = [_without(run.config, *_NOT_IN_LABEL) for run in compared]
+    groups = [
+        dataclasses.replace(run.config, **dict.fromkeys(_NOT_IN_LABEL, 0)) for run in compared
+    ]
     different = differing_fields(compared)
     labels: dict[configs.Config, str] = {}
     for run, group in zip(compared, groups, strict=True):
-        given = {"dataset": run.config.dataset, "method": run.config.method}
-        if run.config.source is not None:
-            given["source"] = run.config.source
-        default = configs.make_config(given)
+        default = _default(run.config)
         own = {name: getattr(run.config, name) for name in different}
         parts = [run.config.dataset] if "dataset" in own else []
         parts.append(run.config.method)
@@ -202,20 +203,18 @@ def differing_fields(compared: Sequence[Compared]) -> list[str]:
     ]
 
 
-def _without(config: configs.Config, *names: str) -> configs.Config:
-    defaults = configs.CONFIGS[config.dataset]
-    return dataclasses.replace(config, **{name: getattr(defaults, name) for name in names})
+def _default(config: configs.Config) -> configs.Config:
+    """What the data set, the method and the source alone give."""
+    given = {name: getattr(config, name) for name in _GIVEN}
+    return configs.make_config({name: v for name, v in given.items() if v is not None})
 
 
 def command(run: Compared) -> str:
     """The command that trains a run again, from an empty folder."""
-    given = {"dataset": run.config.dataset, "method": run.config.method}
-    if run.config.source is not None:
-        given["source"] = run.config.source
-    default = dataclasses.asdict(configs.make_config(given))
+    default = dataclasses.asdict(_default(run.config))
     parts = ["python -m experiments.train"]
     for name, value in dataclasses.asdict(run.config).items():
-        if (name in given or name == "seed" or value != default[name]) and value is not None:
+        if (name in (*_GIVEN, "seed") or value != default[name]) and value is not None:
             text = str(value).lower() if isinstance(value, bool) else str(value)
             parts.append(f"--{name}={shlex.quote(text)}")
     parts.append(f"--workdir={shlex.quote(str(run.workdir))}")

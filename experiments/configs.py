@@ -18,7 +18,7 @@ import optax
 from absl import flags
 
 from wiseale_jax import autoencoder, divergences, networks, objectives, run_folder
-from wiseale_jax.datasets import BINARIZE, DATASETS
+from wiseale_jax.datasets import BINARIZE, DATASETS, find
 
 
 def _field(help_: str, default: Any = dataclasses.MISSING) -> Any:
@@ -148,13 +148,12 @@ def make_config(given: Mapping[str, Any]) -> Config:
         field.
     """
     name = given["dataset"]
-    if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    dataset = find(name)
     given = dict(given)
     for field, word in _WORDS.items():
         if field in given and given[field] != word:
             given[field] = _number(field, given[field], word)
-    if "source" not in DATASETS[name].settings:
+    if "source" not in dataset.settings:
         given.pop("source", None)  # The results do not depend on it.
     elif "source" in given:
         given["source"] = str(Path(given["source"]).expanduser().resolve())

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import runs
+from experiments import processes
 from wiseale_jax import programs, training
 from wiseale_jax.datasets import feeding
 
@@ -49,7 +49,7 @@ def train(
         unit=" examples",
         unit_scale=True,
         leave=False,
-        disable=None if runs.is_first_process() else True,
+        disable=None if processes.is_first() else True,
     ) as bar:
         for part in parts(program, state, data, epoch):
             if start is None:

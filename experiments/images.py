@@ -12,8 +12,8 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import configs, runs, sections
-from wiseale_jax import comparison_plots, image_plots, run_folder
+from experiments import runs, sections
+from wiseale_jax import image_plots
 from wiseale_jax.datasets import preprocessing
 from wiseale_jax.evaluation import Settings
 
@@ -47,21 +47,17 @@ def report(
       numbers: of the evaluation, for a table of their own.
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
     """
-    config = configs.read_stored(run_folder.read_config(done[0].workdir))
+    config = done[0].config
     data = runs.load_data(config, data_dir, **preparing)
-    first = {run.label: wiseale_jax.load(run.workdir) for run in done if run.seed == done[0].seed}
+    first = sections.load_first(done)
     preprocess = preprocessing(config.dataset, config.binarize)
     x = preprocess(jnp.asarray(data.test[:_ENCODED]), jax.random.key(0))
     title = f"{config.dataset}, {config.epochs} epochs"
-    for name, figure in _figures(first, x, title).items():
-        comparison_plots.save(figure, output / name)
-    curves = [(run.label, run.rows) for run in done]
-    comparison_plots.save(comparison_plots.curves_by_label(curves, title), output / "curves")
+    sections.write_figures(done, output, title, _figures(first, x, title))
     names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
     columns = sections.last_metrics(done, *names)
     # Last, as it takes longest.
     sections.write_numbers(done, output, columns, numbers, settings, data_dir, **preparing)
-    print(f"written to {output}")
 
 
 def _figures(

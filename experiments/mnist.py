@@ -15,10 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-import wiseale_jax
-from experiments import configs, runs, sections
-from wiseale_jax import comparison_plots, latent_plots, run_folder
-from wiseale_jax.datasets import DATASETS
+from experiments import runs, sections
+from wiseale_jax import latent_plots
+from wiseale_jax.datasets import preprocessing
 from wiseale_jax.evaluation import Settings
 
 FLAGS = flags.FLAGS
@@ -59,13 +58,13 @@ def report(
     **preparing: Any,
 ) -> None:
     """Writes the tables and figures of finished runs; the figures show the first seed's."""
-    config = configs.read_stored(run_folder.read_config(done[0].workdir))
+    config = done[0].config
     data = runs.load_data(config, data_dir, **preparing)
-    preprocess = DATASETS["mnist"].preprocess
+    preprocess = preprocessing(config.dataset, config.binarize)
     x = preprocess(jnp.asarray(data.test), jax.random.key(0))
     columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
     sections.write_numbers(done, output, columns, NUMBERS, settings, data_dir, **preparing)
-    first = {run.label: wiseale_jax.load(run.workdir) for run in done if run.seed == done[0].seed}
+    first = sections.load_first(done)
     posteriors = {
         label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in first.items()
     }
@@ -81,13 +80,8 @@ def report(
         "decoded-plane": latent_plots.decoded_planes(
             {label: trained.decode for label, trained in first.items()}
         ),
-        "curves": comparison_plots.curves_by_label(
-            [(run.label, run.rows) for run in done], f"MNIST, {config.epochs} epochs"
-        ),
     }
-    for name, figure in figures.items():
-        comparison_plots.save(figure, output / name)
-    print(f"written to {output}")
+    sections.write_figures(done, output, f"MNIST, {config.epochs} epochs", figures)
 
 
 if __name__ == "__main__":

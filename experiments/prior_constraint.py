@@ -296,7 +296,7 @@ def write(output: Path, tolerance: float) -> None:
         ),
     }
     for name, figure in figures.items():
-        comparison_plots.save(figure, output / name)
+        comparison_plots.save_both(figure, output / name)
     print(sections.write_tables(output, "preferred", preferred_table(tolerance)))
     tolerances = tuple(sorted({tolerance, *TOLERANCES}))
     print(sections.write_tables(output, "acceptable", region_table(maps, tolerances)))

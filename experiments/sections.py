@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
+from matplotlib.figure import Figure
 
 from experiments import configs, evaluate, runs, train
-from wiseale_jax import run_folder
+from wiseale_jax import comparison_plots, run_folder
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.trained import TrainedAutoencoder, load
 
 # The settings of an evaluation that a section has flags for.
 _SETTINGS = ("examples", "likelihood_examples")
@@ -24,13 +27,13 @@ class Run(NamedTuple):
 
     Attributes:
       label: what it is called in tables and figures.
-      seed: of the run.
+      config: of the run.
       workdir: its folder.
       rows: of its metrics.jsonl.
     """
 
     label: str
-    seed: int
+    config: configs.Config
     workdir: Path
     rows: list[dict[str, Any]]
 
@@ -90,7 +93,7 @@ def train_all(
     for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
         train.train(config, workdir, data_dir, **preparing)
-        done.append(Run(label, config.seed, workdir, run_folder.read_metrics(workdir)))
+        done.append(Run(label, config, workdir, run_folder.read_metrics(workdir)))
     return done
 
 
@@ -146,7 +149,7 @@ def evaluate_all(
     """
     found = []
     for number, run in enumerate(done, 1):
-        print(f"[{number}/{len(done)}] evaluating {run.label}, seed {run.seed}")
+        print(f"[{number}/{len(done)}] evaluating {run.label}, seed {run.config.seed}")
         found.append(evaluate.evaluate_run(run.workdir, data_dir, settings, **preparing))
     return {
         name: [row.get(name) for row in found]
@@ -195,31 +198,30 @@ class Spread(NamedTuple):
 
 def spread(values: Sequence[float | None]) -> Spread | None:
     """Mean and standard deviation; None where a value is missing or not finite."""
-    if not values or any(value is None for value in values):
+    if not values or any(value is None or not math.isfinite(value) for value in values):
         return None
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def tabulate(
-    done: Sequence[Run], columns: Mapping[str, Sequence[float | None]]
+    labels: Sequence[str], columns: Mapping[str, Sequence[float | None]]
 ) -> list[dict[str, Any]]:
     """One row per label, with the spread over its runs.
 
     Args:
-      done: the runs.
+      labels: of every run.
       columns: by name, a value for every run.
     """
-    labels = list(dict.fromkeys(run.label for run in done))
     return [
         {
             "run": label,
-            "seeds": sum(run.label == label for run in done),
+            "seeds": labels.count(label),
             **{
-                name: spread([v for v, run in zip(values, done, strict=True) if run.label == label])
+                name: spread([v for v, of in zip(values, labels, strict=True) if of == label])
                 for name, values in columns.items()
             },
         }
-        for label in labels
+        for label in dict.fromkeys(labels)
     ]
 
 
@@ -243,15 +245,40 @@ def write_numbers(
       names: of the evaluation, as of `evaluate_all`.
       settings, data_dir, **preparing: as of `evaluate_all`.
     """
-    print(write_tables(output, "table", tabulate(done, metrics)))
+    labels = [run.label for run in done]
+    print(write_tables(output, "table", tabulate(labels, metrics)))
     numbers = evaluate_all(done, names, settings, data_dir, **preparing)
-    print(write_tables(output, "evaluation", tabulate(done, numbers)))
+    print(write_tables(output, "evaluation", tabulate(labels, numbers)))
     columns = {**metrics, **numbers}
     rows = [["run", "seed", *columns]]
     for i, run in enumerate(done):
         values = (values[i] for values in columns.values())
-        rows.append([run.label, run.seed, *("" if v is None else f"{v:.6g}" for v in values)])
+        rows.append(
+            [run.label, run.config.seed, *("" if v is None else f"{v:.6g}" for v in values)]
+        )
     _write_csv(output / "runs.csv", rows)
+
+
+def load_first(done: Sequence[Run]) -> dict[str, TrainedAutoencoder]:
+    """By label, the trained models of the first run's seed."""
+    return {run.label: load(run.workdir) for run in done if run.config.seed == done[0].config.seed}
+
+
+def write_figures(
+    done: Sequence[Run], output: Path, title: str, figures: Mapping[str, Figure]
+) -> None:
+    """Writes figures by name, and what every section has: the training by epoch, as "curves".
+
+    Args:
+      done: the runs.
+      output: the folder.
+      title: of the curves.
+      figures: by name.
+    """
+    curves = comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title)
+    for name, figure in {**figures, "curves": curves}.items():
+        comparison_plots.save_both(figure, output / name)
+    print(f"written to {output}")
 
 
 def last_metrics(done: Sequence[Run], *names: str) -> dict[str, list[float]]:

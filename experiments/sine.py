@@ -14,8 +14,8 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import configs, runs, sections
-from wiseale_jax import comparison_plots, run_folder
+from experiments import runs, sections
+from wiseale_jax import comparison_plots
 from wiseale_jax.evaluation import Settings
 
 FLAGS = flags.FLAGS
@@ -78,7 +78,7 @@ def report(
     done: list[sections.Run], output: Path, data_dir: str | None, settings: Settings
 ) -> None:
     """Writes the tables and figures of finished runs."""
-    config = configs.read_stored(run_folder.read_config(done[0].workdir))
+    config = done[0].config
     data = runs.load_data(config, data_dir)
     wave, factors = jnp.asarray(data.test), data.test_factors
     columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
@@ -96,21 +96,14 @@ def report(
         error = np.sum(np.square(again - data.test), axis=(1, 2))
         for name, rows in groups.items():
             at_mean[f"error at mean, {name}"].append(float(error[rows].mean()))
-        if run.seed == done[0].seed:
+        if run.config.seed == config.seed:
             pictures[run.label] = again[chosen]
     sections.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
-    seeds = len({run.seed for run in done})
+    seeds = len({run.config.seed for run in done})
     title = f"sine waves, {config.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
-    comparison_plots.save(
-        comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title),
-        output / "curves",
-    )
     picked = {name: factors[name][chosen] for name in ("clean", "frequency", "amplitude")}
-    comparison_plots.save(
-        comparison_plots.waves_by_label(data.test[chosen], **picked, reconstructions=pictures),
-        output / "reconstructions",
-    )
-    print(f"written to {output}")
+    waves = comparison_plots.waves_by_label(data.test[chosen], **picked, reconstructions=pictures)
+    sections.write_figures(done, output, title, {"reconstructions": waves})
 
 
 def _choose(factors: dict[str, np.ndarray]) -> np.ndarray:

@@ -42,7 +42,7 @@ def listen() -> Iterator[Callable[[], bool]]:
     # A thread is told of signals at once; a Python handler only once a call of XLA's has returned.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    thread = threading.Thread(target=_count, args=(reader, asked), daemon=True)
+    thread = threading.Thread(target=_watch, args=(reader, asked), daemon=True)
     thread.start()
     wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
@@ -57,7 +57,7 @@ def listen() -> Iterator[Callable[[], bool]]:
         reader.close()
 
 
-def _count(reader: socket.socket, asked: threading.Event) -> None:
+def _watch(reader: socket.socket, asked: threading.Event) -> None:
     while number := reader.recv(1):
         if number[0] in SIGNALS:
             if asked.is_set():

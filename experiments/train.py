@@ -16,11 +16,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import flags
 
-from experiments import configs, epochs, locking, messages, profiling, runs, stopping
+from experiments import configs, epochs, locking, messages, processes, profiling, runs, stopping
 from wiseale_jax import checkpoints, programs, run_folder, training
-from wiseale_jax.datasets import DATASETS, feeding
-from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.trained import TrainedAutoencoder
+from wiseale_jax.datasets import feeding
+from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 FLAGS = flags.FLAGS
 
@@ -28,7 +27,7 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Trains what the flags ask for."""
     del argv
-    runs.join_processes()
+    processes.join()
     config = configs.config_from_flags()
     for name in ("checkpoint_every", "keep"):
         if FLAGS[name].value < 1:
@@ -83,7 +82,7 @@ def train(
     if finished := check_workdir(config, workdir):
         print(finished + ("; there is no step left to profile" if profile else ""))
         return
-    mesh = runs.choose_mesh(mesh, config.batch_size)
+    mesh = processes.choose_mesh(mesh, config.batch_size)
     run_folder.make_folder(workdir, "workdir")
     with locking.lock_for_all(workdir):
         if finished := check_workdir(config, workdir):  # By whoever held the lock until now.
@@ -118,23 +117,24 @@ def _train(
     profile: bool,
     asked_to_stop: Callable[[], bool],
 ) -> None:
-    first = runs.is_first_process()
+    first = processes.is_first()
     resumed = run_folder.read_config(workdir) is not None
     if first and not resumed:
         run_folder.write_config(workdir, dataclasses.asdict(config))
     state = training.create_state(program, config.seed, data.train[:1])
+    devices = program.mesh.size if program.mesh else 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if first:
         print(
             f"{config.method} on {config.dataset}: {len(data.train):,} training and "
             f"{len(data.test):,} test examples, {parameters:,} parameters, "
-            f"{program.mesh.size if program.mesh else 1} x {jax.devices()[0].device_kind}"
+            f"{devices} x {jax.devices()[0].device_kind}"
         )
     folder = run_folder.make_folder(workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
     if first:
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
-    with checkpoints.open_checkpoints(folder) as saved, runs.ending_with_others():
+    with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
         state, rows = _resume(saved, config, state, data)
         if first and resumed:
             # Only now: what is refused leaves no mark on a run.
@@ -176,7 +176,6 @@ def _train(
                 line = messages.epoch_line(epoch, config.epochs, row, test)
                 if flops:
                     steps_per_second = row["examples_per_second"] / config.batch_size
-                    devices = program.mesh.size if program.mesh else 1
                     line += f"  {profiling.speed(flops * steps_per_second, devices)}"
                 print(line, flush=True)
             if fault is not None:
@@ -187,7 +186,7 @@ def _train(
                     f"command goes on from there (exit code {stopping.EXIT_CODE})"
                 )
     if first:
-        _finish(config, workdir, data, program, state, rows)
+        _finish(config, workdir, data, state, rows)
 
 
 def _resume(
@@ -214,11 +213,11 @@ def _resume(
     steps = len(data.train) // config.batch_size
     for step, reason in restored.damaged.items():
         aside = checkpoints.set_aside(saved, step)
-        if runs.is_first_process():
+        if processes.is_first():
             print(f"checkpoint {step} is damaged ({reason}): moved to {aside}")
     rows = restored.record["metrics"]
     done = _epochs_done(rows)
-    if runs.is_first_process():
+    if processes.is_first():
         beyond = restored.step - done * steps
         also = f" and {beyond} of the next one's {steps} steps" if beyond else ""
         print(f"resuming after epoch {done}{also}")
@@ -296,7 +295,6 @@ def _finish(
     config: configs.Config,
     workdir: Path,
     data: runs.Data,
-    program: programs.Program,
     state: training.TrainState,
     rows: list[dict],
 ) -> None:
@@ -304,10 +302,9 @@ def _finish(
     from wiseale_jax import plots  # Only now: matplotlib takes a third of a start's time.
 
     title = f"{config.method} on {config.dataset}, {config.epochs} epochs, seed {config.seed}"
-    likelihood = LIKELIHOODS[DATASETS[config.dataset].likelihood]
-    trained = TrainedAutoencoder(
-        program.model, jax.device_get(state.variables), likelihood, dataclasses.asdict(config)
-    )
+    settings = dataclasses.asdict(config)
+    model, likelihood = model_from_config(settings)
+    trained = TrainedAutoencoder(model, jax.device_get(state.variables), likelihood, settings)
     figures = workdir / run_folder.FIGURES
     plots.save(plots.curves(rows, title), figures / "curves.png")
     picture = runs.reconstruction_figure(trained, data, title)
@@ -326,7 +323,7 @@ if __name__ == "__main__":
         "feed", "auto", feeding.FEEDS, "batches from the device, from disk, or chosen by size"
     )
     flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
-    runs.define_distributed()
+    processes.define_flags()
     flags.DEFINE_bool(
         "profile", False, "print the time of each part of a step, and write a trace into profile/"
     )

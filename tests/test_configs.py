@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import numpy as np
+import optax
 import pytest
 
 from experiments import configs
@@ -61,6 +63,10 @@ def test_encoder_by_method():
         ({"bound": "chernoff"}, "unknown bound 'chernoff'; known: jensen"),
         ({"scale_head": "exp"}, "unknown scale_head"),
         ({"encoder": "x"}, "unknown encoder"),
+        ({"precision": "float16"}, "unknown precision 'float16'; known: float32, bfloat16"),
+        ({"microbatches": 3}, "batch_size 64 is not a multiple of microbatches 3"),
+        ({"skip_nonfinite": -1}, "skip_nonfinite must be at least 0, got -1"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"encoder": "deterministic"}, "needs encoder='gaussian'"),
         ({"method": "wae_mmd", "batch_size": 1}, "needs batch_size >= 2"),
         ({"beta": 2.0}, "beta is for method beta_vae, and not for 'wiseale'"),
@@ -114,3 +120,17 @@ def test_difference_names_what_differs_and_allows_more_epochs():
     other = dataclasses.replace(config, seed=3, method="aevb")
     words = configs.difference(config, other)
     assert words == "method is 'wiseale' there, 'aevb' here; seed is 0 there, 3 here"
+
+
+def test_a_gradient_is_scaled_to_the_largest_norm():
+    config = configs.make_config({"dataset": "sine", "clip_norm": 2.0})
+    clipped, plain = configs.optimizer(config, 1), optax.adam(config.learning_rate)
+    # Of several lengths, as Adam's first step is the same for all.
+    gradients = np.array([[6.0, 8.0], [0.1, -0.2], [-3.0, 0.0]], np.float32)
+    states = clipped.init(gradients[0]), plain.init(gradients[0])
+    for gradient in gradients:
+        shorter = gradient * min(1, 2 / np.linalg.norm(gradient))
+        update, first = clipped.update(gradient, states[0])
+        want, second = plain.update(shorter, states[1])
+        states = first, second
+        np.testing.assert_allclose(update, want, rtol=1e-5)

@@ -35,7 +35,7 @@ def test_digits_are_what_the_network_sees(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"name": "sinus"}, "unknown data set 'sinus'; known: sine"),
+        ({"name": "sinus"}, "unknown dataset 'sinus'; known: sine"),
         ({"split": "validation"}, "unknown split 'validation' of sine; known: train, test, all"),
         ({"count": TEST_SIZE + 1}, f"count must be in 1..{TEST_SIZE}, got {TEST_SIZE + 1}"),
         ({"count": 0}, "count must be in"),

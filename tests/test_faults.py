@@ -19,7 +19,7 @@ import pytest
 import wiseale_jax
 from experiments import configs, locking, runs, stopping, train
 from tests.forks import call
-from tests.test_train import FLAGS, GIVEN, ROOT, command, parameters_of, rows_of
+from tests.test_train import FLAGS, GIVEN, ROOT, assert_same, command
 from wiseale_jax import checkpoints, run_folder, training
 from wiseale_jax.datasets import feeding
 
@@ -57,11 +57,6 @@ def short(tmp_path, finished):
 
 def run(workdir, data_dir, **given):
     train.train(configs.make_config({**GIVEN, **given}), workdir, str(data_dir))
-
-
-def assert_same(workdir, finished):
-    assert rows_of(workdir) == rows_of(finished)
-    jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(finished))
 
 
 def step_by_step(monkeypatch, act):

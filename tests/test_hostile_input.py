@@ -38,7 +38,7 @@ def quickly(count):
     return settings(max_examples=count, deadline=None, suppress_health_check=checks)
 
 
-def one_line(error):
+def is_clear(error):
     assert str(error) and len(str(error)) < 1000
     assert "Traceback" not in str(error)
 
@@ -52,7 +52,7 @@ def flags_are_read_or_refused(pairs):
             values(["train", *(f"--{name}={value}" for name, value in pairs)])
             config = configs.config_from_flags()
         except (ValueError, flags.Error) as error:
-            return one_line(error)
+            return is_clear(error)
     assert configs.read_stored(json.loads(json.dumps(dataclasses.asdict(config)))) == config
     runs.make_program(config, 100)
 
@@ -75,7 +75,7 @@ def config_is_read_or_refused(text):
         try:
             configs.read_stored(run_folder.read_config(folder))
         except ValueError as error:
-            one_line(error)
+            is_clear(error)
         assert [path] == list(Path(folder).iterdir())
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import celeba, configs, images, sections, teapot
+from experiments import celeba, configs, images, mnist, sections, teapot
 from tests.image_files import picture
 from wiseale_jax import metrics
 from wiseale_jax.datasets import teapot as teapot_data
@@ -61,9 +61,9 @@ def test_teapots(tmp_path, monkeypatch):
     assert "| AEVB | 1 |" in text and "dci_disentanglement" in text and "mig" in text
 
 
-@pytest.mark.parametrize("section", [celeba, teapot])
+@pytest.mark.parametrize("section", [celeba, mnist, teapot])
 def test_variants_and_numbers_are_known(section):
-    dataset = {"celeba": "celeba", "teapot": "teapot"}[section.__name__.rpartition(".")[2]]
+    dataset = section.__name__.rpartition(".")[2]
     for fields in section.VARIANTS.values():
         configs.make_config({"dataset": dataset, **fields})
     assert all(metrics.place(name) is not None for name in section.NUMBERS)

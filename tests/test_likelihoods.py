@@ -40,13 +40,7 @@ def test_bernoulli_far_logits_stay_finite():
 def test_gaussian(std):
     x, mean = arrays()
     difference = np.float64(x) - np.float64(mean)
-    density = np.exp(-(difference**2) / (2 * std**2)) / np.sqrt(2 * np.pi * std**2)
-    with np.errstate(divide="ignore"):
-        want = np.sum(np.log(density), axis=(1, 2))
     got = gaussian_log_likelihood(x, mean, 2 * np.float32(np.log(std)))
-    finite = np.isfinite(want)
-    assert finite.any() or std < 0.1
-    np.testing.assert_allclose(np.asarray(got)[finite], want[finite], rtol=1e-5)
     log_density = -(difference**2) / (2 * std**2) - 0.5 * np.log(2 * np.pi * std**2)
     np.testing.assert_allclose(got, np.sum(log_density, axis=(1, 2)), rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""objectives.py: every loss and metric recomputed in float64 NumPy."""
+"""objectives.py: losses and metrics recomputed in float64 NumPy, but for the bound and the MMD."""
 
 import jax
 import jax.numpy as jnp

@@ -35,7 +35,7 @@ def test_wide_range_in_many_dimensions():
 
 
 @pytest.mark.parametrize("bound", (*BOUNDS, "tightest"))
-def test_of_dataset_is_the_same_number(bound, capsys):
+def test_of_dataset_is_the_same_number(bound):
     mean, logvar = normal_rows(5000, 4)
     want = wiseale_kl(mean, logvar, bound=bound)
     got = wiseale_kl_of_dataset(mean, logvar, bound=bound)

@@ -13,7 +13,7 @@ from wiseale_jax.datasets import pipeline
 
 
 def test_unknown_data_set_lists_the_known_ones():
-    with pytest.raises(ValueError, match="unknown data set 'sinus'; known: sine"):
+    with pytest.raises(ValueError, match="unknown dataset 'sinus'; known: sine"):
         pipeline.prepare("sinus")
 
 

@@ -1,4 +1,4 @@
-"""experiments/runs.py: what the entry points share."""
+"""experiments/runs.py and processes.py: what the entry points share."""
 
 import types
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, runs
+from experiments import configs, processes, runs
 from wiseale_jax import programs
 
 
@@ -40,21 +40,27 @@ def devices(monkeypatch):
 )
 def test_as_many_devices_as_divide_the_batch(count, batch_size, used, devices):
     devices(count)
-    assert len(runs.choose_mesh("auto", batch_size).devices) == used
+    assert len(processes.choose_mesh("auto", batch_size).devices) == used
 
 
 def test_one_device_needs_no_mesh():
-    assert runs.choose_mesh("auto", 64) is None and runs.choose_mesh("1", 64) is None
+    assert processes.choose_mesh("auto", 64) is None and processes.choose_mesh("1", 64) is None
 
 
 @pytest.mark.parametrize(("flag", "batch_size"), [("auto", 63), ("2", 64), ("1", 64)])
 def test_a_process_without_a_device_is_refused(flag, batch_size, devices):
     devices(4, processes=2)
     if flag == "auto":
-        assert len(runs.choose_mesh(flag, 64).devices) == 4
+        assert len(processes.choose_mesh(flag, 64).devices) == 4
         devices(2, processes=2)
     with pytest.raises(ValueError, match="leaves a process without any"):
-        runs.choose_mesh(flag, batch_size)
+        processes.choose_mesh(flag, batch_size)
+
+
+def test_devices_that_do_not_divide_the_batch_are_refused(devices):
+    devices(4)
+    with pytest.raises(ValueError, match="batch_size 63 is not a multiple of the mesh's 2 devices"):
+        processes.choose_mesh("2", 63)
 
 
 def test_a_cache_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import dataclasses
 import pytest
 
 from experiments import configs, sections, sine
+from tests.forks import call
 from wiseale_jax import run_folder
 from wiseale_jax.evaluation import Settings
 
@@ -15,6 +16,7 @@ def test_spread():
     assert sections.spread([1.0]) == (1.0, None) and str(sections.spread([1.0])) == "1"
     assert str(sections.spread([1.0, 1.0])) == "1 ± 0"
     assert sections.spread([1.0, None]) is None and sections.spread([]) is None
+    assert sections.spread([float("inf"), 1.0]) is None and sections.spread([float("nan")]) is None
 
 
 @pytest.mark.parametrize("seeds", [[], ["a"], ["-1"], ["1", "1"]])
@@ -32,8 +34,7 @@ def test_rows_to_train_are_chosen_by_label():
 
 
 def test_tables(tmp_path):
-    runs = [sections.Run(label, seed, tmp_path, []) for label in "ab" for seed in (0, 1)]
-    table = sections.tabulate(runs, {"loss": [1.0, 3.0, 5.0, 5.0], "kl": [1.0, 1.0, None, None]})
+    table = sections.tabulate("aabb", {"loss": [1.0, 3.0, 5.0, 5.0], "kl": [1.0, 1.0, None, None]})
     markdown = sections.write_tables(tmp_path, "t", table)
     assert markdown == (tmp_path / "t.md").read_text()
     assert "| a | 2 | 2 ± 1.4 | 1 ± 0 |" in markdown and "| b | 2 | 5 ± 0 | none |" in markdown
@@ -47,7 +48,7 @@ def test_tables(tmp_path):
         "kl_deviation": "0",
     }
     assert rows[1]["kl"] == rows[1]["kl_deviation"] == ""
-    sections.write_tables(tmp_path, "one", sections.tabulate(runs[:1], {"loss": [1.0]}))
+    sections.write_tables(tmp_path, "one", sections.tabulate(["a"], {"loss": [1.0]}))
     assert (tmp_path / "one.csv").read_text() == "run,seeds,loss,loss_deviation\na,1,1,\n"
     assert "| a | 1 | 1 |" in (tmp_path / "one.md").read_text()
 
@@ -55,7 +56,8 @@ def test_tables(tmp_path):
 def test_a_number_that_one_run_lacks_is_no_ones_loss(tmp_path, monkeypatch):
     rows = [{"mmd": 1.0}, {"mmd": 2.0, "mig": 0.5}]
     monkeypatch.setattr(sections.evaluate, "evaluate_run", lambda *_, **__: rows.pop(0))
-    done = [sections.Run("a", seed, tmp_path, []) for seed in (0, 1)]
+    config = configs.make_config({"dataset": "sine"})
+    done = [sections.Run("a", config, tmp_path, []) for _ in range(2)]
     found = sections.evaluate_all(done, ("mmd", "mig", "knn_accuracy"), Settings(), None)
     assert found == {"mmd": [1.0, 2.0], "mig": [None, 0.5]}
 
@@ -65,7 +67,7 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     given = {"epochs": 1, "batch_size": 64, "train_examples": None}
     arguments = ("sine", variants, tmp_path, [0, 1], given, str(data_dir))
     done = sections.train_all(*arguments)
-    assert [(run.label, run.seed) for run in done] == [
+    assert [(run.label, run.config.seed) for run in done] == [
         ("WiSE-ALE", 0),
         ("AE", 0),
         ("WiSE-ALE", 1),
@@ -84,7 +86,7 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     assert float(rows[1]["forest_r2_phase"]) < 1
     by_run = list(csv.DictReader((tmp_path / "runs.csv").open()))
     assert [(row["run"], row["seed"]) for row in by_run] == [
-        (run.label, str(run.seed)) for run in done
+        (run.label, str(run.config.seed)) for run in done
     ]
     for row, run in zip(by_run, done, strict=True):
         error = float(row["reconstruction_error"])
@@ -114,3 +116,16 @@ def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
 def test_every_study_is_made_of_valid_configs(study):
     for fields in sine.STUDIES[study].values():
         configs.make_config({"dataset": "sine", **fields})
+
+
+def test_a_section_from_its_flags(tmp_path, data_dir):
+    given = ("--epochs=1", "--seeds=0", "--seeds=1", "--only=AEVB", "--examples=40")
+    few = ("--likelihood_examples=2", "--train_examples=128")
+    done = call("sine", *given, *few, f"--output={tmp_path}", f"--data_dir={data_dir}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith(f"written to {tmp_path / 'methods'}\n")
+    rows = list(csv.DictReader((tmp_path / "methods" / "runs.csv").open()))
+    assert [(row["run"], row["seed"]) for row in rows] == [("AEVB", "0"), ("AEVB", "1")]
+    compared = call("compare", f"--workdirs={tmp_path}/methods/runs/*", f"--output={tmp_path}/out")
+    assert compared.returncode == 0, compared.stderr
+    assert "| aevb | 2 |" in compared.stdout and (tmp_path / "out" / "report.html").exists()

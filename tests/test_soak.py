@@ -1,13 +1,36 @@
 """experiments/soak.py: killed again and again, a run ends as if it never had been."""
 
 import re
+import shutil
 
 import pytest
 
 from experiments import soak
+from tests import golden_run
+from wiseale_jax import checkpoints, run_folder
 
 
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path, data_dir):
     table = soak.soak(tmp_path, [f"--data_dir={data_dir}"], 10, kills=4, epochs=10, seed=0)
     assert re.search(r"\| 4 \| \d \| 10 \| 0 \|", table), table
+
+
+def test_what_differs_is_noticed(tmp_path):
+    for name in ("whole", "same", "rows", "parameters"):
+        shutil.copytree(golden_run.FOLDER, tmp_path / name)
+    rows = run_folder.read_metrics(golden_run.FOLDER)
+    run_folder.write_metrics(tmp_path / "same", [{**row, "examples_per_second": 9} for row in rows])
+    soak.check_same(tmp_path / "same", tmp_path / "whole")
+    run_folder.write_metrics(tmp_path / "rows", [{**row, "loss": 1.25} for row in rows])
+    with pytest.raises(ValueError, match=r"metrics of .*rows differ"):
+        soak.check_same(tmp_path / "rows", tmp_path / "whole")
+    place = tmp_path / "parameters" / run_folder.CHECKPOINTS
+    config = run_folder.read_config(golden_run.FOLDER)
+    with checkpoints.open_checkpoints(place) as saved:
+        restored = checkpoints.restore(saved, config)
+        head = restored.state["params"]["mean_head"]
+        head["bias"] = head["bias"] + 1e-6
+        checkpoints.save(saved, restored.step + 1, restored.state, restored.record)
+    with pytest.raises(ValueError, match=r"parameters of .*parameters differ"):
+        soak.check_same(tmp_path / "parameters", tmp_path / "whole")

@@ -41,6 +41,11 @@ def parameters_of(workdir):
     return wiseale_jax.load(workdir).variables
 
 
+def assert_same(workdir, finished):
+    assert rows_of(workdir) == rows_of(finished)
+    jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(finished))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data_dir):
     """A run that nothing interrupted."""
@@ -107,10 +112,7 @@ def test_elbo_is_likelihood_less_kl_in_every_row(finished):
 
 def test_same_seed_same_bits(finished, tmp_path, data_dir):
     train.train(configs.make_config(GIVEN), tmp_path / "again", str(data_dir))
-    assert rows_of(tmp_path / "again") == rows_of(finished)
-    jax.tree.map(
-        np.testing.assert_array_equal, parameters_of(tmp_path / "again"), parameters_of(finished)
-    )
+    assert_same(tmp_path / "again", finished)
 
 
 def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
@@ -126,17 +128,13 @@ def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
     assert again.returncode == 0, again.stderr
     # The second checkpoint may have been under way.
     assert re.search(r"resuming after epoch [12]\n", again.stdout)
-    assert rows_of(workdir) == rows_of(finished)
-    jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(finished))
+    assert_same(workdir, finished)
 
 
 def test_a_stream_gives_the_same_bits(finished, tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(feeding, "_BLOCK_BYTES", 7 * 32 * 1024)  # 7 steps a call, of 20
     train.train(configs.make_config(GIVEN), tmp_path / "run", str(data_dir), feed="stream")
-    assert rows_of(tmp_path / "run") == rows_of(finished)
-    jax.tree.map(
-        np.testing.assert_array_equal, parameters_of(tmp_path / "run"), parameters_of(finished)
-    )
+    assert_same(tmp_path / "run", finished)
 
 
 @pytest.mark.slow

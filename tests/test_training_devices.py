@@ -8,7 +8,6 @@ def test_eight_devices_train_as_one():
         8,
         """
         import jax, numpy as np, optax
-        from jax.sharding import NamedSharding, PartitionSpec as P
         from tests.test_training import DATA, make
         from wiseale_jax import programs, training
         from wiseale_jax.datasets import feeding
@@ -26,7 +25,7 @@ def test_eight_devices_train_as_one():
             for epoch in (1, 2, 3):
                 order = training.epoch_order(state.key, epoch, len(DATA))
                 if name == "eight, streamed":
-                    sharding = NamedSharding(mesh, P(None, "data"))
+                    sharding = programs.batches_sharding(program)
                     parts = feeding.stream(np.asarray(DATA), order, 16, 0, sharding)
                 else:
                     parts = feeding.resident(programs.replicate(program, DATA), order, 16)

@@ -14,8 +14,8 @@ from matplotlib.ticker import LogFormatter
 from wiseale_jax import plots
 
 _STYLES = [
-    ("#1b1b3a", "-"),
-    ("#c8553d", "--"),
+    (plots.DARK, "-"),
+    (plots.MIDDLE, "--"),
     ("#4f7cac", "-."),
     ("#e0a030", ":"),
     ("#588157", (0, (5, 1))),
@@ -32,7 +32,7 @@ _PANELS = {
 }
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_both(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG and as PDF beside it; `path` is without the ending."""
     for ending in ("png", "pdf"):
         plots.save(figure, path.with_suffix(f".{ending}"))

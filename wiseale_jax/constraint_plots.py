@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from wiseale_jax.comparison_plots import styles
+from wiseale_jax.plots import DARK, MIDDLE
 
-_DARK, _MIDDLE, _PRIOR = "#1b1b3a", "#c8553d", "#c9ced6"
+_PRIOR = "#c9ced6"
 
 
 def preferred_variances(
@@ -67,8 +68,8 @@ def _densities(axes: Axes, z: np.ndarray, m: float, s: float) -> None:
     posteriors = normal(-m, s), normal(m, s)
     for i, density in enumerate(posteriors):
         label = "posteriors" if i == 0 else None
-        axes.plot(z, density, "--", color=_MIDDLE, linewidth=1, label=label)
-    axes.plot(z, sum(posteriors) / 2, color=_DARK, label="aggregate posterior")
+        axes.plot(z, density, "--", color=MIDDLE, linewidth=1, label=label)
+    axes.plot(z, sum(posteriors) / 2, color=DARK, label="aggregate posterior")
 
 
 def _log_axis(axes: Axes, which: str) -> None:
@@ -100,10 +101,10 @@ def loss_maps(
         for axes, (name, values) in zip(row, maps.items(), strict=True):
             above = (values - values.min()).T
             axes.contourf(means, sigma, above, [0, *tolerances], colors=shades, extend="max")
-            axes.contour(means, sigma, above, levels=tolerances, colors=_DARK, linewidths=0.6)
+            axes.contour(means, sigma, above, levels=tolerances, colors=DARK, linewidths=0.6)
             row_index, column = np.unravel_index(values.argmin(), values.shape)
             axes.plot(
-                means[row_index], sigma[column], "+", color=_MIDDLE, ms=11, mew=2, clip_on=False
+                means[row_index], sigma[column], "+", color=MIDDLE, ms=11, mew=2, clip_on=False
             )
             _log_axis(axes, "y")
             axes.set_title(f"({next(letters)}) {name}", fontsize=10)

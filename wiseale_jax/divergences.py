@@ -236,15 +236,25 @@ def aggregate_kl(
     z = mean[component] + jnp.exp(0.5 * logvar[component]) * noise
     # As z was rounded: else a narrow posterior's own term would be of another z.
     noise = (z - mean[component]) * jnp.exp(-0.5 * logvar[component])
-    # log q(z | x), and log q(z) as that of pairs of a point and a Gaussian; both less d/2 log 2 pi.
+    # log q(z | x), like log q(z) without its d/2 log 2 pi.
     conditional = -0.5 * jnp.sum(noise**2 + logvar[component], axis=1)
-    points = Gaussians(z, jnp.zeros_like(z), jnp.zeros_like(conditional))
-    marginal = log_sum_exp(points, gaussians(mean, logvar, _TERMS["jensen"])) - jnp.log(size)
-    information = conditional - marginal
+    information = conditional - aggregate_log_density(z, mean, logvar)
     stderr = jnp.std(information, ddof=1) / num_samples**0.5
     mean_kl = jnp.mean(gaussian_kl(mean, logvar))
     mutual_information = jnp.mean(information)
     return AggregateKL(mean_kl - mutual_information, stderr, mutual_information, stderr, mean_kl)
+
+
+def aggregate_log_density(
+    z: Float[Array, "points latent"],
+    mean: Float[Array, "batch latent"],
+    logvar: Float[Array, "batch latent"],
+) -> Float[Array, " points"]:
+    """log q(z) + d/2 log 2 pi of each point, in nats; beyond -40..40, logvar is the nearest."""
+    # Pairs of a point, which has no variance, and a Gaussian.
+    points = Gaussians(z, jnp.zeros_like(z), jnp.zeros(z.shape[0], z.dtype))
+    everyone = gaussians(mean, _in_range(logvar), _TERMS["jensen"])
+    return log_sum_exp(points, everyone) - jnp.log(mean.shape[0])
 
 
 _MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.divergences import gaussian_kl
-from wiseale_jax.likelihoods import Likelihood
+from wiseale_jax.likelihoods import Likelihood, squared_error
 from wiseale_jax.trained import TrainedAutoencoder
 
 # Examples that are decoded at once, which bounds the memory.
@@ -70,8 +70,7 @@ def _evidence(
     kl = gaussian_kl(outputs.mean, outputs.logvar)
 
     def mse(reconstruction):
-        error = jnp.square(x - likelihood.mean(reconstruction))
-        return jnp.mean(error.reshape(len(x), -1), axis=1)
+        return squared_error(x, likelihood.mean(reconstruction)) / x[0].size
 
     return Evidence(
         likelihood.error(x, outputs.reconstruction),
@@ -101,7 +100,7 @@ def importance_weighted_log_likelihood(
     trained: TrainedAutoencoder,
     x: Float[Array, "size *shape"],
     key: PRNGKeyArray,
-    num_samples: int = 500,
+    num_samples: int,
     *,
     progress: bool = True,
 ) -> LogLikelihood:

@@ -13,7 +13,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from wiseale_jax.autoencoder import Outputs
 from wiseale_jax.objectives import Metrics
-from wiseale_jax.programs import AXIS, Program, is_shared
+from wiseale_jax.programs import AXIS, Program, is_sharded
 
 
 def gradient(
@@ -40,8 +40,8 @@ def _forward(
     On a mesh every device runs its own part of the batch, and only then do all have the latents of
     all, once: else XLA gathers them anew for every tile of their pairs.
     """
-    shared = is_shared(program, x)
-    model = program.model.clone(axis_name=AXIS) if shared else program.model
+    sharded = is_sharded(program, x)
+    model = program.model.clone(axis_name=AXIS) if sharded else program.model
 
     def apply(params, batch_stats, x, noise):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -50,7 +50,7 @@ def _forward(
         )
         return outputs, updated.get("batch_stats", {})
 
-    if not shared:
+    if not sharded:
         return apply(params, batch_stats, x, noise)
     whole, split = P(), P(AXIS)
     outputs, batch_stats = jax.shard_map(

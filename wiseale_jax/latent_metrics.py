@@ -1,6 +1,6 @@
 """Numbers about the posteriors of a set of examples: how they use, fill and share the latent space.
 
-Pure functions of the posteriors' mean and log variance, both `[size, latent]`.
+Pure functions of the posteriors' mean and log variance, or of draws of them, `[size, latent]`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import estimates
-from wiseale_jax.divergences import mmd
+from wiseale_jax.divergences import aggregate_log_density, mmd
 from wiseale_jax.estimates import Estimate
-from wiseale_jax.pairwise import LOGVAR_LIMIT, Gaussians, PairTerm, gaussians, log_sum_exp
 
 
 def active_units(mean: Float[Array, "size latent"], threshold: float = 0.01) -> int:
@@ -67,12 +66,9 @@ def overlap_coefficient(
 @partial(jax.jit, static_argnums=3)
 def _shares(key: PRNGKeyArray, mean: Array, logvar: Array, num_samples: int) -> Array:
     z = jax.random.normal(key, (num_samples, mean.shape[1]), mean.dtype)
-    points = Gaussians(z, jnp.zeros_like(z), jnp.zeros(num_samples, mean.dtype))
-    logvar = jnp.clip(logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT)
-    everyone = gaussians(mean, logvar, PairTerm(distance=0.5, entropy=0.0))
-    # log q and log p, both without d/2 log 2 pi.
-    log_q = log_sum_exp(points, everyone) - jnp.log(mean.shape[0])
-    return jnp.exp(jnp.minimum(log_q + 0.5 * jnp.sum(z**2, axis=1), 0.0))
+    # log q - log p, both without d/2 log 2 pi.
+    log_ratio = aggregate_log_density(z, mean, logvar) + 0.5 * jnp.sum(z**2, axis=1)
+    return jnp.exp(jnp.minimum(log_ratio, 0.0))
 
 
 def bhattacharyya_coefficient(

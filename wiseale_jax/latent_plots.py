@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
+from wiseale_jax.plots import MIDDLE
+
 # Half the width of the planes drawn, in standard deviations of the prior.
 EXTENT = 4.0
 _GRID = 200
@@ -122,6 +124,6 @@ def _planes(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndar
         axes.set_aspect("equal")
         for radius in (1, 2):
             axes.add_patch(
-                Circle((0, 0), radius, fill=False, color="#c8553d", linestyle="--", zorder=2)
+                Circle((0, 0), radius, fill=False, color=MIDDLE, linestyle="--", zorder=2)
             )
     return figure, grid

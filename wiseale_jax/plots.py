@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from wiseale_jax import run_folder
 
-_DARK, _MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
+DARK, MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
 
 METRIC_LABELS = {
     "loss": "loss (per example)",
@@ -43,7 +43,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     figure.suptitle(title)
     for axes, (name, label) in zip(figure.subplots(2, 3).flat, METRIC_LABELS.items(), strict=True):
-        for split, style, colour in (("train", "-", _DARK), ("test", "--", _MIDDLE)):
+        for split, style, colour in (("train", "-", DARK), ("test", "--", MIDDLE)):
             points = [(r["epoch"], r[name]) for r in rows if r["split"] == split]
             points = [(epoch, value) for epoch, value in points if value is not None]
             if points:
@@ -60,14 +60,14 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
     return figure
 
 
-def choose_waves(frequency: np.ndarray, amplitude: np.ndarray, count: int = 6) -> np.ndarray:
-    """Indices of waves whose frequencies spread evenly from lowest to highest.
+def choose_waves(frequency: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
+    """Indices of six waves or fewer whose frequencies spread evenly from lowest to highest.
 
     Of the waves near each wanted frequency, the one with the most middling amplitude.
     """
     low, high = float(frequency.min()), float(frequency.max())
     chosen = []
-    for wanted in np.linspace(low, high, count):
+    for wanted in np.linspace(low, high, 6):
         near = np.argsort(np.abs(frequency - wanted))[: max(1, len(frequency) // 200)]
         near = near[~np.isin(near, chosen)]
         if len(near):
@@ -79,8 +79,8 @@ def draw_wave(axes: Axes, wave: np.ndarray, clean: np.ndarray, reconstruction: n
     """Draws one wave, `[samples, 1]` over one second, in three ways; gives the squared error."""
     time = np.arange(len(wave)) / len(wave)
     axes.plot(time, wave[:, 0], ".", color=_LIGHT, markersize=2.5, label="input")
-    axes.plot(time, clean[:, 0], "-", color=_DARK, linewidth=0.9, label="noise-free wave")
-    axes.plot(time, reconstruction[:, 0], "--", color=_MIDDLE, label="reconstruction")
+    axes.plot(time, clean[:, 0], "-", color=DARK, linewidth=0.9, label="noise-free wave")
+    axes.plot(time, reconstruction[:, 0], "--", color=MIDDLE, label="reconstruction")
     axes.grid(alpha=0.3)
     return float(np.sum(np.square(reconstruction - wave)))
 
@@ -142,5 +142,5 @@ def samples(x: np.ndarray, title: str) -> Figure:
         if example.ndim == 3:
             axes.imshow(np.squeeze(np.clip(example, 0, 1)), cmap="gray", vmin=0, vmax=1)
         else:
-            axes.plot(np.arange(len(example)) / len(example), example[:, 0], color=_DARK, lw=0.7)
+            axes.plot(np.arange(len(example)) / len(example), example[:, 0], color=DARK, lw=0.7)
     return figure

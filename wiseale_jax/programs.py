@@ -59,14 +59,14 @@ def make_mesh(count: int) -> Mesh:
     return Mesh(np.array(devices[:count]), (AXIS,))
 
 
-def is_shared(program: Program, batch: Array) -> bool:
+def is_sharded(program: Program, batch: Array) -> bool:
     """Whether there is a mesh whose devices divide the batch."""
     return program.mesh is not None and batch.shape[0] % program.mesh.size == 0
 
 
-def share(program: Program, batch: Array) -> Array:
+def shard(program: Program, batch: Array) -> Array:
     """The batch, split over the devices of the mesh; whole where they do not divide it."""
-    if not is_shared(program, batch):
+    if not is_sharded(program, batch):
         return batch
     return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P(AXIS)))
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from wiseale_jax.version import __version__
 
-# Of config.json and of checkpoints: 2 is the first whose checkpoints hold a record.
+# Of config.json and of checkpoints.
 FORMAT = 2
 
 CONFIG = "config.json"

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import run_folder
 from wiseale_jax.autoencoder import Autoencoder, build_autoencoder
-from wiseale_jax.datasets import DATASETS
+from wiseale_jax.datasets import find
 from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
 
 
@@ -78,9 +78,7 @@ def model_from_config(config: Mapping[str, Any]) -> tuple[Autoencoder, Likelihoo
     Raises:
       ValueError: a setting is unknown or out of range.
     """
-    dataset = DATASETS.get(config["dataset"])
-    if dataset is None:
-        raise ValueError(f"unknown dataset {config['dataset']!r}; known: {', '.join(DATASETS)}")
+    dataset = find(config["dataset"])
     model = build_autoencoder(
         dataset.network.format_map(config),
         config["latent_dim"],

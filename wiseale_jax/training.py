@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wiseale_jax.gradients import gradient
 from wiseale_jax.objectives import Metrics
-from wiseale_jax.programs import Program, replicate, share
+from wiseale_jax.programs import Program, replicate, shard
 
 # The branches of a run's random key.
 _INIT, _ORDER, _STEPS, _EVALUATION = range(4)
@@ -105,7 +105,7 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
     A step whose loss or gradient is not finite changes no parameter: it is skipped, or, if no more
     may be, it is not done, and the state has a `fault`.
     """
-    batch = share(program, batch)
+    batch = shard(program, batch)
     key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
     x = program.preprocess(batch, preprocess_key)
@@ -229,18 +229,13 @@ def evaluate(program: Program, variables: Any, data: Array, seed: int) -> dict[s
     size = data.shape[0]
     whole = size - size % program.batch_size
     key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
-    sums = (
-        [_evaluate_batches(program, variables, data, key, 0, whole, program.batch_size)]
-        if whole
-        else []
-    )
-    # The MMD needs two examples: a single one left over joins no batch.
-    if size - whole > 1 or not whole:
-        rest_key = jax.random.fold_in(key, size)
-        rest = size - whole
-        sums.append(_evaluate_batches(program, variables, data, rest_key, whole, size, rest))
-    else:
+    if whole and size - whole == 1:  # The MMD needs two examples: a single one joins no batch.
         size = whole
+    spans = (
+        (key, 0, whole, program.batch_size),
+        (jax.random.fold_in(key, size), whole, size, size - whole),
+    )
+    sums = [_evaluate_batches(program, variables, data, *s) for s in spans if s[1] < s[2]]
     return {name: sum(float(part[name]) for part in sums) / size for name in sums[0]}
 
 
@@ -258,7 +253,7 @@ def _evaluate_batches(
         # Sliced here, batch by batch: a copy of all of them would be made anew in every epoch.
         batch = lax.dynamic_slice_in_dim(data, start + index * batch_size, batch_size)
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        x = program.preprocess(share(program, batch), keys[0])
+        x = program.preprocess(shard(program, batch), keys[0])
         outputs = program.model.apply(variables, x, keys[1])
         return program.objective(outputs, x, keys[2])[1]
 

@@ -116,6 +116,17 @@ DATASETS = {
 }
 
 
+def find(name: str) -> Dataset:
+    """The data set of a name.
+
+    Raises:
+      ValueError: there is none; the message lists the known ones.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
 def preprocessing(name: str, binarize: str | None = None) -> Callable[[Array, PRNGKeyArray], Array]:
     """What makes x of a data set's stored examples.
 

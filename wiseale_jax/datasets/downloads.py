@@ -90,6 +90,3 @@ def check_connection(url: str, seconds: float = CONNECT_SECONDS) -> None:
         problem = f"no answer in {seconds:g} s"
     if problem:
         raise OSError(f"no connection to {parts.netloc} ({problem})")
-
-
-__all__ = ["CONNECT_SECONDS", "check_connection", "download", "manual_folder"]

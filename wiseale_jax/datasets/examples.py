@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from wiseale_jax.datasets import BINARIZE, DATASETS, pipeline, preprocessing, threshold
+from wiseale_jax.datasets import BINARIZE, find, pipeline, preprocessing, threshold
 
 
 class Examples(NamedTuple):
@@ -52,9 +52,7 @@ def load_examples(
         files are not what they should be.
       OSError: the files cannot be had, or the folder cannot be written.
     """
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    dataset = DATASETS[name]
+    dataset = find(name)
     if binarize is not None and (binarize not in BINARIZE or dataset.preprocess is not threshold):
         raise ValueError(f"binarize {binarize!r} is unknown or not for data set {name!r}")
     builder = pipeline.prepare(name, data_dir, **options)

@@ -119,7 +119,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 def decode_all(
     files: ImageFiles, names: Sequence[str], size: int
 ) -> Iterator[tuple[str, np.ndarray | DamagedImage]]:
-    """Decodes files in parallel, in order, with a few hundred in memory at a time.
+    """Decodes files in parallel, in order, with a bounded number in memory.
 
     In threads, as Pillow decodes and resizes without Python's lock: they need no copies between
     processes, and nothing of the caller's main module.

@@ -27,7 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wiseale_jax import run_folder
-from wiseale_jax.datasets import DATASETS
+from wiseale_jax.datasets import DATASETS, find
 
 _READ_AT_ONCE = 512
 _ALWAYS_READ = 64_000_000  # Arrays of so many bytes or fewer are checked in full at every start.
@@ -49,9 +49,7 @@ def make_builder(name: str, data_dir: str | os.PathLike | None = None, **options
     import tensorflow_datasets as tfds
     from google.protobuf import json_format
 
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(DATASETS)}")
-    module, cls = DATASETS[name].builder.split(":")
+    module, cls = find(name).builder.split(":")
     builder = getattr(importlib.import_module(module), cls)
     if unknown := options.keys() - inspect.signature(builder).parameters.keys():
         raise ValueError(f"data set {name!r} takes no --{', --'.join(sorted(unknown))}")

@@ -14,6 +14,8 @@ MAX_AMPLITUDE = 2.0
 MAX_FREQUENCY = 20.0
 SPLITS = {"train": 200_000, "test": 10_000}
 _SEED = 20190516
+# Waves that are drawn at once.
+_BLOCK = 10_000
 
 
 def generate(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
@@ -93,10 +95,7 @@ class Sine(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
         rng = np.random.default_rng([_SEED, list(SPLITS).index(split)])
-        done = 0
-        while done < SPLITS[split]:
-            block = generate(rng, min(10_000, SPLITS[split] - done))
-            size = len(block["wave"])
-            for i in range(size):
-                yield done + i, {name: values[i] for name, values in block.items()}
-            done += size
+        for start in range(0, SPLITS[split], _BLOCK):
+            block = generate(rng, min(_BLOCK, SPLITS[split] - start))
+            for i in range(len(block["wave"])):
+                yield start + i, {name: values[i] for name, values in block.items()}

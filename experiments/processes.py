@@ -1,0 +1,103 @@
+"""A run that several processes, or several devices, share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+import jax
+from absl import flags
+
+from experiments import stopping
+from wiseale_jax import programs
+
+# What JAX's errors say where another process is lost.
+_LOST = re.compile("gloo|nccl|peer|unavailable|heartbeat|coordination", re.IGNORECASE)
+
+
+def define_flags() -> None:
+    """Defines the flags of a run that several processes share."""
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "several processes: host:port of the first, or auto on a cluster that JAX knows",
+    )
+    flags.DEFINE_integer("num_processes", None, "several processes: how many", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "several processes: which this is", lower_bound=0)
+
+
+def join() -> None:
+    """Joins the other processes of a run, if the flags say that there are any.
+
+    Raises:
+      ValueError: a flag is missing.
+    """
+    address = flags.FLAGS.coordinator_address
+    numbers = flags.FLAGS.num_processes, flags.FLAGS.process_id
+    if address == "auto":
+        if numbers != (None, None):
+            raise ValueError("coordinator_address=auto finds num_processes and process_id itself")
+        jax.distributed.initialize()
+    elif address is not None:
+        if None in numbers or numbers[1] >= numbers[0]:
+            raise ValueError(
+                "coordinator_address needs num_processes and a smaller process_id, "
+                f"got {numbers[0]} and {numbers[1]}"
+            )
+        jax.distributed.initialize(address, *numbers)
+    elif numbers != (None, None):
+        raise ValueError("num_processes and process_id need coordinator_address")
+
+
+@contextlib.contextmanager
+def ending_with_others() -> Iterator[None]:
+    """Ends this process, with one message, as soon as another one of its run is lost.
+
+    At once, with `stopping.EXIT_CODE`: whatever is closed in good order waits for the lost one.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or not _LOST.search(str(error)):
+            raise
+        print(
+            "error: another process of this run has ended, or cannot be reached; the same "
+            "commands, on as many processes or on others, go on from the last checkpoint "
+            f"(exit code {stopping.EXIT_CODE}; {str(error).splitlines()[0]})",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(stopping.EXIT_CODE)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
+    """The devices to train on: "auto" is as many as divide the batch; None for a single one.
+
+    Raises:
+      ValueError: the flag is neither "auto" nor a number of devices that there are and that
+        divides the batch, or a process would have none of them.
+    """
+    devices = len(jax.devices())
+    if flag == "auto":
+        count = max(n for n in range(1, devices + 1) if batch_size % n == 0)
+    elif flag.isdecimal():
+        count = int(flag)
+    else:
+        raise ValueError(f"mesh must be a number of devices or 'auto', got {flag!r}")
+    mesh = programs.make_mesh(count)
+    if batch_size % count:
+        raise ValueError(f"batch_size {batch_size} is not a multiple of the mesh's {count} devices")
+    if len({device.process_index for device in mesh.devices.flat}) < jax.process_count():
+        raise ValueError(
+            f"a mesh of {count} of the {devices} devices leaves a process without any: choose a "
+            "batch_size that more devices divide, or start fewer processes"
+        )
+    return mesh if devices > 1 else None
