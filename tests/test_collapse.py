@@ -1,0 +1,41 @@
+"""What README says of beta-VAE on sine waves: its training collapses, its objective does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import configs, runs
+from wiseale_jax import training
+from wiseale_jax.datasets import feeding, sine
+
+
+def epoch(config, state, number, train, test):
+    """One epoch; the state, and the loss on the test set."""
+    program = runs.make_program(config, len(train))
+    order = training.epoch_order(state.key, number, len(train))
+    for part in feeding.resident(train, order, config.batch_size):
+        state = training.train_steps(program, state, *part)
+    state, _ = training.finish_epoch(state)
+    return state, training.evaluate(program, state.variables, test, config.seed)["loss"]
+
+
+@pytest.mark.slow
+def test_beta_vae_collapses_from_the_start_but_not_after_an_epoch_of_aevb():
+    rng = np.random.default_rng(0)
+    train, test = (jnp.asarray(sine.generate(rng, size)["wave"]) for size in (200_000, 10_000))
+    aevb = configs.make_config({"dataset": "sine", "method": "aevb"})
+    start = training.create_state(runs.make_program(aevb, len(train)), 0, train[:1])
+    warm, _ = epoch(aevb, jax.tree.map(jnp.copy, start), 1, train, test)
+    # The loss of a flat line whose q(z|x) is the prior.
+    variance = float(jnp.mean(jnp.sum(jnp.square(test), axis=(1, 2))))
+    flat = 0.5 * variance + 0.5 * 256 * np.log(2 * np.pi)
+    for beta in (2.0, 4.0):
+        config = configs.make_config({"dataset": "sine", "method": "beta_vae", "beta": beta})
+        _, cold_loss = epoch(config, jax.tree.map(jnp.copy, start), 1, train, test)
+        state = jax.tree.map(jnp.copy, warm)
+        for number in (2, 3):
+            state, warm_loss = epoch(config, state, number, train, test)
+        print(f"beta {beta:g}: {warm_loss:.1f} after AEVB, {cold_loss:.1f} alone, flat {flat:.1f}")
+        assert abs(cold_loss - flat) < 1
+        assert warm_loss < flat - 20
