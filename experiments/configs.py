@@ -254,7 +254,7 @@ def check(config: Config) -> None:
     if config.clip_norm is not None:
         _check_number("clip_norm", config.clip_norm, positive=True)
     if not 0 <= config.skip_nonfinite < 2**31:
-        raise ValueError(f"skip_nonfinite must be at least 0, got {config.skip_nonfinite}")
+        raise ValueError(f"skip_nonfinite must be in 0..2^31-1, got {config.skip_nonfinite}")
     for name in ("beta", "mmd_weight"):
         _check_number(name, getattr(config, name), positive=False)
     for name, word in _WORDS.items():

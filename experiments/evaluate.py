@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def evaluate_run(
     """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
 
     What evaluation.json holds is returned as it is if it is of the same step, version of this
-    package, settings and source. What is of the same step alone is kept beside it, under a name
-    that is printed.
+    package, settings and source. If it is of the same step and version alone, a copy is kept beside
+    it, under a name that is printed.
 
     Args:
       workdir: of the run.
@@ -108,11 +109,14 @@ def evaluate_run(
     trained = wiseale_jax.load(workdir)
     config = configs.read_stored(trained.config)
     depends = "source" in DATASETS[config.dataset].settings
-    source = str(preparing["source"]) if depends and "source" in preparing else None
+    source = None
+    if depends and "source" in preparing:
+        given = str(Path(preparing["source"]).expanduser().resolve())
+        source = given if given != config.source else None
     values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source
     header = dict(zip(MADE_WITH, values, strict=True))
     stored = _read(workdir / EVALUATION)
-    if all(name in stored and stored[name] == value for name, value in header.items()):
+    if stored and all(stored.get(name) == value for name, value in header.items()):
         return stored
     data = runs.load_data(config, data_dir, **preparing)
     evaluation.check(settings, len(data.test))
@@ -124,17 +128,17 @@ def evaluate_run(
     result = run_folder.finite(
         {**header, **{name: found[name] for name in sorted(found, key=metrics.place)}}
     )
-    if stored.get("step") == trained.step:
-        _set_aside(workdir / EVALUATION)
+    if all(stored.get(name) == header[name] for name in ("step", "version")):
+        _keep(workdir / EVALUATION)
     run_folder.write_json(workdir / EVALUATION, result)
     return result
 
 
-def _set_aside(path: Path) -> None:
+def _keep(path: Path) -> None:
     places = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
     place = next(place for place in places if not place.exists())
-    path.rename(place)
-    print(f"the evaluation with other settings that was there is now {place}")
+    shutil.copy2(path, place)
+    print(f"the evaluation with other settings that was there is kept as {place}")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -106,7 +106,8 @@ def define_list(name: str, default: list[str] | None, text: str) -> None:
 
 def listed(name: str) -> list[str]:
     """The values of a flag that `define_list` has defined."""
-    return [value for given in flags.FLAGS[name].value or () for value in given.split(",")]
+    parse = flags.ListParser().parse
+    return [value for given in flags.FLAGS[name].value or () for value in parse(given)]
 
 
 def refuse_given(names: Iterable[str], reason: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from absl import flags
+from matplotlib.figure import Figure
 
 from experiments import configs, runs
 from wiseale_jax import plots, run_folder
@@ -25,8 +26,9 @@ def main(argv: list[str]) -> None:
     del argv
     config = configs.config_from_flags()
     output = Path(FLAGS.output or f"{config.dataset}-samples.png").expanduser()
-    if output.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(f"--output must end in .png, .pdf or .svg, got {str(output)!r}")
+    known = Figure().canvas.get_supported_filetypes()
+    if output.suffix[1:].lower() not in known:
+        raise ValueError(f"--output must end in .{', .'.join(sorted(known))}, got {str(output)!r}")
     run_folder.make_folder(output.parent, "output")
     feature = DATASETS[config.dataset].feature
     builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())

@@ -126,6 +126,7 @@ def run_section(
     given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
     done = train_all(dataset, chosen, output, seeds, given, values.data_dir, **preparing)
     report(done, output, values.data_dir, settings, **preparing)
+    print(f"written to {output}")
 
 
 def evaluate_all(
@@ -278,7 +279,6 @@ def write_figures(
     curves = comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title)
     for name, figure in {**figures, "curves": curves}.items():
         comparison_plots.save_both(figure, output / name)
-    print(f"written to {output}")
 
 
 def last_metrics(done: Sequence[Run], *names: str) -> dict[str, list[float]]:

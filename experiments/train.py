@@ -119,6 +119,9 @@ def _train(
 ) -> None:
     first = processes.is_first()
     resumed = run_folder.read_config(workdir) is not None
+    if first:
+        for written in (workdir, workdir / run_folder.FIGURES):
+            run_folder.remove_partials(written)
     if first and not resumed:
         run_folder.write_config(workdir, dataclasses.asdict(config))
     state = training.create_state(program, config.seed, data.train[:1])

@@ -190,7 +190,7 @@ def test_one_that_is_deleted_while_it_is_read_is_not_damaged(tmp_path, monkeypat
     def replaced_meanwhile(saved, step):
         if step == 1:
             save(tmp_path, 2)
-            shutil.rmtree(tmp_path / "1")
+            shutil.rmtree(tmp_path / "1" / "record")  # On its way to be deleted as a whole.
         return read(saved, step)
 
     monkeypatch.setattr(checkpoints, "_restore_record", replaced_meanwhile)

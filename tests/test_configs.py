@@ -65,7 +65,7 @@ def test_encoder_by_method():
         ({"encoder": "x"}, "unknown encoder"),
         ({"precision": "float16"}, "unknown precision 'float16'; known: float32, bfloat16"),
         ({"microbatches": 3}, "batch_size 64 is not a multiple of microbatches 3"),
-        ({"skip_nonfinite": -1}, "skip_nonfinite must be at least 0, got -1"),
+        ({"skip_nonfinite": -1}, "skip_nonfinite must be in 0..2.31-1, got -1"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"encoder": "deterministic"}, "needs encoder='gaussian'"),
         ({"method": "wae_mmd", "batch_size": 1}, "needs batch_size >= 2"),

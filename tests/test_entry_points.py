@@ -9,7 +9,7 @@ from tests.forks import call
     ("name", "arguments", "words"),
     [
         ("sine", ["--seeds=x"], "seeds must be different numbers, got 'x'"),
-        ("sine", ["--seeds=0", "--seeds=1,0"], "seeds must be different numbers, got '0,1,0'"),
+        ("sine", ["--seeds=0", "--seeds=1, 0"], "seeds must be different numbers, got '0,1,0'"),
         ("mnist", ["--only=VAE"], "only must be labels of the table, got 'VAE'"),
         ("celeba", ["--image_size=32"], "image_size is for --image_folder"),
         ("teapot", ["--examples=1"], "examples must be at least 2, got 1"),
@@ -17,7 +17,7 @@ from tests.forks import call
         ("compare", [], "--workdirs is needed"),
         ("tightness", ["--workdir=nowhere"], "nowhere is not a run folder"),
         ("tightness", ["--workdir=x", "--size=9"], "--size is for posteriors without a run"),
-        ("samples", ["--output=a.bmp"], "--output must end in .png, .pdf or .svg, got 'a.bmp'"),
+        ("samples", ["--output=a.txt"], ".webp, got 'a.txt'"),
         ("samples", ["--manual_dir=x"], "data set 'sine' is not downloaded and takes no --manual"),
         ("soak", ["--memory_epochs=8", "--kills=2"], "--kills is not for --memory_epochs"),
         ("soak", ["extra"], "unexpected argument 'extra'"),

@@ -49,6 +49,9 @@ def test_two_writers_of_one_file_leave_one_of_two_whole_ones(tmp_path):
         assert path.read_text() == "second"
         first.write_text("first")
     assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+    (tmp_path / ".a.txt.12ab34cd.partial").touch()  # Of a process that was killed.
+    run_folder.remove_partials(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_config_round_trip(tmp_path):

@@ -270,7 +270,7 @@ def test_an_evaluation_with_other_settings_is_kept(finished, data_dir, capsys):
     for name, wanted in zip(("-1", "-2", ""), found, strict=True):
         path = finished / f"evaluation{name}.json"
         assert json.loads(path.read_text()) == wanted
-        assert (f"is now {path}" in said) == (name != "")
+        assert (f"is kept as {path}" in said) == (name != "")
         path.unlink()
 
 

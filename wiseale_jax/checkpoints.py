@@ -175,7 +175,8 @@ def restore(
         process, or there is too little memory for it.
     """
     damaged = {}
-    for step in sorted(checkpoints.all_steps(), reverse=True):
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    for step in steps:
         try:
             record = _restore_record(checkpoints, step)
             _check_record(record, config, f"checkpoint {step} in {checkpoints.directory}")
@@ -188,9 +189,9 @@ def restore(
         except Exception as error:  # Damage has as many exceptions as orbax has files.
             if "RESOURCE_EXHAUSTED" in str(error):  # JAX's word for too little memory.
                 raise
-            if not (Path(checkpoints.directory) / str(step)).exists():
-                # Deleted meanwhile, by the process that trains, for a newer one.
-                checkpoints.reload()
+            checkpoints.reload()
+            if checkpoints.latest_step() not in (None, steps[0]):
+                # The process that trains has saved a newer one, and may have deleted this one.
                 return restore(checkpoints, config, like)
             damaged[step] = _reason(error)
     folder = checkpoints.directory

@@ -30,7 +30,7 @@ def save(figure: Figure, path: Path) -> None:
     """Writes a figure in the format of its ending, beside its place and then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with run_folder.replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:], dpi=130)
+        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=130)
 
 
 def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
