@@ -181,11 +181,15 @@ BAD_ARCHIVES = {
     "not a JPEG": ({FIRST: b"hello"}, "000001.jpg is damaged: it is neither a JPEG nor a PNG"),
     "empty JPEG": ({FIRST: b""}, "000001.jpg is damaged"),
     "absurd image": ({FIRST: absurd()}, "000001.jpg is refused: .*at most 89,000,000"),
+    # Of more pixels than are decoded, but of fewer than Pillow warns of.
+    "large image": ({FIRST: absurd(9_400, 9_500)}, "is refused: 9,400 x 9,500 pixels; at most"),
     "of other size": ({FIRST: picture(1, (250, 250))}, "000001.jpg is 250x250, not 178x218"),
     "climbs out": ({"../evil.jpg": b""}, r"is refused: '\.\./evil\.jpg' climbs out"),
     "climbs out later": ({"img_align_celeba/../../x.jpg": b""}, "climbs out of the archive"),
     "absolute": ({"/etc/x.jpg": b""}, "is refused: '/etc/x.jpg' climbs out"),
     "a drive": ({"C:\\x.jpg": b""}, "climbs out of the archive"),
+    "twice": ({f"other/{FIRST}": picture(1)}, "holds 000001.jpg twice"),
+    "no text": ({"list_eval_partition.txt": b"\xff\xfe"}, "eval_partition.txt in .* is not text"),
 }
 
 

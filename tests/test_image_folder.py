@@ -154,6 +154,24 @@ def test_what_is_refused(tmp_path):
             pipeline.prepare("image_folder", tmp_path, source=source)
 
 
+def test_a_file_that_is_gone_or_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 4)
+    read = images.folder_reader(fill(tmp_path / "images", a_jpg=b"12345", b_jpg=b"1234"))
+    assert read("b.jpg") == b"1234"
+    with pytest.raises(ValueError, match=r"a\.jpg is refused: 5 bytes"):
+        read("a.jpg")
+    with pytest.raises(ValueError, match=r"c\.jpg is not a file, or is gone"):
+        read("c.jpg")
+
+
+def test_a_split_of_nothing_but_damage(tmp_path):
+    folder = write_folder(tmp_path / "images", 20)
+    for name in image_folder.split_names(image_folder.list_images(folder)[0])["test"]:
+        (folder / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="every image of the test split is damaged"):
+        pipeline.prepare("image_folder", tmp_path / "d", source=folder, skip_damaged=True)
+
+
 def test_config(folder, tmp_path):
     def make(**given):
         return configs.make_config({"dataset": "image_folder", **given})

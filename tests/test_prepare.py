@@ -1,6 +1,7 @@
 """experiments/prepare.py and samples.py: the commands, and what they say when they cannot."""
 
 import errno
+import io
 import os
 import re
 import shlex
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +163,24 @@ def test_no_answer_is_found_out_in_seconds(monkeypatch):
     with pytest.raises(OSError, match=r"no connection to example.org \(no answer in 0.2 s\)"):
         downloads.check_connection("https://example.org/file", seconds=0.2)
     released.set()
+
+
+@pytest.mark.parametrize("answer", [io.BytesIO(), 404, OSError("refused")])
+def test_whatever_a_host_answers_is_a_connection(answer, monkeypatch):
+    def urlopen(request, timeout):
+        assert request.full_url == "https://example.org/" and request.method == "HEAD"
+        if isinstance(answer, int):
+            raise urllib.error.HTTPError(request.full_url, answer, "no", {}, None)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(downloads.urllib.request, "urlopen", urlopen)
+    if isinstance(answer, OSError):
+        with pytest.raises(OSError, match=r"no connection to example.org \(refused\)"):
+            downloads.check_connection("https://example.org/file")
+    else:
+        downloads.check_connection("https://example.org/file")
 
 
 def test_checksums_are_registered_for_every_download():
