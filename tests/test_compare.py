@@ -12,7 +12,7 @@ from experiments import compare, compared, configs, report_page
 from experiments.sections import Spread
 from tests.browser import chromium, resize
 from wiseale_jax import plots, run_folder
-from wiseale_jax.comparison_plots import metrics_by_label
+from wiseale_jax.comparison_plots import curves_by_label, metrics_by_label
 
 
 def write_run(folder, seed=0, epochs=2, finished=True, kl=1.0, source=None, **fields):
@@ -298,3 +298,14 @@ def test_in_a_browser(tmp_path, scheme):
             and message["params"]["documentURL"].startswith("file:")
         ]
         assert requests and all(url.startswith(("file:", "data:")) for url in requests)
+
+
+def test_a_step_far_astray_does_not_hide_the_others():
+    names = ("reconstruction_error", "aevb_kl", "elbo")
+    rows = [{"split": "train", **dict.fromkeys(names, 5.0 + 5 / n)} for n in range(1, 51)]
+    calm = curves_by_label([("a", rows)], "t")
+    assert [axes.get_title() for axes in calm.axes] == ["", "", ""]
+    rows[7] = {**rows[7], "aevb_kl": 1e6, "elbo": None}
+    error, kl, elbo = curves_by_label([("a", rows)], "t").axes
+    assert kl.get_ylim()[1] < 20 and kl.get_title() == "1 of 50 values are beyond the axis"
+    assert error.get_title() == elbo.get_title() == ""

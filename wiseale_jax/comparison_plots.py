@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
@@ -52,6 +53,9 @@ def _short(label: str) -> str:
 def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
     """The paper's Figure 6: training metrics by epoch, mean and range over the runs of a label.
 
+    A step that went far astray would leave nothing else to see: an axis ends before it, and says
+    so.
+
     Args:
       runs: label and rows of metrics.jsonl, several runs of a label one per seed.
       title: of the figure.
@@ -61,6 +65,7 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
     panels = figure.subplots(1, len(_PANELS))
     drawn = styles([label for label, _ in runs])
     for axes, (name, description) in zip(panels, _PANELS.items(), strict=True):
+        shown: list[float] = []
         for label, (colour, style) in drawn.items():
             curves = [
                 [row[name] for row in rows if row["split"] == "train"]
@@ -72,6 +77,9 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
             epochs = np.arange(1, shortest + 1)
             axes.plot(epochs, values.mean(0), color=colour, linestyle=style, label=_short(label))
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15)
+            shown += values[np.isfinite(values)].tolist()
+        if name != "reconstruction_error":  # Its axis is logarithmic.
+            _leave_out_strays(axes, np.array(shown))
         axes.set_xlabel("epoch")
         axes.set_ylabel(description)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -84,6 +92,21 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
     fitting = max(1, 140 // (8 + max(map(len, labels))))
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, fitting, len(labels)))
     return figure
+
+
+def _leave_out_strays(axes: Axes, values: np.ndarray) -> None:
+    """Ends an axis a little beyond nearly all values, if it would be ten times as long."""
+    if len(values) < 20:
+        return
+    few = -(-len(values) // 50)
+    low, high = np.sort(values)[[few, -1 - few]]
+    span = max(high - low, 0.1)  # Nats: of curves that are flat, too, some height is seen.
+    if np.ptp(values) <= 10 * span:
+        return
+    limits = max(values.min(), low - span), min(values.max(), high + span)
+    axes.set_ylim(limits[0] - 0.05 * span, limits[1] + 0.05 * span)
+    beyond = np.sum((values < limits[0]) | (values > limits[1]))
+    axes.set_title(f"{beyond} of {len(values)} values are beyond the axis", fontsize=8)
 
 
 def metrics_by_label(values: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
