@@ -155,7 +155,7 @@ def _evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array
     return -log_prob, {
         "reconstruction_error": jnp.mean(likelihood.error(x, outputs.reconstruction)),
         "aevb_kl": aevb_kl,
-        "wiseale_kl": _wiseale_kl_metric(outputs),
+        "wiseale_kl": divergences.wiseale_kl(outputs.mean, outputs.logvar),
         "elbo": log_prob - aevb_kl,
         "mse": jnp.mean(squared_error(x, likelihood.mean(outputs.reconstruction))) / x[0].size,
     }
@@ -176,12 +176,6 @@ def _check(outputs: Outputs, x: Array) -> None:
                 f"mean, logvar and z must be of one shape [batch, latent] with batch {len(x)}, "
                 f"got {name} {array.shape} and mean {outputs.mean.shape}"
             )
-
-
-def _wiseale_kl_metric(outputs: Outputs) -> Array:
-    # A point mass has no density: the aggregate posterior's KL is infinite, not 0/0.
-    is_density = jnp.all(outputs.logvar > -jnp.inf)
-    return jnp.where(is_density, divergences.wiseale_kl(outputs.mean, outputs.logvar), jnp.inf)
 
 
 def _with_loss(loss: Array, metrics: Metrics) -> tuple[Array, Metrics]:

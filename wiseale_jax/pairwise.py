@@ -45,17 +45,13 @@ class PairTerm(NamedTuple):
     distance: float
     entropy: float
 
-    @property
-    def scale(self) -> float:
-        """Of the means, so that the distance's constant is 1/2."""
-        return math.sqrt(2 * self.distance)
-
 
 class Gaussians(NamedTuple):
     """Gaussians as one side of the pairs.
 
     Attributes:
-      mean: `[..., d]`, times `PairTerm.scale`.
+      mean: `[..., d]`, as given: what is computed of it, a compiler may round in two ways for the
+        two sides, and then a mean has a distance from itself.
       variance: `[..., d]`; on one side of the pairs it may be 0.
       bias: `[...]`, the a_i.
     """
@@ -85,7 +81,7 @@ def _choose_tiling(sources: int, targets: int, latent: int, tile_size: int | Non
 
 def gaussians(mean: Array, logvar: Array, term: PairTerm) -> Gaussians:
     """Posteriors `[M, d]` as one side of the pairs."""
-    return Gaussians(term.scale * mean, jnp.exp(logvar), term.entropy * jnp.sum(logvar, axis=1))
+    return Gaussians(mean, jnp.exp(logvar), term.entropy * jnp.sum(logvar, axis=1))
 
 
 def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
@@ -124,7 +120,9 @@ def _multiply_in(exponent: Array, mantissa: Array, factor: Array) -> tuple[Array
     return exponent + power, mantissa * lax.bitcast_convert_type(ones, factor.dtype)
 
 
-def _log_terms(sources: Gaussians, targets: Gaussians) -> Float[Array, "blocks rows lanes"]:
+def _log_terms(
+    sources: Gaussians, targets: Gaussians, distance: float
+) -> Float[Array, "blocks rows lanes"]:
     """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`.
 
     Two dimensions share a division, a/s + b/t = (at + bs) / (st), and st also goes into the product
@@ -169,15 +167,15 @@ def _log_terms(sources: Gaussians, targets: Gaussians) -> Float[Array, "blocks r
     squares, exponent, mantissa = state
     log_product = exponent.astype(mantissa.dtype) * math.log(2) + jnp.log(mantissa)
     bias = sources.bias[:, None] + targets.bias[:, None]
-    return bias - 0.5 * squares - 0.5 * log_product
+    return bias - distance * squares - 0.5 * log_product
 
 
-def _differentiable_log_terms(sources: Gaussians, targets: Gaussians) -> Array:
+def _differentiable_log_terms(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
     """`_log_terms` for derivatives: the bits of `_multiply_in` have none."""
     spread = sources.variance[:, :, None] + targets.variance[:, None]
     difference = sources.mean[:, :, None] - targets.mean[:, None]
-    total = jnp.sum(difference**2 / spread + jnp.log(spread), axis=2)
-    return sources.bias[:, None] + targets.bias[:, None] - 0.5 * total
+    total = jnp.sum(distance * difference**2 / spread + 0.5 * jnp.log(spread), axis=2)
+    return sources.bias[:, None] + targets.bias[:, None] - total
 
 
 def _zeros(like: Array) -> Array:
@@ -189,10 +187,11 @@ def _take(sources, step):
     return jax.tree.map(lambda a: lax.dynamic_index_in_dim(a, step, keepdims=False), sources)
 
 
-def _tile(log_terms, sources, targets):
+def _tile(log_terms, sources, targets, distance):
     # Behind barriers, it stays one loop over the tile: nothing is moved out of the loop over
     # sources, into memory of its own, and nothing is computed again where the tile is used.
-    return lax.optimization_barrier(log_terms(*lax.optimization_barrier((sources, targets))))
+    sides = lax.optimization_barrier((sources, targets))
+    return lax.optimization_barrier(log_terms(*sides, distance))
 
 
 def _over_groups(one_group, targets):
@@ -210,7 +209,7 @@ def _over_groups(one_group, targets):
     return jax.tree.map(to_rows, results)
 
 
-def _log_sum_exp(targets, sources, tile_size, log_terms=_log_terms):
+def _log_sum_exp(targets, sources, distance, tile_size, log_terms=_log_terms):
     size, latent = targets.mean.shape
     tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
     sources = _as_sources(sources, tiling)
@@ -218,7 +217,7 @@ def _log_sum_exp(targets, sources, tile_size, log_terms=_log_terms):
     def one_group(targets):
         def step(i, state):
             highest, total = state
-            terms = _tile(log_terms, _take(sources, i), targets)
+            terms = _tile(log_terms, _take(sources, i), targets, distance)
             higher = highest
             for r in range(tiling.rows):
                 higher = jnp.maximum(higher, terms[:, r])
@@ -235,18 +234,18 @@ def _log_sum_exp(targets, sources, tile_size, log_terms=_log_terms):
     return _over_groups(one_group, _as_targets(targets, tiling))[:size]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def log_sum_exp(
-    targets: Gaussians, sources: Gaussians, tile_size: int | None = None
+    targets: Gaussians, sources: Gaussians, distance: float, tile_size: int | None = None
 ) -> Float[Array, " targets"]:
     """lse_j = log sum_i exp(l_ij) of every target over all sources, in memory linear in both."""
-    return _log_sum_exp(targets, sources, tile_size)
+    return _log_sum_exp(targets, sources, distance, tile_size)
 
 
 @log_sum_exp.defjvp
-def _log_sum_exp_jvp(tile_size, primals, tangents):
+def _log_sum_exp_jvp(distance, tile_size, primals, tangents):
     def differentiable(targets, sources):
-        return _log_sum_exp(targets, sources, tile_size, _differentiable_log_terms)
+        return _log_sum_exp(targets, sources, distance, tile_size, _differentiable_log_terms)
 
     return jax.jvp(differentiable, primals, tangents)
 
@@ -269,7 +268,7 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
             sums, by_bias = state
             rows = _take(sources, i)
             lse = lax.dynamic_index_in_dim(source_lse, i, keepdims=False)
-            terms = _tile(log_terms, rows, targets)
+            terms = _tile(log_terms, rows, targets, term.distance)
             weights = jnp.exp(terms - target_lse[:, None]) + jnp.exp(terms - lse[:, None])
             weights = lax.optimization_barrier(weights)
 
@@ -279,7 +278,7 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
                 inverse = 1.0 / (rows.variance[r][:, None] + targets.variance)
                 slope = (rows.mean[r][:, None] - targets.mean) * inverse
                 # The weight comes first: where it is 0, the rest may be beyond float32.
-                weighted = weights[:, r, None] * slope
+                weighted = 2 * term.distance * weights[:, r, None] * slope
                 sums += lax.complex(weighted, weighted * slope - weights[:, r, None] * inverse)
             if term.entropy:
                 by_bias += jnp.sum(weights, axis=1)
@@ -317,7 +316,7 @@ def mean_log_sum_exp(
     reverse mode and second derivatives all follow from one rule.
     """
     side = gaussians(mean, logvar, term)
-    lse = log_sum_exp(side, _everyone(side, axis_name), tile_size)
+    lse = log_sum_exp(side, _everyone(side, axis_name), term.distance, tile_size)
     return jnp.mean(lse) if axis_name is None else lax.pmean(jnp.mean(lse), axis_name)
 
 
@@ -345,10 +344,10 @@ def _value_and_gradient_jvp(term, tile_size, axis_name, primals, tangents):
 def _compute_both(mean, logvar, term, tile_size, axis_name, log_terms):
     side = gaussians(mean, logvar, term)
     everyone = _everyone(side, axis_name)
-    lse = _log_sum_exp(side, everyone, tile_size, log_terms)
+    lse = _log_sum_exp(side, everyone, term.distance, tile_size, log_terms)
     every_lse = _everyone(lse, axis_name)
     sides = (side, lse, everyone, every_lse)
     by_mean, by_logvar, by_bias = _gradient(*sides, term, tile_size, log_terms)
-    gradient = (term.scale * by_mean, by_logvar + term.entropy * by_bias[:, None])
+    gradient = (by_mean, by_logvar + term.entropy * by_bias[:, None])
     value = jnp.mean(lse) if axis_name is None else lax.pmean(jnp.mean(lse), axis_name)
     return value, jax.tree.map(lambda g: g / every_lse.shape[0], gradient)
