@@ -1,6 +1,7 @@
 """Shared by the tests: a small sine data set, prepared once by the real builder."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -25,6 +26,13 @@ def pytest_xdist_auto_num_workers(config):
         return min(4, os.cpu_count())
     config.option.dist = "no"
     return 0
+
+
+@pytest.fixture
+def collected():
+    """Has what a test leaves behind end with it, and not in another module's test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

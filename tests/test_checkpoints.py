@@ -28,7 +28,10 @@ def state(value):
 
 
 # orbax leaves coroutines behind when it fails.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 
 CONFIG = {"latent_dim": 3, "epochs": 5}
 

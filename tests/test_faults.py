@@ -3,7 +3,6 @@
 Every fault is tried on real, if few, waves, and the run is compared with one that met no fault.
 """
 
-import gc
 import itertools
 import os
 import re
@@ -24,16 +23,10 @@ from wiseale_jax import checkpoints, run_folder, training
 from wiseale_jax.datasets import feeding
 
 # orbax leaves coroutines behind when it fails.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    """Has what a test leaves behind end with it, and not in another module's test."""
-    yield
-    gc.collect()
-
-
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("collected"),
+]
 STEPS = 20  # An epoch's.
 
 
