@@ -116,7 +116,7 @@ def evaluate_run(
     values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source
     header = dict(zip(MADE_WITH, values, strict=True))
     stored = _read(workdir / EVALUATION)
-    if stored and all(stored.get(name) == value for name, value in header.items()):
+    if all(stored.get(name) == value for name, value in header.items()):
         return stored
     data = runs.load_data(config, data_dir, **preparing)
     evaluation.check(settings, len(data.test))

@@ -39,6 +39,9 @@ def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         run_folder.write_text(path, "new")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError, match=r"cannot write .*a\.txt: of no number$"):
+        with run_folder.replacing(path):
+            raise OSError("of no number")
 
 
 def test_two_writers_of_one_file_leave_one_of_two_whole_ones(tmp_path):

@@ -68,7 +68,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        raise OSError(f"cannot write {path}: {error.strerror}") from error
+        # Libraries raise it with a text of their own, too.
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
