@@ -27,7 +27,11 @@ def _field(help_: str, default: Any = dataclasses.MISSING) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run's results depend on."""
+    """What a run's results depend on.
+
+    A field that a later release adds is None by default, and that means what the releases before it
+    did: so their run folders, which lack it, are read and go on.
+    """
 
     dataset: str = _field("data set: " + ", ".join(DATASETS))
     method: str = _field("method: " + ", ".join(objectives.METHODS), "wiseale")
@@ -55,6 +59,9 @@ class Config:
     bound: str = _field("wiseale: " + ", ".join(divergences.BOUNDS), "jensen")
     beta: float = _field("beta_vae: weight of the KL", 4.0)
     mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
+    warmup_epochs: int | None = _field(
+        "epochs over which the weight of the KL, or MMD, grows from 0", None
+    )
     precision: str = _field("of the layers' computation: float32, or bfloat16", "float32")
     microbatches: int = _field(
         "parts that a batch is computed in, to save memory; the gradient is the whole batch's, but "
@@ -181,6 +188,8 @@ def _check_used(config: Config, given: Collection[str]) -> None:
             )
         if config.method == "wae_mmd" and config.observation_noise == "learned":
             raise ValueError("method 'wae_mmd' has no likelihood to learn observation_noise by")
+    if "warmup_epochs" in given and "warmup" not in tuned[config.method]:
+        raise ValueError(f"warmup_epochs is for a prior, and method {config.method!r} has none")
     if "scale_head" in given and config.encoder == "deterministic":
         raise ValueError("scale_head is for encoder 'gaussian': a point has no scale")
     if "learning_rate_drop_factor" in given and config.learning_rate_drop_epoch is None:
@@ -188,12 +197,13 @@ def _check_used(config: Config, given: Collection[str]) -> None:
 
 
 def read_stored(stored: Mapping[str, Any]) -> Config:
-    """The config that a run folder stores.
+    """The config that a run folder stores; a field that it lacks is None where it may be.
 
     Raises:
       ValueError: a field is missing, unknown or of another type; the message names it.
     """
     kinds = {field.name: kind for field, kind in _fields(strict=True)}
+    stored = dict.fromkeys((f.name for f, _ in _fields() if f.default is None), None) | stored
     if missing := kinds.keys() - stored.keys():
         raise ValueError(f"config.json lacks {', '.join(sorted(missing))}")
     if unknown := stored.keys() - kinds.keys():
@@ -243,6 +253,7 @@ def check(config: Config) -> None:
         "microbatches",
         "train_examples",
         "learning_rate_drop_epoch",
+        "warmup_epochs",
     ):
         value = getattr(config, name)
         if value is not None and not 1 <= value < 2**31:

@@ -198,15 +198,17 @@ def make_program(
     """
     settings = dataclasses.asdict(config)
     model, likelihood = model_from_config(settings)
+    steps_per_epoch = train_size // config.batch_size
     return programs.Program(
         model=model,
         objective=objectives.bind(config.method, likelihood, settings),
-        optimizer=configs.optimizer(config, train_size // config.batch_size),
+        optimizer=configs.optimizer(config, steps_per_epoch),
         preprocess=preprocessing(config.dataset, config.binarize),
         batch_size=config.batch_size,
         microbatches=config.microbatches,
         mesh=mesh,
         skip_nonfinite=config.skip_nonfinite,
+        warmup_steps=(config.warmup_epochs or 0) * steps_per_epoch,
     )
 
 

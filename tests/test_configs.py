@@ -75,6 +75,8 @@ def test_encoder_by_method():
         ({"method": "wae_mmd", "observation_noise": "learned"}, "no likelihood to learn"),
         ({"method": "ae", "scale_head": "relu"}, "a point has no scale"),
         ({"learning_rate_drop_factor": 0.1}, "needs learning_rate_drop_epoch"),
+        ({"warmup_epochs": 0}, "warmup_epochs must be in 1..2.31-1, got 0"),
+        ({"method": "ae", "warmup_epochs": 1}, "warmup_epochs is for a prior, and method 'ae'"),
     ],
 )
 def test_what_is_refused(given, words):
@@ -111,6 +113,13 @@ def test_stored_with_a_field_missing():
     del stored["beta"]
     with pytest.raises(ValueError, match="lacks beta"):
         configs.read_stored(stored)
+
+
+def test_a_field_of_a_later_release_is_none():
+    stored = dataclasses.asdict(configs.make_config({"dataset": "sine"}))
+    del stored["warmup_epochs"]
+    config = configs.read_stored(stored)
+    assert config == configs.make_config({"dataset": "sine"}) and config.warmup_epochs is None
 
 
 def test_difference_names_what_differs_and_allows_more_epochs():

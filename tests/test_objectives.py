@@ -90,6 +90,25 @@ def test_losses(likelihood):
         np.testing.assert_allclose(loss_of(method, likelihood, **settings), loss, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("method", "weight", "value"),
+    [
+        ("aevb", None, None),
+        ("beta_vae", "beta", 4.0),
+        ("wiseale", "kl_weight", 1.0),
+        ("wae_mmd", "mmd_weight", 10.0),
+    ],
+)
+def test_a_warmup_multiplies_the_term_of_the_prior_alone(method, weight, value):
+    full, none = loss_of(method), loss_of(method, warmup=0.0)
+    np.testing.assert_allclose(loss_of(method, warmup=0.25), none + (full - none) / 4, rtol=1e-6)
+    assert abs(full - none) > 0.1
+    if weight:
+        np.testing.assert_array_equal(
+            loss_of(method, warmup=0.25), loss_of(method, **{weight: value / 4})
+        )
+
+
 @pytest.mark.parametrize("bound", ["bhattacharyya", "tightest"])
 def test_wiseale_with_another_bound(bound):
     x, outputs = case("gaussian")

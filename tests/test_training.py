@@ -79,6 +79,25 @@ def test_one_call_is_the_loop_of_steps_written_out():
     assert all(value == 0 for value in got.metric_sums.values())
 
 
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
+    likelihood = LIKELIHOODS["gaussian"]
+    plain = make("beta_vae")._replace(microbatches=microbatches)
+    warm = plain._replace(warmup_steps=4)
+    step = jax.jit(training.train_step, static_argnums=0)
+    state = training.create_state(warm, 0, DATA[:1])
+    for number, part in enumerate([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]):
+        light = plain._replace(objective=bind("beta_vae", likelihood, {"beta": 4 * part}))
+        want, expected = step(light, state, DATA[:8])
+        state, metrics = step(warm, state, DATA[:8])
+        assert int(state.step) == number + 1
+        np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+        for a, b in zip(*map(jax.tree.leaves, (state.params, want.params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    whole = (training.evaluate(program, state.variables, DATA, 0) for program in (warm, plain))
+    assert next(whole) == next(whole)
+
+
 def test_training_lowers_the_loss_and_moves_the_batch_statistics():
     program = make()
     before = training.create_state(program, 0, DATA[:1])

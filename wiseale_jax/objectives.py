@@ -9,15 +9,16 @@ Each returns `(loss, metrics)`, a scalar and a flat dict of scalars, the same fo
 * `wiseale_kl`: the paper's bound on KL[aggregate posterior || N(0, I)], Eq. 21-24, nats.
 * `elbo`: the true evidence lower bound of AEVB with its constants, mean log p(x|z) - `aevb_kl`,
   in nats per example, whatever the method minimises.
-* `mse`: squared error of E[x|z], per pixel or sample, in squared units of the data.
+* `mse`: squared error of E[x|z], per value of x, in squared units of the data.
 
 Arrays of shapes that do not belong together raise `ValueError` when the objective is traced.
 
 With a deterministic encoder `aevb_kl` and `wiseale_kl` are inf and `elbo` is -inf.
 
-What a method is tuned by is bound by `bind` before it is jitted. To add a method, write the
-function and add its line to `METHODS`; and its name to `WITHOUT_DENSITY` if it has a use for a
-deterministic encoder.
+What a method is tuned by is bound by `bind` before it is jitted. `warmup`, of the methods with a
+prior, is what the prior's term is multiplied by: training may let it grow from 0 to 1. To add a
+method, write the function and add its line to `METHODS`; and its name to `WITHOUT_DENSITY` if it
+has a use for a deterministic encoder.
 """
 
 from __future__ import annotations
@@ -40,19 +41,30 @@ Objective = Callable[[Outputs, Array, PRNGKeyArray], tuple[Float[Array, ""], Met
 
 
 def aevb(
-    outputs: Outputs, x: Array, key: PRNGKeyArray, *, likelihood: Likelihood
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """Auto-Encoding Variational Bayes (Kingma and Welling, 2014): the negative ELBO, in nats."""
-    return beta_vae(outputs, x, key, likelihood=likelihood, beta=1.0)
+    return beta_vae(outputs, x, key, likelihood=likelihood, beta=1.0, warmup=warmup)
 
 
 def beta_vae(
-    outputs: Outputs, x: Array, key: PRNGKeyArray, *, likelihood: Likelihood, beta: float = 4.0
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    beta: float = 4.0,
+    warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """beta-VAE (Higgins et al., 2017): -log p(x|z) + beta KL[q(z|x) || N(0, I)], in nats."""
     del key
     negative_log_likelihood, metrics = _evaluate(outputs, x, likelihood)
-    return _with_loss(negative_log_likelihood + beta * metrics["aevb_kl"], metrics)
+    return _with_loss(negative_log_likelihood + warmup * beta * metrics["aevb_kl"], metrics)
 
 
 def wiseale(
@@ -63,6 +75,7 @@ def wiseale(
     likelihood: Likelihood,
     kl_weight: float | str = 1.0,
     bound: str = "jensen",
+    warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
 
@@ -76,6 +89,7 @@ def wiseale(
       kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, as a third-party port
         has it, a prior M times stronger; or a number.
       bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
+      warmup: see the module.
 
     Raises:
       ValueError: kl_weight is another text; or as of the module.
@@ -84,7 +98,7 @@ def wiseale(
     if isinstance(kl_weight, str) and kl_weight != "batch":
         raise ValueError(f"kl_weight must be a number or 'batch', got {kl_weight!r}")
     batch = x.shape[0]
-    weight = batch if kl_weight == "batch" else kl_weight
+    weight = warmup * (batch if kl_weight == "batch" else kl_weight)
     negative_log_likelihood, metrics = _evaluate(outputs, x, likelihood)
     kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound)
     return _with_loss(negative_log_likelihood + weight * kl / batch, metrics)
@@ -97,6 +111,7 @@ def wae_mmd(
     *,
     likelihood: Likelihood,
     mmd_weight: float = 10.0,
+    warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """Wasserstein auto-encoder with an MMD penalty (Tolstikhin et al., 2017).
 
@@ -105,7 +120,7 @@ def wae_mmd(
     """
     _, metrics = _evaluate(outputs, x, likelihood)
     prior_z = jax.random.normal(key, outputs.z.shape, outputs.z.dtype)
-    penalty = mmd_weight * divergences.mmd(outputs.z, prior_z)
+    penalty = warmup * mmd_weight * divergences.mmd(outputs.z, prior_z)
     return _with_loss(metrics["reconstruction_error"] + penalty, metrics)
 
 

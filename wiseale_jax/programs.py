@@ -35,6 +35,7 @@ class Program(NamedTuple):
         stays one: its pairs, and batch normalisation, run over all devices.
       skip_nonfinite: steps whose loss or gradient is not finite that a run may skip; it goes no
         further than before the next one.
+      warmup_steps: over which the weight of the prior's term grows from 0, linearly.
     """
 
     model: Autoencoder
@@ -45,6 +46,7 @@ class Program(NamedTuple):
     microbatches: int = 1
     mesh: Mesh | None = None
     skip_nonfinite: int = 0
+    warmup_steps: int = 0
 
 
 def make_mesh(count: int) -> Mesh:

@@ -109,6 +109,9 @@ def train_step(program: Program, state: TrainState, batch: Array) -> tuple[Train
     key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
     x = program.preprocess(batch, preprocess_key)
+    if program.warmup_steps:
+        warmup = optax.linear_schedule(0.0, 1.0, program.warmup_steps)(state.step)
+        program = program._replace(objective=functools.partial(program.objective, warmup=warmup))
     noise = jax.random.normal(sample_key, (x.shape[0], program.model.latent_dim))
     gradients, metrics, batch_stats = gradient(
         program, state.params, state.batch_stats, x, noise, objective_key
