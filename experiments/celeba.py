@@ -27,6 +27,8 @@ NUMBERS = (
     "sharpness_data",
     "sharpness_reconstructions",
     "sharpness_samples",
+    "fid_reconstructions",
+    "fid_samples",
     "interpolation_energy",
     "overlap_coefficient",
     "active_units",

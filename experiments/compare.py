@@ -44,7 +44,7 @@ def evaluate_all(done: Sequence[Compared], data_dir: str | None) -> list[str]:
     An evaluation that is there stays, with whatever settings it was made.
     """
     failed = []
-    to_do = [run for run in done if run.made_with.get("step") != run.rows[-1].get("step")]
+    to_do = [run for run in done if compared.is_stale(run) is not False]
     for number, run in enumerate(to_do, 1):
         print(f"[{number}/{len(to_do)}] evaluating {run.workdir}")
         try:
@@ -116,7 +116,7 @@ def _page(
         report_page.heading(1, title),
         report_page.paragraph(
             "Numbers are of the test set, at the last epoch of each run: the mean over seeds, "
-            "± their standard deviation. A heading sorts its table.",
+            "± their standard deviation. A heading sorts its table; ↑ higher is better, ↓ lower.",
             "quiet",
         ),
         report_page.notes([*left_out, *notes]),
@@ -126,7 +126,14 @@ def _page(
         report_page.picture(output / "curves.png", "Training metrics by epoch, mean and range"),
     ]
     if evaluated:
-        body += [report_page.heading(2, "Evaluation"), _numbers("evaluation", table, evaluated)]
+        known = [name for name in evaluated if metrics.place(name) is not None]
+        rows = [[name.replace("_", " "), metrics.describe(name).description] for name in known]
+        meanings = report_page.plain_table("what the numbers are", ["number", "meaning"], rows)
+        body += [
+            report_page.heading(2, "Evaluation"),
+            _numbers("evaluation", table, evaluated),
+            report_page.details("What the numbers are", [meanings]),
+        ]
     body += [report_page.heading(2, "What differs"), _differences(done, labels)]
     body += [report_page.heading(2, "Runs")]
     for label, run in zip(labels, done, strict=True):
@@ -139,7 +146,8 @@ def _numbers(name: str, table: Sequence[dict[str, Any]], columns: Sequence[str])
     for column in columns:
         unit, description = "", ""
         if metrics.place(column) is not None:
-            _, unit, _, description = metrics.describe(column)
+            _, unit, better, description = metrics.describe(column)
+            unit = f"{metrics.ARROWS[better]} {unit}".strip()
         head.append(Column(column.replace("_", " "), unit, description))
     rows = [[row[c] for c in ("run", "seeds", *columns)] for row in table]
     return report_page.table(name, head, rows)

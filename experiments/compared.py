@@ -148,15 +148,21 @@ def _read_evaluation(path: Path) -> tuple[dict[str, float | None], dict[str, Any
     return evaluation, {name: stored.get(name) for name in evaluate.MADE_WITH}
 
 
+def is_stale(run: Compared) -> bool | None:
+    """Whether a run has been trained on since its evaluation; None if that is not known."""
+    step, last = run.made_with.get("step"), run.rows[-1].get("step")
+    return step < last if isinstance(step, int) and isinstance(last, int) else None
+
+
 def doubts(compared: Sequence[Compared]) -> list[str]:
-    """A line for what keeps the numbers of the evaluations from being compared."""
+    """A line for what keeps the numbers from being compared."""
     evaluated = [run for run in compared if run.evaluation]
     lines = []
     for run in evaluated:
-        step, last = run.made_with["step"], run.rows[-1].get("step")
-        if isinstance(step, int) and isinstance(last, int) and step < last:
+        if is_stale(run) is not None and run.made_with["step"] != run.rows[-1]["step"]:
             lines.append(
-                f"{run.workdir}: evaluated at step {step:,}, and trained to {last:,} since"
+                f"{run.workdir}: evaluated at step {run.made_with['step']:,}, and its last epoch "
+                f"ends at {run.rows[-1]['step']:,}"
             )
     differ = [
         name
@@ -165,6 +171,15 @@ def doubts(compared: Sequence[Compared]) -> list[str]:
     ]
     if differ:
         lines.append(f"the runs were not evaluated alike: different {', '.join(differ)}")
+    if seen := sum(run.config.split == "all" for run in compared):
+        lines.append(
+            f"{seen} of {len(compared)} runs were trained on the test set, too (split all)"
+        )
+    if len({run.config.batch_size for run in compared}) > 1:
+        lines.append(
+            "wiseale_kl is of batches of different sizes: a larger one has a lower bound, by up to "
+            "the logarithm of the sizes' ratio"
+        )
     return lines
 
 

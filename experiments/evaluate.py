@@ -22,6 +22,7 @@ from experiments import configs, runs
 from wiseale_jax import evaluation, metrics, representation, run_folder, training
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.frechet import load_features
 from wiseale_jax.version import __version__
 
 FLAGS = flags.FLAGS
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> None:
     workdir = Path(FLAGS.workdir).expanduser()
     preparing = runs.preparing_from_flags()
     result = evaluate_run(workdir, FLAGS.data_dir, settings_from_flags(), **preparing)
-    print(f"{workdir}: test set\n")
+    seen = configs.read_stored(run_folder.read_config(workdir)).split == "all"
+    print(f"{workdir}: test set{', which it was trained on, too (split all)' if seen else ''}\n")
     print(table(result))
 
 
@@ -67,10 +69,12 @@ def settings_from_flags(names: Iterable[str] = Settings._fields) -> Settings:
     """The settings of the flags that `define_flags` has defined for the same names.
 
     Raises:
-      ValueError: one is out of range.
+      ValueError: one is out of range, or `inception` is no network.
     """
     settings = Settings(**{name: FLAGS[name].value for name in names})
     evaluation.check(settings)
+    if settings.inception is not None:
+        load_features(settings.inception)
     return settings
 
 
@@ -161,8 +165,8 @@ def table(result: Mapping[str, Any]) -> str:
             group = metric.group
             lines += ["", group]
         number = _number(result[name], result.get(f"{name}_stderr"))
-        arrow = {"higher": "↑", "lower": "↓", "": " "}[metric.better]
         unit = f" ({metric.unit})" if metric.unit else ""
+        arrow = metrics.ARROWS[metric.better]
         lines.append(f"  {name:<{width}}  {number:<20} {arrow} {metric.description}{unit}")
     return "\n".join([*lines[1:], "", *_notes(result, names)])
 

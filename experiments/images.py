@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import runs, sections
+from experiments import evaluate, runs, sections
 from wiseale_jax import image_plots
 from wiseale_jax.datasets import preprocessing
 from wiseale_jax.evaluation import Settings
@@ -26,6 +26,7 @@ _TRAVERSED = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 def define_flags(output: str) -> None:
     """Defines the flags of a section on images."""
     sections.define_flags(output)
+    evaluate.define_flags(["inception"])
     flags.DEFINE_integer("batch_size", None, "examples per step (default: the paper's)")
 
 

@@ -37,8 +37,12 @@ NUMBERS = (
     "overlap_coefficient",
     "bhattacharyya_coefficient",
     "knn_accuracy",
+    "logistic_regression_accuracy",
+    "mutual_information",
     "wiseale_kl_of_dataset",
     "aggregate_kl",
+    "moment_matched_kl",
+    "mmd",
     "log_likelihood",
 )
 

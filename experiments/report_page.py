@@ -25,7 +25,7 @@ class Column(NamedTuple):
 
     Attributes:
       title: what heads it.
-      unit: below the title.
+      unit: below the title, and which way is better.
       description: shown when the pointer rests on the title.
       is_text: whether it is sorted as text.
     """

@@ -14,12 +14,9 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import configs, evaluate, runs, train
-from wiseale_jax import comparison_plots, run_folder
+from wiseale_jax import comparison_plots, metrics, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.trained import TrainedAutoencoder, load
-
-# The settings of an evaluation that a section has flags for.
-_SETTINGS = ("examples", "likelihood_examples")
 
 
 class Run(NamedTuple):
@@ -52,7 +49,7 @@ def define_flags(output: str) -> None:
     flags.DEFINE_integer("epochs", None, "passes over the training set (default: the paper's)")
     flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
-    evaluate.define_flags(_SETTINGS)
+    evaluate.define_flags(["examples", "likelihood_examples"])
     runs.define_data_dir()
 
 
@@ -121,7 +118,7 @@ def run_section(
     values = flags.FLAGS
     seeds = parse_seeds(runs.listed("seeds"))
     chosen = choose(variants, values.only)
-    settings = evaluate.settings_from_flags(_SETTINGS)
+    settings = evaluate.settings_from_flags(name for name in Settings._fields if name in values)
     output = run_folder.make_folder(output, "output")
     given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
     done = train_all(dataset, chosen, output, seeds, given, values.data_dir, **preparing)
@@ -131,16 +128,16 @@ def run_section(
 
 def evaluate_all(
     done: Sequence[Run],
-    names: Iterable[str],
     settings: Settings,
     data_dir: str | None,
     **preparing: Any,
 ) -> dict[str, list[float | None]]:
     """Numbers of `evaluate.evaluate_run`, by name and for every run, as `tabulate` takes them.
 
+    With their standard errors, as `<name>_stderr`.
+
     Args:
       done: the runs.
-      names: in `metrics.METRICS`; those that no run has, for lack of scikit-learn, are left out.
       settings: how thoroughly.
       data_dir: prepared data sets; None for tfds's own.
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
@@ -152,11 +149,8 @@ def evaluate_all(
     for number, run in enumerate(done, 1):
         print(f"[{number}/{len(done)}] evaluating {run.label}, seed {run.config.seed}")
         found.append(evaluate.evaluate_run(run.workdir, data_dir, settings, **preparing))
-    return {
-        name: [row.get(name) for row in found]
-        for name in names
-        if any(name in row for row in found)
-    }
+    names = dict.fromkeys(name for row in found for name in row if metrics.place(name) is not None)
+    return {name: [row.get(name) for row in found] for name in names}
 
 
 def _slug(label: str) -> str:
@@ -229,28 +223,31 @@ def tabulate(
 def write_numbers(
     done: Sequence[Run],
     output: Path,
-    metrics: Mapping[str, Sequence[float | None]],
+    columns: Mapping[str, Sequence[float | None]],
     names: Iterable[str],
     settings: Settings,
     data_dir: str | None,
     **preparing: Any,
 ) -> None:
-    """Writes what every section has: a table of metrics, one of the evaluation, and both by run.
+    """Writes what every section has: a table of metrics, one of the evaluation, and all by run.
 
     The tables are printed, too.
 
     Args:
       done: the runs.
       output: the folder of the tables.
-      metrics: by name, a value for every run.
-      names: of the evaluation, as of `evaluate_all`.
+      columns: of the table of metrics: by name, a value for every run.
+      names: of the evaluation, those of its table; what no run has, for lack of scikit-learn or of
+        a network for FID, is left out.
       settings, data_dir, **preparing: as of `evaluate_all`.
     """
     labels = [run.label for run in done]
-    print(write_tables(output, "table", tabulate(labels, metrics)))
-    numbers = evaluate_all(done, names, settings, data_dir, **preparing)
-    print(write_tables(output, "evaluation", tabulate(labels, numbers)))
-    columns = {**metrics, **numbers}
+    print(write_tables(output, "table", tabulate(labels, columns)))
+    numbers = evaluate_all(done, settings, data_dir, **preparing)
+    chosen = {name: numbers[name] for name in names if name in numbers}
+    print(write_tables(output, "evaluation", tabulate(labels, chosen)))
+    more = {n: v for n, v in numbers.items() if n.removesuffix("_stderr") not in columns}
+    columns = {**columns, **more}
     rows = [["run", "seed", *columns]]
     for i, run in enumerate(done):
         values = (values[i] for values in columns.values())

@@ -61,6 +61,7 @@ NUMBERS = (
     "forest_r2_phase",
     "mutual_information",
     "aggregate_kl",
+    "moment_matched_kl",
     "log_likelihood",
 )
 

@@ -104,12 +104,21 @@ def test_evaluations_that_do_not_compare(tmp_path, capsys):
         run_folder.write_json(run / "evaluation.json", stored)
     done, _ = compare_all(runs, tmp_path / "out")
     lines = [
-        f"{runs[1]}: evaluated at step 1, and trained to 2 since",
+        f"{runs[1]}: evaluated at step 1, and its last epoch ends at 2",
         "the runs were not evaluated alike: different examples",
     ]
     assert compared.doubts(done) == lines and compared.doubts(done[:1]) == []
     text, printed = "".join(page_of(tmp_path / "out").text), capsys.readouterr().out
     assert all(line in text and line in printed for line in lines)
+
+
+def test_trained_on_the_test_set_or_with_other_batches(tmp_path):
+    runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", split="all", batch_size=8)]
+    done, _ = compare_all(runs, tmp_path / "out")
+    seen, batches = compared.doubts(done)
+    assert seen == "1 of 2 runs were trained on the test set, too (split all)"
+    assert batches.startswith("wiseale_kl is of batches of different sizes")
+    assert seen in "".join(page_of(tmp_path / "out").text)
 
 
 def test_evaluated_first(tmp_path, monkeypatch):
@@ -124,10 +133,12 @@ def test_evaluated_first(tmp_path, monkeypatch):
     failed = compare.evaluate_all([compared.read_run(run) for run in runs], None)
     assert failed == [f"not evaluated: {runs[1]}: no checkpoint"]
     assert compared.read_run(runs[0]).numbers["mig"] == 0.5
-    # Of the last step, whatever it was made with: it stays.
-    run_folder.write_json(runs[0] / "evaluation.json", {"mig": 0.7, "fid": 9.0, "step": 2})
-    assert compare.evaluate_all([compared.read_run(runs[0])], None) == []
-    assert compared.read_run(runs[0]).numbers["fid"] == 9.0
+    # Of the last step, or of one in mid-epoch after it, whatever it was made with: it stays.
+    for step in (2, 3):
+        stored = {"mig": 0.7, "fid": 9.0, "step": step}
+        run_folder.write_json(runs[0] / "evaluation.json", stored)
+        assert compare.evaluate_all([compared.read_run(runs[0])], None) == []
+        assert compared.read_run(runs[0]).numbers["fid"] == 9.0
 
 
 def test_the_page_asks_for_nothing_and_says_what_made_it(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import evaluation, metrics, representation
+from wiseale_jax import evaluation, latent_metrics, metrics, representation
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.evidence import importance_weighted_log_likelihood
@@ -47,6 +47,7 @@ def test_the_aggregate_posterior_of_the_true_posterior_is_the_prior(linear):
     near(found, "mutual_information", information, slack=0.05)
     near(found, "aggregate_kl", 0, slack=0.05)
     near(found, "mmd", 0, slack=0.02)
+    assert found["moment_matched_kl"] == pytest.approx(0, abs=0.01)
     assert found["overlap_coefficient"] > 0.9 and found["active_units"] == 2
     jensen = found["wiseale_kl_of_dataset"]
     assert found["aggregate_kl"] < jensen < found["aggregate_kl"] + 0.154 * 2
@@ -56,6 +57,18 @@ def test_a_linear_decoder_is_smooth(linear):
     true, _, found = linear
     near(found, "decoder_sensitivity", np.sum(true.variance * np.sum(true.weight**2, axis=0)))
     np.testing.assert_allclose(found["interpolation_energy"], 1, rtol=1e-4)
+
+
+def test_separation_is_a_mean_over_blocks(linear):
+    true, x, found = linear
+    mean, logvar = true.trained.encode(x)
+    blocks = [
+        latent_metrics.bhattacharyya_coefficient(mean[a : a + 64], logvar[a : a + 64])
+        for a in range(0, 23 * 64, 64)
+    ]
+    np.testing.assert_allclose(found["bhattacharyya_coefficient"], np.mean(blocks), rtol=1e-6)
+    stderr = np.std(blocks, ddof=1) / 23**0.5
+    np.testing.assert_allclose(found["bhattacharyya_coefficient_stderr"], stderr, rtol=1e-4)
 
 
 def test_factors_of_a_linear_gaussian_model(linear):

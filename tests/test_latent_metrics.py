@@ -12,6 +12,7 @@ from wiseale_jax.latent_metrics import (
     active_units,
     bhattacharyya_coefficient,
     mmd_to_prior,
+    moment_matched_kl,
     overlap_coefficient,
 )
 
@@ -30,6 +31,47 @@ def test_active_units_by_their_threshold():
     assert active_units(mean, threshold=0.005) == 3
     with pytest.raises(ValueError, match=r"2 rows or more, got \(1, 4\)"):
         active_units(mean[:1])
+
+
+def test_moment_matched_kl_is_the_kl_of_one_gaussian():
+    mean, logvar = rows([0.5, -2.0, 0.0]), rows([0.3, -4.0, -30.0])
+    want = divergences.gaussian_kl(mean, logvar)
+    np.testing.assert_allclose(moment_matched_kl(mean, logvar), want[0], rtol=1e-5)
+
+
+def test_moment_matched_kl_by_the_moments_of_draws():
+    rng = np.random.default_rng(0)
+    mean, logvar = rng.standard_normal((5, 3)) + 1, rng.standard_normal((5, 3))
+    which = rng.integers(0, 5, 400_000)
+    z = mean[which] + np.exp(0.5 * logvar[which]) * rng.standard_normal((400_000, 3))
+    moments = np.mean(z, axis=0), np.cov(z, rowvar=False)
+    want = 0.5 * (np.sum(moments[0] ** 2) + np.trace(moments[1]) - 3)
+    want -= 0.5 * np.log(np.linalg.det(moments[1]))
+    found = moment_matched_kl(mean.astype(np.float32), logvar.astype(np.float32))
+    np.testing.assert_allclose(found, want, rtol=0.01)
+    truth = divergences.aggregate_kl(KEY, rows(*mean), rows(*logvar), 20_000)
+    assert found < truth.kl
+
+
+def test_the_bracket_of_narrow_posteriors_whose_aggregate_is_the_prior():
+    """Of all examples the KL is 0: the moments say so, a finite mixture cannot."""
+    rng = np.random.default_rng(0)
+    deviation = 0.01
+    mean = rng.standard_normal((2000, 2)) * np.sqrt(1 - deviation**2)
+    logvar = np.full_like(mean, 2 * np.log(deviation))
+    mean, logvar = mean.astype(np.float32), logvar.astype(np.float32)
+    truth = divergences.aggregate_kl(KEY, mean, logvar, 2000)
+    assert moment_matched_kl(mean, logvar) < 0.005
+    assert float(truth.kl) > float(truth.mean_kl) - np.log(2000) > 0.5
+
+
+def test_moment_matched_kl_at_extremes():
+    points = np.full((4, 2), -np.inf, np.float32)
+    spread = rows([1, 1], [1, -1], [-1, 1], [-1, -1])
+    assert moment_matched_kl(spread, points) == pytest.approx(0, abs=1e-12)
+    assert moment_matched_kl(rows([1, 1], [2, 2]), points[:2]) == np.inf
+    wide = moment_matched_kl(1e4 * spread, points)
+    np.testing.assert_allclose(wide, 1e8 - 1 - 2 * np.log(1e4), rtol=1e-6)
 
 
 def test_overlap_of_one_shifted_posterior():

@@ -13,15 +13,26 @@ def test_posteriors_are_drawn_where_they_are():
     first = figure.axes[0]
     height = np.asarray(first.images[0].get_array())
     row, column = np.unravel_index(height.argmax(), height.shape)
-    axis = np.linspace(-4, 4, len(height))
+    left, right, *_ = first.images[0].get_extent()
+    width = (right - left) / len(height)
+    axis = left + (np.arange(len(height)) + 0.5) * width
     np.testing.assert_allclose([axis[column], axis[row]], [0, 1], atol=0.03)
     # One standard deviation away, the density is exp(-1/2) of its peak.
     beside = height[row, np.abs(axis - 0.5).argmin()]
     np.testing.assert_allclose(beside, np.exp(-0.5), atol=0.03)
-    assert "50.0% outside" in [text.get_text() for text in first.texts]
-    assert all("z₁" in axes.get_xlabel() for axes in figure.axes)
-    assert [axes.get_title() for axes in figure.axes] == ["a", "b"]
-    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    assert [text.get_text() for text in first.texts] == ["50.0% outside", "median σ 1"]
+    planes = figure.axes[:2]
+    assert all("z₁" in axes.get_xlabel() for axes in planes)
+    assert [axes.get_title() for axes in planes] == ["a", "b"]
+    assert len({axes.get_xlim() for axes in planes}) == 1
+
+
+def test_a_narrow_posterior_is_drawn_as_wide_as_a_pixel():
+    rng = np.random.default_rng(0)
+    for mean in rng.uniform(-3, 3, (20, 1, 2)):
+        figure = latent_plots.posteriors({"a": (mean, np.full((1, 2), -90.0))}, np.array([3]))
+        height = np.asarray(figure.axes[0].images[0].get_array())
+        assert height.max() > 0.75 and np.sum(height > 0.1) < 30
 
 
 def test_labelled_means():

@@ -114,6 +114,16 @@ def test_mig_of_known_codes():
     np.testing.assert_allclose(found, np.log(10) / np.log(20), atol=5e-3)
 
 
+def test_mig_does_not_depend_on_a_codes_scale():
+    factors = {name: RNG.uniform(0, 1, 4000) for name in "ab"}
+    codes = np.stack([*factors.values(), RNG.uniform(0, 1, 4000)], axis=1)
+    gap = 1 - 19**2 / 8000 / np.log(20)
+    np.testing.assert_allclose(mutual_information_gap(codes, factors), gap, atol=0.01)
+    np.testing.assert_allclose(mutual_information_gap(np.exp(20 * codes), factors), gap, atol=0.01)
+    codes[0] = 1e6
+    np.testing.assert_allclose(mutual_information_gap(codes, factors), gap, atol=0.01)
+
+
 @pytest.mark.parametrize("function", [recover_factors, mutual_information_gap])
 def test_bad_shapes(function):
     with pytest.raises(ValueError, match=r"got codes \(800, 2\) and \{'a': \(7,\)\}"):

@@ -54,12 +54,12 @@ def test_tables(tmp_path):
 
 
 def test_a_number_that_one_run_lacks_is_no_ones_loss(tmp_path, monkeypatch):
-    rows = [{"mmd": 1.0}, {"mmd": 2.0, "mig": 0.5}]
+    rows = [{"mmd": 1.0, "step": 3}, {"mmd": 2.0, "mig": 0.5, "mmd_stderr": 0.1}]
     monkeypatch.setattr(sections.evaluate, "evaluate_run", lambda *_, **__: rows.pop(0))
     config = configs.make_config({"dataset": "sine"})
     done = [sections.Run("a", config, tmp_path, []) for _ in range(2)]
-    found = sections.evaluate_all(done, ("mmd", "mig", "knn_accuracy"), Settings(), None)
-    assert found == {"mmd": [1.0, 2.0], "mig": [None, 0.5]}
+    found = sections.evaluate_all(done, Settings(), None)
+    assert found == {"mmd": [1.0, 2.0], "mig": [None, 0.5], "mmd_stderr": [None, 0.1]}
 
 
 def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):

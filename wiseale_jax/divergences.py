@@ -225,6 +225,10 @@ def aggregate_kl(
     posteriors coincide or are well separated. Range of the mutual information: [0, log M], up to
     its standard error. Hoffman & Johnson 2016.
 
+    Of M examples drawn from many, it is in expectation an upper bound on the KL of the aggregate of
+    all, and never less than the mean KL of single posteriors less log M: where posteriors are so
+    narrow that M of them leave gaps, M decides, and not how they lie.
+
     Memory is linear in M and in num_samples, but that of the gradient is their product. Beyond
     -40..40, the mutual information is that of the nearest logvar of these.
 

@@ -27,7 +27,7 @@ from wiseale_jax.trained import TrainedAutoencoder
 
 # Examples in memory at once, decoded; also how many pairs are interpolated.
 _AT_ONCE = 250
-# As many as the paper's Figure 1 shows.
+# As many posteriors as the paper's Figure 1 shows.
 _FIGURE_1 = 64
 # The branch of a seed's random key, beside those of training.
 _BRANCH = 4
@@ -71,9 +71,9 @@ def evaluate(
       trained: the model.
       data: examples as the data set stores them, `[size, ...]`; they may be memory-mapped, as
         250 at a time are read.
-      factors: of these examples, by name: integers `[size]` are labels of classes, floats `[size]`
-        true factors; others, and those that never vary, are left out. Without scikit-learn, or of
-        fewer than 10, all are.
+      factors: of these examples, by name: integers `[size]` are labels of classes, of which there
+        may be one kind, floats `[size]` true factors; others, and those that never vary, are left
+        out. Without scikit-learn, or of fewer than 10, all are.
       settings: how thoroughly.
       progress: whether to show bars, where the output is a terminal.
 
@@ -82,10 +82,13 @@ def evaluate(
       a number does not exist: `metrics.NEEDS_DENSITY`, for a deterministic encoder.
 
     Raises:
-      ValueError: a setting is out of range, there are too few examples for a metric, or FID is
-        asked for without a network or images.
+      ValueError: a setting is out of range, there are too few examples for a metric, labels of two
+        kinds, or FID is asked for without a network or images.
     """
     check(settings, len(data))
+    kinds = {n: np.asarray(v).dtype.kind for n, v in (factors or {}).items() if np.ndim(v) == 1}
+    if len(labels := [name for name, kind in kinds.items() if kind in "iu"]) > 1:
+        raise ValueError(f"factors must have labels of one kind, got {', '.join(labels)}")
     features = _features(trained, settings)
     data = data[: settings.examples]
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _BRANCH), 5)
@@ -117,7 +120,7 @@ def evaluate(
         bar.set_description("evaluation: representation")
         if representation.HAS_SCIKIT_LEARN:
             circular = DATASETS[trained.config["dataset"]].circular
-            known = {name: values[: len(data)] for name, values in (factors or {}).items()}
+            known = {name: np.asarray(factors[name])[: len(data)] for name in kinds}
             result |= _represent(mean, known, circular, settings.seed)
         bar.update()
     return _flatten(result, trained)
@@ -216,10 +219,14 @@ def _aggregate(
     z = mean + np.exp(0.5 * logvar) * jax.random.normal(keys[0], mean.shape)
     found = {
         "active_units": latent_metrics.active_units(mean),
+        "moment_matched_kl": latent_metrics.moment_matched_kl(mean, logvar),
         "mmd": latent_metrics.mmd_to_prior(keys[1], z),
     }
     if trained.model.encoder == "deterministic":
         return found
+    blocks = [
+        slice(a, a + _FIGURE_1) for a in range(0, max(len(mean) - _FIGURE_1, 0) + 1, _FIGURE_1)
+    ]
     truth = divergences.aggregate_kl(keys[2], mean, logvar, settings.num_samples)
     return found | {
         "wiseale_kl_of_dataset": divergences.wiseale_kl_of_dataset(mean, logvar, progress=progress),
@@ -230,8 +237,8 @@ def _aggregate(
         "overlap_coefficient": latent_metrics.overlap_coefficient(
             keys[3], mean, logvar, settings.num_samples
         ),
-        "bhattacharyya_coefficient": latent_metrics.bhattacharyya_coefficient(
-            mean[:_FIGURE_1], logvar[:_FIGURE_1]
+        "bhattacharyya_coefficient": estimates.mean(
+            [latent_metrics.bhattacharyya_coefficient(mean[b], logvar[b]) for b in blocks]
         ),
     }
 
@@ -310,12 +317,10 @@ def _represent(
     result: dict[str, Estimate | float] = {}
     if len(codes) < representation.FEWEST:
         return result
-    kinds = {name: np.asarray(v).dtype.kind for name, v in factors.items() if np.ndim(v) == 1}
-    for name in (name for name, kind in kinds.items() if kind in "iu"):
+    for values in (values for values in factors.values() if values.dtype.kind in "iu"):
         with contextlib.suppress(representation.NothingToPredict):
-            result.update(representation.label_accuracy(codes, np.asarray(factors[name]), seed))
-    true = {name: np.asarray(factors[name]) for name, kind in kinds.items() if kind == "f"}
-    true = {name: values for name, values in true.items() if np.ptp(values) > 0}
+            result.update(representation.label_accuracy(codes, values, seed))
+    true = {n: v for n, v in factors.items() if v.dtype.kind == "f" and np.ptp(v) > 0}
     if not true:
         return result
     recovered = representation.recover_factors(codes, true, circular, seed)

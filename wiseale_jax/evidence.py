@@ -32,7 +32,8 @@ class Evidence(NamedTuple):
       reconstruction_error: of a sampled z, summed over the pixels or samples of the example:
         squared error (Gaussian, squared units of the data) or cross-entropy (Bernoulli, nats).
       reconstruction_error_at_mean: the same with z the posterior's mean.
-      mse: squared error of E[x|z] for the sampled z, per pixel or sample.
+      mse: squared error of E[x|z] for the sampled z, per value of x: a sample, or a channel of a
+        pixel.
       mse_at_mean: the same at the posterior's mean.
       aevb_kl: KL[q(z|x) || N(0, I)].
       elbo: the evidence lower bound of AEVB by the sampled z, log p(x|z) - `aevb_kl`. Kingma and
@@ -123,7 +124,7 @@ def importance_weighted_log_likelihood(
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if trained.model.encoder == "deterministic":
         raise ValueError("importance weights need a density q(z|x): the encoder is deterministic")
-    parts = []
+    found = []
     with tqdm(
         total=len(x) * num_samples,
         desc="log-likelihood",
@@ -140,14 +141,18 @@ def importance_weighted_log_likelihood(
             log_weights = _log_weights(
                 trained.model, trained.likelihood, trained.variables, part[rows], keys
             )
-            parts.append(np.asarray(log_weights, np.float64)[:, : len(part)])
+            found.append(_average(np.asarray(log_weights, np.float64)[:, : len(part)]))
             bar.update(len(part) * num_samples)
-    log_weights = np.concatenate(parts, axis=1)
+    return LogLikelihood(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+
+def _average(log_weights: Float[np.ndarray, "samples size"]) -> LogLikelihood:
     largest = np.max(log_weights, axis=0)
     weights = np.exp(log_weights - largest)
     total = np.sum(weights, axis=0)
     return LogLikelihood(
-        largest + np.log(total / num_samples), np.square(total) / np.sum(np.square(weights), axis=0)
+        largest + np.log(total / len(weights)),
+        np.square(total) / np.sum(np.square(weights), axis=0),
     )
 
 

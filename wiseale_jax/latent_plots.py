@@ -14,7 +14,7 @@ from wiseale_jax.plots import MIDDLE
 
 # Half the width of the planes drawn, in standard deviations of the prior.
 EXTENT = 4.0
-_GRID = 200
+_GRID = 400
 
 
 def posteriors(
@@ -23,14 +23,17 @@ def posteriors(
     """The paper's Figure 1: posteriors as densities, on the same axes, with the prior's circles.
 
     Args:
-      by_label: mean and log variance of the posteriors, each `[count, 2]`.
+      by_label: mean and log variance of the posteriors, each `[count, 2]`; those narrower than a
+        pixel, 0.02, are drawn as wide as one.
       classes: `[count]`, the class of each, for the colour of its mean.
     """
     figure, grid = _planes(by_label, "posteriors q(z|x) of test examples; circles: the prior")
-    axis = np.linspace(-EXTENT, EXTENT, _GRID)
+    pixel = 2 * EXTENT / _GRID
+    axis = -EXTENT + (np.arange(_GRID) + 0.5) * pixel
     for axes, (mean, logvar) in zip(grid, by_label.values(), strict=True):
         # Each density relative to its own peak: a narrow one would hide all others.
-        standard = np.exp(np.clip(logvar, -12, 12) / 2)
+        deviation = np.exp(np.float64(logvar) / 2)
+        standard = np.maximum(deviation, pixel)  # A narrower one would fall between the pixels.
         height = np.zeros((_GRID, _GRID))
         for (m0, m1), (s0, s1) in zip(mean, standard, strict=True):
             across = np.exp(-0.5 * ((axis - m0) / s0) ** 2)
@@ -43,10 +46,12 @@ def posteriors(
             vmin=0,
             vmax=1.3,
         )
-        axes.scatter(
-            mean[:, 0], mean[:, 1], c=classes, cmap="tab10", vmin=-0.5, vmax=9.5, s=10, zorder=3
+        points = axes.scatter(
+            mean[:, 0], mean[:, 1], c=classes, cmap="tab10", vmin=-0.5, vmax=9.5, s=3, zorder=3
         )
         _say_outside(axes, mean)
+        _say(axes, f"median σ {np.median(deviation):.2g}", 0.03, "bottom")
+    figure.colorbar(points, ax=grid, ticks=range(10), shrink=0.8, label="class")
     return figure
 
 
@@ -71,15 +76,19 @@ def labelled_means(by_label: Mapping[str, np.ndarray], classes: np.ndarray) -> F
 def _say_outside(axes: Axes, mean: np.ndarray) -> None:
     outside = np.mean(np.any(np.abs(mean) > EXTENT, axis=1))
     if outside > 0.001:
-        axes.text(
-            0.02,
-            0.97,
-            f"{outside:.1%} outside",
-            transform=axes.transAxes,
-            va="top",
-            fontsize=8,
-            bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"},
-        )
+        _say(axes, f"{outside:.1%} outside", 0.97, "top")
+
+
+def _say(axes: Axes, text: str, height: float, side: str) -> None:
+    axes.text(
+        0.02,
+        height,
+        text,
+        transform=axes.transAxes,
+        va=side,
+        fontsize=8,
+        bbox={"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": "none"},
+    )
 
 
 def decoded_planes(

@@ -21,6 +21,9 @@ class Metric(NamedTuple):
     description: str
 
 
+# For `Metric.better`.
+ARROWS = {"higher": "↑", "lower": "↓", "": " "}
+
 _PER_EXAMPLE = "per example"
 METRICS = {
     "reconstruction_error": Metric(
@@ -29,9 +32,9 @@ METRICS = {
     "reconstruction_error_at_mean": Metric(
         "reconstruction", _PER_EXAMPLE, "lower", "the same, z the posterior's mean"
     ),
-    "mse": Metric("reconstruction", "per sample or pixel", "lower", "squared error, sampled z"),
+    "mse": Metric("reconstruction", "per value of x", "lower", "squared error, sampled z"),
     "mse_at_mean": Metric(
-        "reconstruction", "per sample or pixel", "lower", "squared error, z the posterior's mean"
+        "reconstruction", "per value of x", "lower", "squared error, z the posterior's mean"
     ),
     "sharpness_data": Metric("images", "", "", "variance of the Laplacian, of the images"),
     "sharpness_reconstructions": Metric("images", "", "higher", "of reconstructions, at mean"),
@@ -49,7 +52,12 @@ METRICS = {
     "aevb_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || p(z)]"),
     "wiseale_kl": Metric("prior", "nats", "", "Eq. 21's bound, mean over batches"),
     "wiseale_kl_of_dataset": Metric("prior", "nats", "lower", "Eq. 21's bound, all examples"),
-    "aggregate_kl": Metric("prior", "nats", "lower", "KL[aggregate posterior || p(z)]"),
+    "aggregate_kl": Metric(
+        "prior", "nats", "lower", "KL[q(z) || p(z)] of these; at least aevb_kl - log examples"
+    ),
+    "moment_matched_kl": Metric(
+        "prior", "nats", "lower", "lower bound on that, a Gaussian of q(z)'s moments"
+    ),
     "mutual_information": Metric("prior", "nats", "", "I_q(x; z), at most log examples"),
     "mmd": Metric("prior", "", "lower", "squared MMD, aggregate posterior and prior"),
     "active_units": Metric("latent space", "dimensions", "", "Var E[z|x] > 0.01"),
@@ -57,10 +65,10 @@ METRICS = {
         "latent space", "0 to 1", "higher", "compactness: prior mass that q(z) covers"
     ),
     "bhattacharyya_coefficient": Metric(
-        "latent space", "0 to 1", "lower", "separation: overlap of 64 posteriors, mean of pairs"
+        "latent space", "0 to 1", "lower", "separation: overlap of pairs, in blocks of 64"
     ),
     "decoder_sensitivity": Metric(
-        "latent space", _PER_EXAMPLE, "lower", "smoothness: squared change by posterior noise"
+        "latent space", _PER_EXAMPLE, "", "squared change by posterior noise"
     ),
     "interpolation_energy": Metric(
         "latent space", "1 is even", "lower", "smoothness: of paths between test examples"

@@ -185,9 +185,11 @@ def mutual_information_gap(
 
     The gap in mutual information, as a share of the factor's entropy: 1 where one code has all, 0
     where two have the same. Chen, Li, Grosse and Duvenaud, "Isolating Sources of Disentanglement in
-    Variational Autoencoders" (2018), Section 4. Codes and factors are put in 20 bins of equal
-    width, as by Locatello et al., "Challenging Common Assumptions in the Unsupervised Learning of
-    Disentangled Representations" (2019); an angle needs nothing more.
+    Variational Autoencoders" (2018), Section 4. Codes and factors of more than 20 values are put in
+    20 bins of equal numbers of examples. Locatello et al., "Challenging Common Assumptions in the
+    Unsupervised Learning of Disentangled Representations" (2019), take bins of equal width; but
+    mutual information does not depend on a code's scale, and one stray code would leave most of
+    these empty. An angle needs nothing more.
 
     Args:
       codes: `[size, latent]`, of two latents or more.
@@ -216,8 +218,10 @@ def mutual_information_gap(
 
 
 def _bin(values: np.ndarray) -> np.ndarray:
-    edges = np.linspace(np.min(values), np.max(values), _BINS + 1)
-    return np.digitize(values, edges[1:-1])
+    known, numbers = np.unique(values, return_inverse=True)
+    if len(known) <= _BINS:
+        return numbers
+    return np.digitize(values, np.quantile(values, np.arange(1, _BINS) / _BINS))
 
 
 def _check(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:
