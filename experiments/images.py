@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from wiseale_jax.evaluation import Settings
 _PAIRS, _STEPS, _SAMPLES = 2, 9, 36
 # Test examples whose posterior means tell how much each dimension of z varies.
 _ENCODED = 250
+Models = dict[str, wiseale_jax.TrainedAutoencoder]
+
 _TRAVERSED = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 
@@ -36,9 +38,10 @@ def report(
     data_dir: str | None,
     settings: Settings,
     numbers: Sequence[str],
+    figures: Callable[[Models, runs.Data, str], dict[str, Any]] | None = None,
     **preparing: Any,
 ) -> None:
-    """Writes the tables and figures of finished runs; the pictures are the first seed's.
+    """Writes the tables and figures of finished runs; the figures are the first seed's.
 
     Args:
       done: the runs.
@@ -46,24 +49,30 @@ def report(
       data_dir: prepared data sets; None for tfds's own.
       settings: how thoroughly the runs are evaluated.
       numbers: of the evaluation, for a table of their own.
+      figures: `(models, data, title)` to figures by name; by default reconstructions, samples,
+        traversals and interpolations.
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
     """
     config = done[0].config
     data = runs.load_data(config, data_dir, **preparing)
-    first = sections.load_first(done)
-    preprocess = preprocessing(config.dataset, config.binarize)
-    x = preprocess(jnp.asarray(data.test[:_ENCODED]), jax.random.key(0))
     title = f"{config.dataset}, {config.epochs} epochs"
-    sections.write_figures(done, output, title, _figures(first, x, title))
+    drawn = (figures or _figures)(sections.load_first(done), data, title)
+    sections.write_figures(done, output, title, drawn)
     names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
     columns = sections.last_metrics(done, *names)
     # Last, as it takes longest.
     sections.write_numbers(done, output, columns, numbers, settings, data_dir, **preparing)
 
 
-def _figures(
-    first: dict[str, wiseale_jax.TrainedAutoencoder], x: jax.Array, title: str
-) -> dict[str, Any]:
+def as_model(models: Models, stored: np.ndarray) -> jax.Array:
+    """Examples of the models' data set, as they take them."""
+    config = next(iter(models.values())).config
+    preprocess = preprocessing(config["dataset"], config["binarize"])
+    return preprocess(jnp.asarray(stored), jax.random.key(0))
+
+
+def _figures(first: Models, data: runs.Data, title: str) -> dict[str, Any]:
+    x = as_model(first, data.test[:_ENCODED])
     means = {label: np.asarray(trained.encode(x)[0]) for label, trained in first.items()}
     shown = min(8, len(x))
     again = {

@@ -7,18 +7,14 @@ latent plane, the whole labelled test set in that plane, and what the decoder dr
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import runs, sections
+from experiments import images, runs, sections
 from wiseale_jax import latent_plots
-from wiseale_jax.datasets import preprocessing
-from wiseale_jax.evaluation import Settings
 
 FLAGS = flags.FLAGS
 
@@ -50,30 +46,20 @@ NUMBERS = (
 def main(argv: list[str]) -> None:
     """Trains all methods and writes the table and figures."""
     del argv
+    report = functools.partial(images.report, numbers=NUMBERS, figures=figures)
     given, preparing = {"split": FLAGS.split}, runs.preparing_from_flags()
     sections.run_section("mnist", VARIANTS, report, FLAGS.output, given, **preparing)
 
 
-def report(
-    done: list[sections.Run],
-    output: Path,
-    data_dir: str | None,
-    settings: Settings,
-    **preparing: Any,
-) -> None:
-    """Writes the tables and figures of finished runs; the figures show the first seed's."""
-    config = done[0].config
-    data = runs.load_data(config, data_dir, **preparing)
-    preprocess = preprocessing(config.dataset, config.binarize)
-    x = preprocess(jnp.asarray(data.test), jax.random.key(0))
-    columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
-    sections.write_numbers(done, output, columns, NUMBERS, settings, data_dir, **preparing)
-    first = sections.load_first(done)
+def figures(models: images.Models, data: runs.Data, title: str) -> dict[str, Any]:
+    """The latent planes of models."""
+    del title
+    x = images.as_model(models, data.test)
     posteriors = {
-        label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in first.items()
+        label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in models.items()
     }
     labels = np.asarray(data.test_factors["label"])
-    figures = {
+    return {
         "posteriors": latent_plots.posteriors(
             {label: (mean[:64], logvar[:64]) for label, (mean, logvar) in posteriors.items()},
             labels[:64],
@@ -82,10 +68,9 @@ def report(
             {label: mean for label, (mean, _) in posteriors.items()}, labels
         ),
         "decoded-plane": latent_plots.decoded_planes(
-            {label: trained.decode for label, trained in first.items()}
+            {label: trained.decode for label, trained in models.items()}
         ),
     }
-    sections.write_figures(done, output, f"MNIST, {config.epochs} epochs", figures)
 
 
 if __name__ == "__main__":

@@ -20,12 +20,17 @@ from wiseale_jax.evaluation import Settings
 
 FLAGS = flags.FLAGS
 
+METHODS = {
+    "WiSE-ALE": {"method": "wiseale"},
+    "AEVB": {"method": "aevb"},
+    "beta-VAE": {"method": "beta_vae"},
+    "WAE": {"method": "wae_mmd"},
+}
 STUDIES = {
-    "methods": {
-        "WiSE-ALE": {"method": "wiseale"},
-        "AEVB": {"method": "aevb"},
-        "beta-VAE": {"method": "beta_vae"},
-        "WAE": {"method": "wae_mmd"},
+    "methods": METHODS,
+    # The same where no network may lose its encoder in the first steps.
+    "warmup": {
+        f"{label}, warm-up": {**fields, "warmup_epochs": 2} for label, fields in METHODS.items()
     },
     # Which reading of Eq. 27, and which observation noise, gives Figure 6 as it is printed?
     "readings": {
@@ -83,20 +88,15 @@ def report(
     data = runs.load_data(config, data_dir)
     wave, factors = jnp.asarray(data.test), data.test_factors
     columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
-    groups = {
-        "all waves": np.ones(len(data.test), bool),
-        f"below {LOW_FREQUENCY:g} Hz": factors["frequency"] < LOW_FREQUENCY,
-        f"amplitude below {LOW_AMPLITUDE:g}": factors["amplitude"] < LOW_AMPLITUDE,
-    }
-    at_mean: dict[str, list[float]] = {f"error at mean, {name}": [] for name in groups}
+    at_mean: dict[str, list[float]] = {}
     pictures = {}
-    chosen = _choose(factors)
+    chosen = choose_waves(factors)
     for run in done:
         trained = wiseale_jax.load(run.workdir)
         again = np.asarray(trained.reconstruct(wave))
         error = np.sum(np.square(again - data.test), axis=(1, 2))
-        for name, rows in groups.items():
-            at_mean[f"error at mean, {name}"].append(float(error[rows].mean()))
+        for name, value in errors_by_group(error, factors).items():
+            at_mean.setdefault(f"error at mean, {name}", []).append(value)
         if run.config.seed == config.seed:
             pictures[run.label] = again[chosen]
     sections.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
@@ -107,7 +107,22 @@ def report(
     sections.write_figures(done, output, title, {"reconstructions": waves})
 
 
-def _choose(factors: dict[str, np.ndarray]) -> np.ndarray:
+def errors_by_group(error: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
+    """The mean error of all waves, of those of low frequency and of those of low amplitude.
+
+    Args:
+      error: `[size]`.
+      factors: `frequency` in Hz and `amplitude`, `[size]` each.
+    """
+    groups = {
+        "all waves": np.ones(len(error), bool),
+        f"below {LOW_FREQUENCY:g} Hz": factors["frequency"] < LOW_FREQUENCY,
+        f"amplitude below {LOW_AMPLITUDE:g}": factors["amplitude"] < LOW_AMPLITUDE,
+    }
+    return {name: float(error[rows].mean()) for name, rows in groups.items()}
+
+
+def choose_waves(factors: dict[str, np.ndarray]) -> np.ndarray:
     """Four test waves: two ordinary ones, one of low frequency, one of low amplitude."""
     wanted = [(6.0, 1.0), (15.0, 1.0), (0.8, 1.0), (6.0, 0.12)]
     distance = [

@@ -53,6 +53,21 @@ def test_the_aggregate_posterior_of_the_true_posterior_is_the_prior(linear):
     assert found["aggregate_kl"] < jensen < found["aggregate_kl"] + 0.154 * 2
 
 
+def test_the_error_of_a_log_likelihood_of_some_of_the_examples():
+    """Over examples and draws: the gap to the ELBO is known of fewer than the ELBO itself."""
+    true = LinearGaussian(scale=1.5, shift=0.3)
+    settings = Settings(likelihood_examples=40, num_importance_samples=5, num_samples=2)
+    x, _ = true.draw(4000)
+    values, errors = [], []
+    for seed, part in enumerate(np.split(x, 20)):
+        some = settings._replace(seed=seed)
+        found = evaluation.evaluate(true.trained, part, None, some, progress=False)
+        values.append(found["log_likelihood"])
+        errors.append(found["log_likelihood_stderr"])
+    spread = np.std(values, ddof=1)
+    assert 0.6 < np.mean(errors) / spread < 1.6  # 20 values tell their spread within 16 %.
+
+
 def test_a_linear_decoder_is_smooth(linear):
     true, _, found = linear
     near(found, "decoder_sensitivity", np.sum(true.variance * np.sum(true.weight**2, axis=0)))
@@ -121,7 +136,11 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     again = np.asarray(trained.reconstruct((data[:260] > 127).astype(np.float32)))
     pooled = (data[:260] > 127)[:, ::3, ::3, 0].mean(2), again[:, ::3, ::3, 0].mean(2)
     np.testing.assert_allclose(found["fid_reconstructions"], frechet_distance(*pooled), rtol=1e-4)
-    assert found["fid_samples"] > 0
+    # Of other draws from the prior it is the same, but for the draws.
+    samples = np.asarray(trained.sample(jax.random.key(9), 20_000))[:, ::3, ::3, 0].mean(2)
+    want = frechet_distance(pooled[0], samples)
+    np.testing.assert_allclose(found["fid_samples"], want, rtol=0.1)
+    assert abs(want - found["fid_reconstructions"]) > 0.2 * want
     binary = np.float64(data[:260, ..., 0] > 127)
     laplacian = (
         sum(np.roll(binary, shift, axis) for axis in (1, 2) for shift in (1, -1)) - 4 * binary

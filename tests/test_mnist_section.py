@@ -1,6 +1,6 @@
 """experiments/mnist.py on the real digits, shortened."""
 
-from experiments import mnist, sections
+from experiments import images, mnist, sections
 from wiseale_jax.evaluation import Settings
 
 
@@ -11,7 +11,8 @@ def test_figure_one(real_data, tmp_path):
     data_dir = str(tmp_path / "data")
     done = sections.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)
     settings = Settings(examples=500, likelihood_examples=20, num_importance_samples=10)
-    mnist.report(done, tmp_path, data_dir, settings, source=source)
+    given = {"numbers": mnist.NUMBERS, "figures": mnist.figures, "source": source}
+    images.report(done, tmp_path, data_dir, settings, **given)
     for name in ("posteriors", "latent-plane", "decoded-plane", "curves"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
         assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 
+import numpy as np
 import pytest
 
 from experiments import configs, sections, sine
@@ -96,6 +97,21 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     again = sections.train_all(*arguments)
     assert capsys.readouterr().out.count("is finished") == 4
     assert [run.rows for run in again] == [run.rows for run in done]
+
+
+def test_waves_of_low_frequency_and_of_low_amplitude():
+    factors = {
+        "frequency": np.array([1.0, 1.5, 6.0, 19.0]),
+        "amplitude": np.array([0.9, 0.1, 0.15, 1.0]),
+    }
+    found = sine.errors_by_group(np.array([1.0, 2.0, 4.0, 16.0]), factors)
+    assert found == {"all waves": 5.75, "below 2 Hz": 1.5, "amplitude below 0.2": 3.0}
+    low = {
+        "frequency": np.array([6.0, 0.8, 6.1, 15.0, 12.0]),
+        "amplitude": np.array([0.13, 0.95, 1.0, 0.9, 0.5]),
+    }
+    # Two ordinary ones, one of low frequency, one of low amplitude.
+    assert sine.choose_waves(low).tolist() == [2, 3, 1, 0]
 
 
 def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
