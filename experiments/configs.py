@@ -29,8 +29,8 @@ def _field(help_: str, default: Any = dataclasses.MISSING) -> Any:
 class Config:
     """What a run's results depend on.
 
-    A field that a later release adds is None by default, and that means what the releases before it
-    did: so their run folders, which lack it, are read and go on.
+    The default of a field that is added must mean what was done before there was one: the run
+    folders of that time, which lack it, are read so, and go on.
     """
 
     dataset: str = _field("data set: " + ", ".join(DATASETS))
@@ -151,9 +151,13 @@ def make_config(given: Mapping[str, Any]) -> Config:
         the number may be text.
 
     Raises:
-      ValueError: a value is unknown, out of range or without an effect; the message names the
-        field.
+      ValueError: a field or a value is unknown, of another type, out of range or without an effect;
+        the message names the field.
     """
+    if unknown := given.keys() - {field.name for field, _ in _fields()}:
+        raise ValueError(f"unknown field {', '.join(sorted(unknown))}")
+    if "dataset" not in given:
+        raise ValueError("dataset must be given")
     name = given["dataset"]
     dataset = find(name)
     given = dict(given)
@@ -164,6 +168,7 @@ def make_config(given: Mapping[str, Any]) -> Config:
         given.pop("source", None)  # The results do not depend on it.
     elif "source" in given:
         given["source"] = str(Path(given["source"]).expanduser().resolve())
+    _check_types(given)
     config = dataclasses.replace(CONFIGS[name], **given)
     if config.encoder is None:
         default = "deterministic" if config.method == "ae" else "gaussian"
@@ -197,24 +202,33 @@ def _check_used(config: Config, given: Collection[str]) -> None:
 
 
 def read_stored(stored: Mapping[str, Any]) -> Config:
-    """The config that a run folder stores; a field that it lacks is None where it may be.
+    """The config that a run folder stores; a field that it lacks has its default.
 
     Raises:
       ValueError: a field is missing, unknown or of another type; the message names it.
     """
     kinds = {field.name: kind for field, kind in _fields(strict=True)}
-    stored = dict.fromkeys((f.name for f, _ in _fields() if f.default is None), None) | stored
+    defaults = {field.name: field.default for field, _ in _fields()}
+    stored = {n: v for n, v in defaults.items() if v is not dataclasses.MISSING} | stored
     if missing := kinds.keys() - stored.keys():
         raise ValueError(f"config.json lacks {', '.join(sorted(missing))}")
     if unknown := stored.keys() - kinds.keys():
         raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
-    for name, value in stored.items():
-        kind = kinds[name] | int if kinds[name] in (float, float | str) else kinds[name]
-        if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
-            raise ValueError(f"config.json: {name} is {value!r}, of another type than it should be")
+    try:
+        _check_types(stored)
+    except ValueError as error:
+        raise ValueError(f"config.json: {error}") from None
     config = Config(**stored)
     check(config)
     return config
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    kinds = {field.name: kind for field, kind in _fields(strict=True)}
+    for name, value in values.items():
+        kind = kinds[name] | int if kinds[name] in (float, float | str) else kinds[name]
+        if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
+            raise ValueError(f"{name} is {value!r}, of another type than it should be")
 
 
 def check(config: Config) -> None:
@@ -282,8 +296,11 @@ def check(config: Config) -> None:
             f"batch_size {config.batch_size} is not a multiple of microbatches "
             f"{config.microbatches}"
         )
-    if config.method == "wae_mmd" and config.batch_size < 2:
-        raise ValueError("method 'wae_mmd' needs batch_size >= 2")
+    if config.method in objectives.NEEDS_PAIRS and config.batch_size < 2:
+        raise ValueError(f"method {config.method!r} needs batch_size >= 2")
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
 
 
 def difference(stored: Config, asked: Config) -> str | None:

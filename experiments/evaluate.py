@@ -130,12 +130,18 @@ def evaluate_run(
     # Of what both know, its numbers are the ones: they have a standard error.
     found |= evaluation.evaluate(trained, data.test, data.test_factors, settings, progress=progress)
     result = run_folder.finite(
-        {**header, **{name: found[name] for name in sorted(found, key=metrics.place)}}
+        {**header, **{name: found[name] for name in sorted(found, key=_place)}}
     )
     if all(stored.get(name) == header[name] for name in ("step", "version")):
         _keep(workdir / EVALUATION)
     run_folder.write_json(workdir / EVALUATION, result)
     return result
+
+
+def _place(name: str) -> int:
+    """Where a number stands; last, if it is a metric of a method's own."""
+    place = metrics.place(name)
+    return len(metrics.METRICS) if place is None else place
 
 
 def _keep(path: Path) -> None:

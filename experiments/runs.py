@@ -36,6 +36,7 @@ class Data(NamedTuple):
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point; what a user can mend ends in one line and exit code 2.
 
+    With WISEALE_TRACEBACK in the environment it is raised instead, to find a mistake in the code.
     A training that was asked to stop ends with `stopping.EXIT_CODE`; --help shows our own flags.
     """
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
@@ -53,6 +54,8 @@ def run(main: Callable[[list[str]], None]) -> None:
                 raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
             main(argv)
         except (ValueError, OSError, FloatingPointError) as error:
+            if "WISEALE_TRACEBACK" in os.environ:
+                raise
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -184,8 +187,10 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
         )
     factors = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
     test = factors.pop(dataset.feature)
-    if config.method == "wae_mmd" and len(test) < 2:
-        raise ValueError(f"method 'wae_mmd' needs 2 test examples or more, there are {len(test)}")
+    if config.method in objectives.NEEDS_PAIRS and len(test) < 2:
+        raise ValueError(
+            f"method {config.method!r} needs 2 test examples or more, there are {len(test)}"
+        )
     return Data(train, test, factors)
 
 
@@ -220,26 +225,31 @@ def augmented(config: configs.Config, program: programs.Program) -> programs.Pro
 
 
 def reconstruction_figure(trained: TrainedAutoencoder, data: Data, title: str) -> Any:
-    """Test examples and their reconstructions: waves of several frequencies, or images."""
+    """Test examples and their reconstructions: waves of several frequencies, images, or lines."""
     from wiseale_jax import image_plots, plots  # Only now: a start must not wait for matplotlib.
 
     preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
     factors = data.test_factors
-    if "frequency" in factors:
+    are_waves = {"clean", "frequency", "amplitude"} <= factors.keys()
+    if are_waves:
         rows = plots.choose_waves(factors["frequency"], factors["amplitude"])
     else:
         rows = np.arange(16 if len(data.test) >= 16 else min(8, len(data.test)))
     x = preprocess(jnp.asarray(data.test[rows]), jax.random.key(0))
     reconstruction = np.asarray(trained.reconstruct(x))
-    if "frequency" not in factors:
+    if x.ndim == 4:
         drawn = {"input": np.asarray(x), "reconstruction": reconstruction}
         starts = range(0, len(rows), 8)
         pairs = [(name, images[at : at + 8]) for at in starts for name, images in drawn.items()]
         return image_plots.rows(pairs, title)
-    chosen = {name: factors[name][rows] for name in ("clean", "frequency", "amplitude")}
-    return plots.wave_reconstructions(
-        np.asarray(x), **chosen, reconstruction=reconstruction, title=title
-    )
+    if are_waves:
+        some = zip(factors["frequency"][rows], factors["amplitude"][rows], strict=True)
+        labels = [f"{frequency:.1f} Hz, amplitude {amplitude:.2f}" for frequency, amplitude in some]
+        clean = factors["clean"][rows]
+        return plots.wave_reconstructions(np.asarray(x), reconstruction, title, labels, clean)
+    # Anything else as lines, of its first channel.
+    lines = (np.reshape(a, (*a.shape[:2], -1))[..., :1] for a in (x, reconstruction))
+    return plots.wave_reconstructions(*lines, title)
 
 
 def default_workdir(config: configs.Config) -> Path:

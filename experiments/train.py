@@ -79,6 +79,7 @@ def train(
       FloatingPointError: a step's loss or gradient is not finite; what was before it is saved.
       stopping.Stopped: SIGTERM or SIGINT came, and the run is saved.
     """
+    workdir = Path(workdir).expanduser()
     if finished := check_workdir(config, workdir):
         print(finished + ("; there is no step left to profile" if profile else ""))
         return
@@ -140,6 +141,8 @@ def _train(
     with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
         state, rows = _resume(saved, config, state, data)
         if first and resumed:
+            if int(state.step) == 0 and (workdir / run_folder.METRICS).exists():
+                print("the run has no checkpoint: it starts again from epoch 1")
             # Only now: what is refused leaves no mark on a run.
             (workdir / run_folder.SUMMARY).unlink(missing_ok=True)
             run_folder.write_config(workdir, dataclasses.asdict(config))
@@ -280,9 +283,15 @@ def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") 
             raise ValueError(f"{workdir} holds another run: {differs}; choose another --{flag}")
         summary = workdir / run_folder.SUMMARY
         if summary.exists() and stored.epochs == config.epochs:
+            kept = (workdir / run_folder.CHECKPOINTS).glob("[0-9]*")
+            more = (
+                "more --epochs train on"
+                if any(kept)
+                else ("it has no checkpoint any more: to train it again, remove summary.json")
+            )
             return (
                 f"{workdir} is finished: {stored.epochs} epochs. See summary.json and figures/; "
-                "more --epochs train on"
+                f"{more}"
             )
         if stored.epochs > config.epochs:
             raise ValueError(

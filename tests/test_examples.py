@@ -37,8 +37,11 @@ def test_digits_are_what_the_network_sees(tmp_path):
     [
         ({"name": "sinus"}, "unknown dataset 'sinus'; known: sine"),
         ({"split": "validation"}, "unknown split 'validation' of sine; known: train, test, all"),
-        ({"count": TEST_SIZE + 1}, f"count must be in 1..{TEST_SIZE}, got {TEST_SIZE + 1}"),
-        ({"count": 0}, "count must be in"),
+        (
+            {"count": TEST_SIZE + 1},
+            f"count must be a whole number in 1..{TEST_SIZE}, got {TEST_SIZE + 1}",
+        ),
+        ({"count": 0}, "count must be a whole number in"),
         ({"binarize": "threshold"}, "binarize 'threshold' is unknown or not for data set 'sine'"),
         ({"colour": "red"}, "takes no --colour"),
     ],

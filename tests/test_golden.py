@@ -1,5 +1,6 @@
 """A run folder written once, tests/golden, stays loadable with the same numbers."""
 
+import pickle
 import re
 import shutil
 
@@ -52,10 +53,16 @@ def copy_of_it(tmp_path, **changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"latent_dim": ...}, r"config\.json is damaged: it lacks 'latent_dim'"),
-        ({"latent_dim": "4"}, r"config\.json is damaged: '<' not supported"),
-        ({"dataset": ["sine"]}, r"config\.json is damaged: unhashable type"),
-        ({"dataset": "sinus"}, r"config\.json is damaged: unknown dataset 'sinus'; known: sine"),
+        (
+            {"latent_dim": ...},
+            r"config\.json is damaged, or of another version: it lacks 'latent_dim'",
+        ),
+        ({"latent_dim": "4"}, r"config\.json is damaged, or of another version: '<' not supported"),
+        ({"dataset": ["sine"]}, r"config\.json is damaged, or of another version: unhashable type"),
+        (
+            {"dataset": "sinus"},
+            r"config\.json is damaged, or of another version: unknown dataset 'sinus'; known: sine",
+        ),
         ({"latent_dim": 3}, "another configuration: latent_dim is 2 there, 3 here"),
         ({"beta": ...}, "another configuration: beta is 4.0 there, None here"),
     ],
@@ -63,6 +70,19 @@ def copy_of_it(tmp_path, **changes):
 def test_a_changed_config_is_refused(changes, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         wiseale_jax.load(copy_of_it(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("epochs", [None, 3])
+def test_a_setting_that_a_checkpoint_does_not_know_is_no_difference(epochs, tmp_path):
+    assert wiseale_jax.load(copy_of_it(tmp_path, warmup_epochs=epochs)).step == golden_run.STEP
+
+
+def test_a_model_can_be_pickled_and_is_short_to_print():
+    model = wiseale_jax.load(golden_run.FOLDER)
+    again = pickle.loads(pickle.dumps(model))
+    z = np.ones((2, 2), np.float32)
+    np.testing.assert_array_equal(again.decode(z), model.decode(z))
+    assert len(repr(model)) < 3000
 
 
 def test_another_network_is_refused_with_the_shapes(tmp_path, monkeypatch):
@@ -85,5 +105,10 @@ def test_other_shapes_are_refused_with_both(tmp_path):
             model.encode(np.zeros(shape))
     with pytest.raises(ValueError, match=r"x must be floating-point, .*, got uint8"):
         model.encode(np.zeros((3, 256, 1), np.uint8))
+    with pytest.raises(ValueError, match=r"x must be an array: .*, `\.x`"):
+        model.encode(wiseale_jax.Examples(np.zeros((3, 256, 1)), {}))
+    for n in (0, 2.0):
+        with pytest.raises(ValueError, match="n must be a whole number, at least 1, got"):
+            model.sample(jax.random.key(0), n)
     with pytest.raises(ValueError, match=r"z must be of shape \[batch, 2\], .*, got \[3, 4\]"):
         model.decode(np.zeros((3, 4)))

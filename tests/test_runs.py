@@ -1,13 +1,20 @@
 """experiments/runs.py and processes.py: what the entry points share."""
 
+import os
+import subprocess
+import sys
 import types
 
 import jax
 import numpy as np
 import pytest
 
+import wiseale_jax
 from experiments import configs, processes, runs
+from tests import golden_run
+from tests.forks import ROOT
 from wiseale_jax import programs
+from wiseale_jax.datasets import sine
 
 
 @pytest.fixture
@@ -105,3 +112,23 @@ def test_images_stand_over_their_reconstructions(count, rows, columns):
     for top in range(0, 30 * rows, 60):
         at = drawn[top : top + 28, :28]
         np.testing.assert_allclose(at, 1 - drawn[top + 30 : top + 58, :28], atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [(), ("phase",), ("frequency",), ("frequency", "amplitude")])
+def test_any_data_set_of_lines_has_a_picture(names):
+    trained = wiseale_jax.load(golden_run.FOLDER)
+    waves = sine.generate(np.random.default_rng(0), 20)
+    data = runs.Data(waves["wave"], waves["wave"], {name: waves[name] for name in names})
+    figure = runs.reconstruction_figure(trained, data, "title")
+    shown = [axes for axes in figure.axes if axes.lines]
+    assert len(shown) == 16 and all(len(axes.lines) == 2 for axes in shown)
+    again = trained.reconstruct(waves["wave"])
+    np.testing.assert_allclose(shown[3].lines[1].get_ydata(), again[3, :, 0], atol=1e-5)
+
+
+def test_an_error_with_its_traceback_if_one_asks_for_it():
+    command = [sys.executable, "-m", "experiments.prepare", "--dataset=sinus"]
+    environment = {**os.environ, "WISEALE_TRACEBACK": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert "ValueError: unknown dataset 'sinus'" in done.stderr

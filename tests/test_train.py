@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,19 @@ def test_a_finished_run_says_so_and_does_nothing(finished, data_dir, capsys):
     assert "is finished: 3 epochs" in (out := capsys.readouterr().out)
     assert out.endswith("there is no step left to profile\n")
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+
+def test_a_finished_run_whose_checkpoints_are_gone(finished, tmp_path, data_dir, capsys):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    shutil.rmtree(workdir / "checkpoints")
+    config = configs.read_stored(run_folder.read_config(workdir))
+    train.train(config, str(workdir), str(data_dir))
+    assert "it has no checkpoint any more" in capsys.readouterr().out
+    (workdir / "summary.json").unlink()
+    train.train(config, workdir, str(data_dir))
+    assert "the run has no checkpoint: it starts again from epoch 1" in capsys.readouterr().out
+    assert rows_of(workdir) == rows_of(finished)
 
 
 def test_more_epochs_train_on(tmp_path, data_dir, finished, capsys):

@@ -227,7 +227,8 @@ def _check_record(record: Mapping[str, Any], config: Mapping[str, Any], what: st
         raise _OfAnotherRun(
             f"{what} has format {record['format']!r}; this release reads format {run_folder.FORMAT}"
         )
-    if differs := run_folder.difference(record["config"], config):
+    # A setting that the record lacks was not there yet.
+    if differs := run_folder.difference({**config, **record["config"]}, config):
         raise _OfAnotherRun(f"{what} was written by another configuration: {differs}")
 
 

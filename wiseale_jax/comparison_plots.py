@@ -27,7 +27,7 @@ _STYLES = [
 ]
 
 _PANELS = {
-    "reconstruction_error": "reconstruction error\n(per example, training)",
+    "reconstruction_error": "reconstruction error\n(squared, or nats; per example, training)",
     "aevb_kl": "mean KL[q(z|x) || p(z)]\n(nats, training)",
     "elbo": "ELBO\n(nats per example, training)",
 }
@@ -61,9 +61,10 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
       title: of the figure.
     """
     figure = Figure(figsize=(12, 4.2), layout="constrained")
-    figure.suptitle(title)
-    panels = figure.subplots(1, len(_PANELS))
     drawn = styles([label for label, _ in runs])
+    several = len(drawn) < len(runs)
+    figure.suptitle(f"{title}; lines: means, bands: range over seeds" if several else title)
+    panels = figure.subplots(1, len(_PANELS))
     for axes, (name, description) in zip(panels, _PANELS.items(), strict=True):
         shown: list[float] = []
         for label, (colour, style) in drawn.items():

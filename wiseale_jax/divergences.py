@@ -99,10 +99,11 @@ def wiseale_kl(
       tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
       axis_name: inside `shard_map`, the mesh axis that the batch is split over; the result is then
         the bound for the whole batch, the same on every device. Inside `jit` alone the batch is
-        whole, whatever devices it lies on, and needs no name.
+        whole, whatever devices it lies on, and needs no name. With `check_vma=False` a gradient
+        taken inside is too large by the number of devices, as that of any `psum` is.
 
-    Raises ValueError, while tracing, for shapes that differ or are not [M, d], M = 0, integers, an
-    unknown bound, tile_size < 1, or an axis name outside of `shard_map`.
+    Raises ValueError, while tracing, for shapes that differ or are not [M, d], M or d of 0,
+    integers, an unknown bound, tile_size < 1, or an axis name outside of `shard_map`.
     """
     mean, logvar = _check_posterior("wiseale_kl", mean, logvar)
     _check_bound(bound)
@@ -184,6 +185,8 @@ def wiseale_kl_of_dataset(
 ) -> float:
     """`wiseale_kl` over a whole data set, the paper's Eq. 21 for all N, with a progress bar.
 
+    It gives a float, and cannot be part of a jitted function or of a gradient: `wiseale_kl` can.
+
     Args:
       mean, logvar: [N, d], the posterior of each example.
       bound: as for `wiseale_kl`.
@@ -229,7 +232,8 @@ def aggregate_kl(
     all, and never less than the mean KL of single posteriors less log M: where posteriors are so
     narrow that M of them leave gaps, M decides, and not how they lie.
 
-    Memory is linear in M and in num_samples, but that of the gradient is their product. Beyond
+    `num_samples` is static, a Python int: `jax.jit(aggregate_kl, static_argnums=3)`. Memory is
+    linear in M and in num_samples, but that of the gradient is their product. Beyond
     -40..40, the mutual information is that of the nearest logvar of these.
 
     Raises ValueError as `gaussian_kl` does, and for num_samples < 2.

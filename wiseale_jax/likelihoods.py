@@ -96,13 +96,21 @@ class Likelihood(NamedTuple):
     mean: Callable[[Array], Array]
 
 
+# By name, and not lambdas: a likelihood can then be pickled.
+def _itself(reconstruction: Array) -> Array:
+    return reconstruction
+
+
+def _bernoulli_log_prob(x: Array, logits: Array, observation_logvar: Array) -> Array:
+    del observation_logvar
+    return bernoulli_log_likelihood(x, logits)
+
+
+def _cross_entropy(x: Array, logits: Array) -> Array:
+    return -bernoulli_log_likelihood(x, logits)
+
+
 LIKELIHOODS = {
-    "gaussian": Likelihood(
-        gaussian_log_likelihood, squared_error, lambda reconstruction: reconstruction
-    ),
-    "bernoulli": Likelihood(
-        lambda x, logits, _: bernoulli_log_likelihood(x, logits),
-        lambda x, logits: -bernoulli_log_likelihood(x, logits),
-        jax.nn.sigmoid,
-    ),
+    "gaussian": Likelihood(gaussian_log_likelihood, squared_error, _itself),
+    "bernoulli": Likelihood(_bernoulli_log_prob, _cross_entropy, jax.nn.sigmoid),
 }

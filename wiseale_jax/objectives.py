@@ -18,7 +18,8 @@ With a deterministic encoder `aevb_kl` and `wiseale_kl` are inf and `elbo` is -i
 What a method is tuned by is bound by `bind` before it is jitted. `warmup`, of the methods with a
 prior, is what the prior's term is multiplied by: training may let it grow from 0 to 1. To add a
 method, write the function and add its line to `METHODS`; and its name to `WITHOUT_DENSITY` if it
-has a use for a deterministic encoder.
+has a use for a deterministic encoder, and to `NEEDS_PAIRS` if a batch of one has no loss. It may
+return metrics of its own besides.
 """
 
 from __future__ import annotations
@@ -142,6 +143,9 @@ METHODS: dict[str, Callable[..., tuple[Array, Metrics]]] = {
 
 WITHOUT_DENSITY = ("wae_mmd", "ae")
 """Methods that need no density q(z|x), and so take a deterministic encoder, too."""
+
+NEEDS_PAIRS = ("wae_mmd",)
+"""Methods that need a batch of two examples or more, as the MMD does."""
 
 
 def bind(method: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Objective:

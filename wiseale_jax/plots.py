@@ -22,7 +22,7 @@ METRIC_LABELS = {
     "aevb_kl": "mean KL[q(z|x) || p(z)] (nats)",
     "wiseale_kl": "WiSE-ALE bound on KL[aggregate || p(z)] (nats)",
     "elbo": "ELBO (nats per example)",
-    "mse": "squared error per sample or pixel",
+    "mse": "squared error per value of x",
 }
 
 
@@ -75,11 +75,14 @@ def choose_waves(frequency: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
     return np.array(chosen)
 
 
-def draw_wave(axes: Axes, wave: np.ndarray, clean: np.ndarray, reconstruction: np.ndarray) -> float:
+def draw_wave(
+    axes: Axes, wave: np.ndarray, clean: np.ndarray | None, reconstruction: np.ndarray
+) -> float:
     """Draws one wave, `[samples, 1]` over one second, in three ways; gives the squared error."""
     time = np.arange(len(wave)) / len(wave)
     axes.plot(time, wave[:, 0], ".", color=_LIGHT, markersize=2.5, label="input")
-    axes.plot(time, clean[:, 0], "-", color=DARK, linewidth=0.9, label="noise-free wave")
+    if clean is not None:
+        axes.plot(time, clean[:, 0], "-", color=DARK, linewidth=0.9, label="noise-free wave")
     axes.plot(time, reconstruction[:, 0], "--", color=MIDDLE, label="reconstruction")
     axes.grid(alpha=0.3)
     return float(np.sum(np.square(reconstruction - wave)))
@@ -87,19 +90,18 @@ def draw_wave(axes: Axes, wave: np.ndarray, clean: np.ndarray, reconstruction: n
 
 def wave_reconstructions(
     wave: np.ndarray,
-    clean: np.ndarray,
     reconstruction: np.ndarray,
-    frequency: np.ndarray,
-    amplitude: np.ndarray,
     title: str,
+    labels: Sequence[str] | None = None,
+    clean: np.ndarray | None = None,
 ) -> Figure:
     """Input, noise-free wave and reconstruction of a few waves.
 
     Args:
-      wave, clean, reconstruction: `[count, samples, 1]`, over one second.
-      frequency: `[count]`, Hz.
-      amplitude: `[count]`.
+      wave, reconstruction: `[count, samples, 1]`, over one second.
       title: of the figure.
+      labels: of each wave; None if there is nothing to say of them.
+      clean: like `wave`, without noise; None if that is not known.
     """
     columns = min(3, len(wave))
     rows = -(-len(wave) // columns)
@@ -110,16 +112,16 @@ def wave_reconstructions(
         if i >= len(wave):
             axes.set_axis_off()
             continue
-        error = draw_wave(axes, wave[i], clean[i], reconstruction[i])
-        axes.set_title(
-            f"{frequency[i]:.1f} Hz, amplitude {amplitude[i]:.2f}, error {error:.1f}", fontsize=9
-        )
+        noiseless = None if clean is None else clean[i]
+        error = draw_wave(axes, wave[i], noiseless, reconstruction[i])
+        label = "" if labels is None else f"{labels[i]}, "
+        axes.set_title(f"{label}error {error:.1f}", fontsize=9)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     for axes in grid[:, 0]:
         axes.set_ylabel("x(t)")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9)
+    drawn = grid[0, 0].get_legend_handles_labels()
+    figure.legend(*drawn, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

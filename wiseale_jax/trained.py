@@ -6,12 +6,13 @@ import functools
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import run_folder
@@ -36,7 +37,7 @@ class TrainedAutoencoder:
     """
 
     model: Autoencoder
-    variables: Any
+    variables: Any = field(repr=False)
     likelihood: Likelihood
     config: Mapping[str, Any]
     step: int | None = None
@@ -68,7 +69,13 @@ class TrainedAutoencoder:
         return self.decode(self.encode(x)[0])
 
     def sample(self, key: PRNGKeyArray, n: int) -> Float[Array, "n *shape"]:
-        """E[x|z] of `n` draws of z from the prior."""
+        """E[x|z] of `n` draws of z from the prior.
+
+        Raises:
+          ValueError: n is not a whole number of 1 or more.
+        """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a whole number, at least 1, got {n!r}")
         return self.decode(jax.random.normal(key, (n, self.model.latent_dim)))
 
 
@@ -115,7 +122,9 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
         model, likelihood = model_from_config(config)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{folder / run_folder.CONFIG} is damaged: {reason}") from error
+        raise ValueError(
+            f"{folder / run_folder.CONFIG} is damaged, or of another version: {reason}"
+        ) from error
     if not (folder / run_folder.CHECKPOINTS).is_dir():
         raise ValueError(f"{folder} has no {run_folder.CHECKPOINTS}/ yet: train it first")
     with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS, read_only=True) as saved:
@@ -132,6 +141,8 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
 
 
 def _checked(name: str, array: Any, shape: tuple[int, ...]) -> Array:
+    if isinstance(array, tuple):
+        raise ValueError(f"{name} must be an array: of what `load_examples` gives, `.x`")
     array = jnp.asarray(array)
     if array.shape[1:] != shape or not array.ndim or not len(array):
         batch = ", ".join(map(str, ("batch", *shape)))
@@ -139,9 +150,8 @@ def _checked(name: str, array: Any, shape: tuple[int, ...]) -> Array:
             f"{name} must be of shape [{batch}], batch at least 1, got {list(array.shape)}"
         )
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} must be floating-point, as `load_examples` gives examples, got {array.dtype}"
-        )
+        as_examples = ", as `load_examples` gives examples" if name == "x" else ""
+        raise ValueError(f"{name} must be floating-point{as_examples}, got {array.dtype}")
     return array
 
 

@@ -39,13 +39,14 @@ def load_examples(
 
     Args:
       name: a name in `DATASETS`.
-      split: train, test, or all.
-      count: how many; all by default. They are held in memory, as float32. The first call decodes
-        the whole split, factors included, to disk.
+      split: train, test, all, or one of the data set's own, as CelebA's validation.
+      count: how many; all by default. They are held in memory, as float32, and x is read-only. The
+        first call decodes the whole split, factors included, to disk.
       data_dir: where prepared data sets are kept; by default `$TFDS_DATA_DIR` or
         `~/tensorflow_datasets`.
       binarize: mnist and fashion_mnist: threshold (the default), stochastic or none.
-      **options: how the data set is prepared: `source`, `manual_dir`; image_folder's `image_size`.
+      **options: how the data set is prepared: `source`, `manual_dir`, `skip_damaged`;
+        image_folder's `image_size`.
 
     Raises:
       ValueError: an argument is unknown, there are fewer than `count` examples, or the data set's
@@ -61,8 +62,8 @@ def load_examples(
         raise ValueError(f"unknown split {split!r} of {name}; known: {', '.join(known)}")
     arrays = pipeline.load_arrays(builder, split, [dataset.feature, *dataset.factors])
     size = len(arrays[dataset.feature])
-    if count is not None and not 1 <= count <= size:
-        raise ValueError(f"count must be in 1..{size}, got {count}")
+    if count is not None and not (isinstance(count, int | np.integer) and 1 <= count <= size):
+        raise ValueError(f"count must be a whole number in 1..{size}, got {count!r}")
     stored = jnp.asarray(arrays.pop(dataset.feature)[:count])
     x = preprocessing(name, binarize)(stored, jax.random.key(0))
     return Examples(np.asarray(x), {factor: np.array(a[:count]) for factor, a in arrays.items()})
