@@ -126,7 +126,9 @@ def _page(
         report_page.picture(output / "curves.png", "Training metrics by epoch, mean and range"),
     ]
     if evaluated:
-        known = [name for name in evaluated if metrics.place(name) is not None]
+        known = [
+            name for name in [*plots.METRIC_LABELS, *evaluated] if metrics.place(name) is not None
+        ]
         rows = [[name.replace("_", " "), metrics.describe(name).description] for name in known]
         meanings = report_page.plain_table("what the numbers are", ["number", "meaning"], rows)
         body += [

@@ -177,7 +177,7 @@ def doubts(compared: Sequence[Compared]) -> list[str]:
         )
     if len({run.config.batch_size for run in compared}) > 1:
         lines.append(
-            "wiseale_kl is of batches of different sizes: a larger one has a lower bound, by up to "
+            "wiseale_kl is of batches of different sizes: of a larger one it is smaller, by up to "
             "the logarithm of the sizes' ratio"
         )
     return lines

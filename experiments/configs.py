@@ -164,11 +164,11 @@ def make_config(given: Mapping[str, Any]) -> Config:
     for field, word in _WORDS.items():
         if field in given and given[field] != word:
             given[field] = _number(field, given[field], word)
+    _check_types(given)
     if "source" not in dataset.settings:
         given.pop("source", None)  # The results do not depend on it.
     elif "source" in given:
         given["source"] = str(Path(given["source"]).expanduser().resolve())
-    _check_types(given)
     config = dataclasses.replace(CONFIGS[name], **given)
     if config.encoder is None:
         default = "deterministic" if config.method == "ae" else "gaussian"
@@ -202,16 +202,16 @@ def _check_used(config: Config, given: Collection[str]) -> None:
 
 
 def read_stored(stored: Mapping[str, Any]) -> Config:
-    """The config that a run folder stores; a field that it lacks has its default.
+    """The config that a run folder stores; a field that it lacks has the data set's default.
 
     Raises:
       ValueError: a field is missing, unknown or of another type; the message names it.
     """
     kinds = {field.name: kind for field, kind in _fields(strict=True)}
-    defaults = {field.name: field.default for field, _ in _fields()}
-    stored = {n: v for n, v in defaults.items() if v is not dataclasses.MISSING} | stored
-    if missing := kinds.keys() - stored.keys():
-        raise ValueError(f"config.json lacks {', '.join(sorted(missing))}")
+    if "dataset" not in stored:
+        raise ValueError("config.json lacks dataset")
+    default = CONFIGS.get(str(stored["dataset"]), CONFIGS["sine"])
+    stored = {**dataclasses.asdict(default), **stored}
     if unknown := stored.keys() - kinds.keys():
         raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
     try:
@@ -226,7 +226,9 @@ def read_stored(stored: Mapping[str, Any]) -> Config:
 def _check_types(values: Mapping[str, Any]) -> None:
     kinds = {field.name: kind for field, kind in _fields(strict=True)}
     for name, value in values.items():
-        kind = kinds[name] | int if kinds[name] in (float, float | str) else kinds[name]
+        kind = kinds[name]
+        if float in (kind, *typing.get_args(kind)):
+            kind |= int
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
             raise ValueError(f"{name} is {value!r}, of another type than it should be")
 
@@ -308,11 +310,17 @@ def difference(stored: Config, asked: Config) -> str | None:
     return run_folder.difference(dataclasses.asdict(stored), dataclasses.asdict(asked))
 
 
+def steps_of(epochs: int, steps_per_epoch: int) -> int:
+    """How many steps so many epochs are; at most what a step counter holds."""
+    return min(epochs * steps_per_epoch, 2**31 - 1)
+
+
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate by step."""
     drops = {}
     if config.learning_rate_drop_epoch is not None:
-        drops[config.learning_rate_drop_epoch * steps_per_epoch] = config.learning_rate_drop_factor
+        drop = steps_of(config.learning_rate_drop_epoch, steps_per_epoch)
+        drops[drop] = config.learning_rate_drop_factor
     return optax.piecewise_constant_schedule(config.learning_rate, drops)
 
 

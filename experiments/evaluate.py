@@ -162,11 +162,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def table(result: Mapping[str, Any]) -> str:
     """What `evaluate_run` gives, as text: a line for each number, by group."""
-    names = [n for n in result if metrics.place(n) is not None and not n.endswith("_stderr")]
+    names = [n for n in result if n not in MADE_WITH and not n.endswith("_stderr")]
     width = max(map(len, names))
     lines, group = [], None
-    for name in sorted(names, key=metrics.place):
-        metric = metrics.describe(name)
+    for name in sorted(names, key=_place):
+        known = metrics.place(name) is not None
+        metric = metrics.describe(name) if known else metrics.Metric("others", "", "", "")
         if metric.group != group:
             group = metric.group
             lines += ["", group]

@@ -120,7 +120,7 @@ def plain_table(name: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -
         for row in rows
     ]
     return _scroll(
-        f'<table aria-label="{html.escape(name)}"><thead><tr>{first}</tr></thead>'
+        f'<table class="plain" aria-label="{html.escape(name)}"><thead><tr>{first}</tr></thead>'
         f"<tbody>{chr(10).join(lines)}</tbody></table>",
         name,
     )

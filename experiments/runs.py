@@ -213,7 +213,7 @@ def make_program(
         microbatches=config.microbatches,
         mesh=mesh,
         skip_nonfinite=config.skip_nonfinite,
-        warmup_steps=(config.warmup_epochs or 0) * steps_per_epoch,
+        warmup_steps=configs.steps_of(config.warmup_epochs or 0, steps_per_epoch),
     )
 
 

@@ -14,7 +14,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import configs, evaluate, runs, train
-from wiseale_jax import comparison_plots, metrics, run_folder
+from wiseale_jax import comparison_plots, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.trained import TrainedAutoencoder, load
 
@@ -149,7 +149,7 @@ def evaluate_all(
     for number, run in enumerate(done, 1):
         print(f"[{number}/{len(done)}] evaluating {run.label}, seed {run.config.seed}")
         found.append(evaluate.evaluate_run(run.workdir, data_dir, settings, **preparing))
-    names = dict.fromkeys(name for row in found for name in row if metrics.place(name) is not None)
+    names = dict.fromkeys(name for row in found for name in row if name not in evaluate.MADE_WITH)
     return {name: [row.get(name) for row in found] for name in names}
 
 
@@ -231,6 +231,8 @@ def write_numbers(
 ) -> None:
     """Writes what every section has: a table of metrics, one of the evaluation, and all by run.
 
+    What both have is of the last epoch, and `evaluation_<name>` of the evaluation.
+
     The tables are printed, too.
 
     Args:
@@ -246,8 +248,9 @@ def write_numbers(
     numbers = evaluate_all(done, settings, data_dir, **preparing)
     chosen = {name: numbers[name] for name in names if name in numbers}
     print(write_tables(output, "evaluation", tabulate(labels, chosen)))
-    more = {n: v for n, v in numbers.items() if n.removesuffix("_stderr") not in columns}
-    columns = {**columns, **more}
+    for name, values in numbers.items():
+        both = name.removesuffix("_stderr") in columns  # Of other draws, or of fewer examples.
+        columns = {**columns, f"evaluation_{name}" if both else name: values}
     rows = [["run", "seed", *columns]]
     for i, run in enumerate(done):
         values = (values[i] for values in columns.values())

@@ -33,6 +33,8 @@ NUMBERS = (
     "sharpness_data",
     "sharpness_reconstructions",
     "sharpness_samples",
+    "fid_reconstructions",
+    "fid_samples",
 )
 
 

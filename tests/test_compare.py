@@ -274,6 +274,10 @@ def test_cells_sort_by_their_number():
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(tmp_path, scheme):
     hostile = "/tmp/<script>document.title='run'</script>" + "long" * 60
+    covered = (
+        "return [...document.querySelectorAll('.scroll th:first-child')].map("
+        "cell => cell.offsetWidth / cell.closest('.scroll').clientWidth)"
+    )
     runs = [write_run(tmp_path / f"a{seed}", seed) for seed in (0, 1)]
     runs += [write_run(tmp_path / "b", 4, method="aevb"), write_run(tmp_path / "c", source=hostile)]
     run_folder.write_json(runs[0] / "evaluation.json", {f"metric_{i}": i for i in range(30)})
@@ -287,6 +291,8 @@ def test_in_a_browser(tmp_path, scheme):
             )
             widths = "const p = document.documentElement; return [p.scrollWidth, p.clientWidth]"
             assert len(set(browser.execute_script(widths))) == 1
+            # What stays in view leaves room for what scrolls.
+            assert 0 < max(browser.execute_script(covered)) < 0.6
             assert browser.title == "sine, image_folder: 4 runs"
             column = (
                 "document.querySelectorAll('th button')[2].click();"

@@ -48,6 +48,7 @@ def test_encoder_by_method():
     [
         ({"colour": 1}, "unknown field colour"),
         ({"epochs": "2"}, "epochs is '2', of another type"),
+        ({"source": 5}, "source is 5, of another type"),
         ({"dataset": "sinus"}, "unknown dataset 'sinus'; known: sine"),
         ({"method": "vae"}, "unknown method 'vae'; known: wiseale, aevb, beta_vae, wae_mmd, ae"),
         ({"epochs": -1}, "epochs must be in 1..2.31-1, got -1"),
@@ -118,8 +119,9 @@ def test_stored_with_a_field_missing():
 
 
 @pytest.mark.parametrize("name", ["warmup_epochs", "mmd_weight"])
-def test_a_field_that_was_not_there_yet_has_its_default(name):
-    config = configs.make_config({"dataset": "sine"})
+@pytest.mark.parametrize("dataset", ["sine", "celeba"])
+def test_a_field_that_was_not_there_yet_has_its_default(name, dataset):
+    config = configs.make_config({"dataset": dataset, "clip_norm": 1})
     stored = dataclasses.asdict(config)
     del stored[name]
     assert configs.read_stored(stored) == config

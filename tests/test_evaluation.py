@@ -54,18 +54,23 @@ def test_the_aggregate_posterior_of_the_true_posterior_is_the_prior(linear):
 
 
 def test_the_error_of_a_log_likelihood_of_some_of_the_examples():
-    """Over examples and draws: the gap to the ELBO is known of fewer than the ELBO itself."""
+    """A sum over examples: of the first, the ELBO and the gap to it; of the others, the ELBO."""
     true = LinearGaussian(scale=1.5, shift=0.3)
-    settings = Settings(likelihood_examples=40, num_importance_samples=5, num_samples=2)
-    x, _ = true.draw(4000)
-    values, errors = [], []
-    for seed, part in enumerate(np.split(x, 20)):
-        some = settings._replace(seed=seed)
-        found = evaluation.evaluate(true.trained, part, None, some, progress=False)
-        values.append(found["log_likelihood"])
-        errors.append(found["log_likelihood_stderr"])
-    spread = np.std(values, ddof=1)
-    assert 0.6 < np.mean(errors) / spread < 1.6  # 20 values tell their spread within 16 %.
+    size, few = 200, 40
+    x, _ = true.draw(size)
+    settings = Settings(likelihood_examples=few, num_importance_samples=5, num_samples=2)
+    found = evaluation.evaluate(true.trained, x, None, settings, progress=False)
+    branch = jax.random.fold_in(jax.random.key(settings.seed), evaluation._BRANCH)
+    keys = jax.random.split(branch, 5)
+    elbo = np.float64(evaluation._by_example(true.trained, x, keys[0])[0]["elbo"])
+    weighted = importance_weighted_log_likelihood(true.trained, x[:few], keys[1], 5)[0]
+    gap = weighted - elbo[:few]
+    want = np.mean(elbo) + np.mean(gap)
+    np.testing.assert_allclose(found["log_likelihood"], want, rtol=1e-6)
+    # With the ELBO's variance by all examples.
+    both = np.var(gap, ddof=1) / few**2 + 2 * np.cov(gap, elbo[:few])[0, 1] / (few * size)
+    variance = few * both + size * np.var(elbo, ddof=1) / size**2
+    np.testing.assert_allclose(found["log_likelihood_stderr"], variance**0.5, rtol=1e-6)
 
 
 def test_a_linear_decoder_is_smooth(linear):

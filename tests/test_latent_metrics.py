@@ -65,11 +65,24 @@ def test_the_bracket_of_narrow_posteriors_whose_aggregate_is_the_prior():
     assert float(truth.kl) > float(truth.mean_kl) - np.log(2000) > 0.5
 
 
+@pytest.mark.parametrize("logvar", [-40.0, 0.5])
+def test_moment_matched_kl_of_fewer_examples_than_dimensions(logvar):
+    mean = np.random.default_rng(0).standard_normal((3, 5)).astype(np.float32)
+    variance, center = np.exp(np.float64(np.float32(logvar))), np.float64(mean).mean(axis=0)
+    # By the eigenvalues: of the three means' own plane, and the noise alone.
+    spread = np.linalg.svd(np.float64(mean) - center)[1][:2] ** 2 / 3
+    values = np.array([*spread, 0, 0, 0]) + variance
+    want = 0.5 * (values.sum() + center @ center - 5 - np.log(values).sum())
+    found = moment_matched_kl(mean, np.full((3, 5), logvar, np.float32))
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
 def test_moment_matched_kl_at_extremes():
     points = np.full((4, 2), -np.inf, np.float32)
     spread = rows([1, 1], [1, -1], [-1, 1], [-1, -1])
     assert moment_matched_kl(spread, points) == pytest.approx(0, abs=1e-12)
     assert moment_matched_kl(rows([1, 1], [2, 2]), points[:2]) == np.inf
+    assert moment_matched_kl(np.eye(4, 64, dtype="f"), np.full((4, 64), -np.inf, "f")) == np.inf
     wide = moment_matched_kl(1e4 * spread, points)
     np.testing.assert_allclose(wide, 1e8 - 1 - 2 * np.log(1e4), rtol=1e-6)
 

@@ -124,6 +124,13 @@ def test_mig_does_not_depend_on_a_codes_scale():
     np.testing.assert_allclose(mutual_information_gap(codes, factors), gap, atol=0.01)
 
 
+@pytest.mark.parametrize("size", [15, 100, 400])
+def test_mig_of_few_examples(size):
+    factors = {name: RNG.uniform(0, 1, size) for name in "ab"}
+    codes = np.stack([*factors.values(), RNG.uniform(0, 1, size)], axis=1)
+    assert mutual_information_gap(codes, factors) > 0.5
+
+
 @pytest.mark.parametrize("function", [recover_factors, mutual_information_gap])
 def test_bad_shapes(function):
     with pytest.raises(ValueError, match=r"got codes \(800, 2\) and \{'a': \(7,\)\}"):

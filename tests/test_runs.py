@@ -114,6 +114,15 @@ def test_images_stand_over_their_reconstructions(count, rows, columns):
         np.testing.assert_allclose(at, 1 - drawn[top + 30 : top + 58, :28], atol=1e-6)
 
 
+def test_a_warmup_is_of_whole_epochs_of_steps():
+    given = {"dataset": "sine", "batch_size": 32}
+    config = configs.make_config({**given, "warmup_epochs": 3})
+    assert runs.make_program(config, 100).warmup_steps == 9
+    assert runs.make_program(configs.make_config(given), 100).warmup_steps == 0
+    config = configs.make_config({**given, "warmup_epochs": 2**31 - 1})
+    assert runs.make_program(config, 10**6).warmup_steps == 2**31 - 1
+
+
 @pytest.mark.parametrize("names", [(), ("phase",), ("frequency",), ("frequency", "amplitude")])
 def test_any_data_set_of_lines_has_a_picture(names):
     trained = wiseale_jax.load(golden_run.FOLDER)

@@ -48,7 +48,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_bits_however_the_steps_are_cut(method):
-    program = make(method)
+    program = make(method)._replace(warmup_steps=0 if method == "ae" else 9)
     assert_same(run(program, []), run(program, [0, 1, 4]))
 
 

@@ -79,7 +79,7 @@ def evaluate(
 
     Returns:
       Numbers by name, and under `<name>_stderr` a standard error over examples or draws. None where
-      a number does not exist: `metrics.NEEDS_DENSITY`, for a deterministic encoder.
+      one is infinite or does not exist, as `metrics.NEEDS_DENSITY` for a deterministic encoder.
 
     Raises:
       ValueError: a setting is out of range, there are too few examples for a metric, labels of two

@@ -5,6 +5,7 @@ Pure functions of the posteriors' mean and log variance, or of draws of them, `[
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -37,25 +38,33 @@ def moment_matched_kl(
 
     Of all densities of these moments the Gaussian has the largest entropy, so that it is a lower
     bound on the aggregate posterior's KL (Cover and Thomas, "Elements of Information Theory", 2006,
-    Theorem 8.6.5), 0 only where m = 0 and S = I. It needs few examples: moments tell nearly as much
-    of the aggregate over all data as of that over these, which is an upper bound in expectation,
-    and a loose one where posteriors are narrow (see `divergences.aggregate_kl`).
+    Theorem 8.6.5), 0 only where m = 0 and S = I. Of N examples drawn from many it is too large for
+    the aggregate of all, but by about d (d + 3) / 4N nats at most, in d dimensions: far less than
+    `divergences.aggregate_kl` is where posteriors are narrow.
 
     Args:
       mean, logvar: the posteriors; those of logvar -inf are points.
 
     Returns:
-      At least 0; inf where S is singular.
+      At least 0; inf where S is singular, as that of N <= d points is.
 
     Raises:
       ValueError: the shapes differ or are not `[size, latent]`.
     """
     mean, logvar = (np.float64(a) for a in _posterior("moment_matched_kl", mean, logvar))
     center = np.mean(mean, axis=0)
-    apart = mean - center
-    covariance = apart.T @ apart / len(mean) + np.diag(np.mean(np.exp(logvar), axis=0))
-    log_determinant = np.linalg.slogdet(covariance)[1]
-    return float(0.5 * (np.trace(covariance) + center @ center - len(center) - log_determinant))
+    size, latent = mean.shape
+    apart, noise = (mean - center) / np.sqrt(size), np.mean(np.exp(logvar), axis=0)
+    if np.all(noise > 0):  # By the matrix determinant lemma: beside the means, noise may be tiny.
+        ratios = np.linalg.svd(apart / np.sqrt(noise), compute_uv=False)
+        log_ratios = 2 * np.log(np.maximum(ratios, np.finfo(float).tiny))
+        log_determinant = np.sum(np.log(noise)) + np.sum(np.logaddexp(0, log_ratios))
+    else:
+        sign, log_determinant = np.linalg.slogdet(apart.T @ apart + np.diag(noise))
+        if sign <= 0 or size <= latent:
+            return math.inf
+    trace = np.sum(apart**2) + np.sum(noise)
+    return float(0.5 * (trace + center @ center - latent - log_determinant))
 
 
 def overlap_coefficient(

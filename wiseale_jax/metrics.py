@@ -30,15 +30,19 @@ METRICS = {
         "reconstruction", _PER_EXAMPLE, "lower", "squared error or cross-entropy, sampled z"
     ),
     "reconstruction_error_at_mean": Metric(
-        "reconstruction", _PER_EXAMPLE, "lower", "the same, z the posterior's mean"
+        "reconstruction", _PER_EXAMPLE, "lower", "squared error or cross-entropy, z the mean"
     ),
     "mse": Metric("reconstruction", "per value of x", "lower", "squared error, sampled z"),
     "mse_at_mean": Metric(
         "reconstruction", "per value of x", "lower", "squared error, z the posterior's mean"
     ),
     "sharpness_data": Metric("images", "", "", "variance of the Laplacian, of the images"),
-    "sharpness_reconstructions": Metric("images", "", "higher", "of reconstructions, at mean"),
-    "sharpness_samples": Metric("images", "", "higher", "of samples of the prior"),
+    "sharpness_reconstructions": Metric(
+        "images", "", "higher", "variance of the Laplacian, of reconstructions"
+    ),
+    "sharpness_samples": Metric(
+        "images", "", "higher", "variance of the Laplacian, of samples of the prior"
+    ),
     "fid_reconstructions": Metric("images", "", "lower", "FID of reconstructions, at mean"),
     "fid_samples": Metric("images", "", "lower", "FID of samples of the prior"),
     "loss": Metric("evidence", _PER_EXAMPLE, "", "what the method minimises"),
@@ -56,7 +60,7 @@ METRICS = {
         "prior", "nats", "lower", "KL[q(z) || p(z)] of these; at least aevb_kl - log examples"
     ),
     "moment_matched_kl": Metric(
-        "prior", "nats", "lower", "lower bound on that, a Gaussian of q(z)'s moments"
+        "prior", "nats", "lower", "lower bound on aggregate_kl, by q(z)'s moments"
     ),
     "mutual_information": Metric("prior", "nats", "", "I_q(x; z), at most log examples"),
     "mmd": Metric("prior", "", "lower", "squared MMD, aggregate posterior and prior"),

@@ -35,7 +35,8 @@ class Program(NamedTuple):
         stays one: its pairs, and batch normalisation, run over all devices.
       skip_nonfinite: steps whose loss or gradient is not finite that a run may skip; it goes no
         further than before the next one.
-      warmup_steps: over which the weight of the prior's term grows from 0, linearly.
+      warmup_steps: over which the weight of the prior's term grows from 0, linearly, in training;
+        the objective then takes `warmup`.
     """
 
     model: Autoencoder

@@ -185,8 +185,9 @@ def mutual_information_gap(
 
     The gap in mutual information, as a share of the factor's entropy: 1 where one code has all, 0
     where two have the same. Chen, Li, Grosse and Duvenaud, "Isolating Sources of Disentanglement in
-    Variational Autoencoders" (2018), Section 4. Codes and factors of more than 20 values are put in
-    20 bins of equal numbers of examples. Locatello et al., "Challenging Common Assumptions in the
+    Variational Autoencoders" (2018), Section 4. Codes and factors are put in 20 bins of about equal
+    numbers of examples, or one for every 50 examples if these are fewer; values that are few are
+    bins by themselves. Locatello et al., "Challenging Common Assumptions in the
     Unsupervised Learning of Disentangled Representations" (2019), take bins of equal width; but
     mutual information does not depend on a code's scale, and one stray code would leave most of
     these empty. An angle needs nothing more.
@@ -219,9 +220,10 @@ def mutual_information_gap(
 
 def _bin(values: np.ndarray) -> np.ndarray:
     known, numbers = np.unique(values, return_inverse=True)
-    if len(known) <= _BINS:
+    if len(known) <= min(_BINS, len(values) // 5):
         return numbers
-    return np.digitize(values, np.quantile(values, np.arange(1, _BINS) / _BINS))
+    bins = min(_BINS, max(2, len(values) // 50))
+    return np.digitize(values, np.quantile(values, np.arange(1, bins) / bins))
 
 
 def _check(codes: np.ndarray, factors: Mapping[str, np.ndarray]) -> None:

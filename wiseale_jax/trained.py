@@ -142,7 +142,8 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
 
 def _checked(name: str, array: Any, shape: tuple[int, ...]) -> Array:
     if isinstance(array, tuple):
-        raise ValueError(f"{name} must be an array: of what `load_examples` gives, `.x`")
+        which = "of what `load_examples` gives, `.x`" if name == "x" else "of (mean, logvar), one"
+        raise ValueError(f"{name} must be an array: {which}")
     array = jnp.asarray(array)
     if array.shape[1:] != shape or not array.ndim or not len(array):
         batch = ", ".join(map(str, ("batch", *shape)))
