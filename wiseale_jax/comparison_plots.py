@@ -53,8 +53,8 @@ def _short(label: str) -> str:
 def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
     """The paper's Figure 6: training metrics by epoch, mean and range over the runs of a label.
 
-    A step that went far astray would leave nothing else to see: an axis ends before it, and says
-    so.
+    An epoch in which a step went far astray would leave nothing else to see: an axis ends before
+    it, and says so.
 
     Args:
       runs: label and rows of metrics.jsonl, several runs of a label one per seed.
@@ -66,7 +66,7 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
     figure.suptitle(f"{title}; lines: means, bands: range over seeds" if several else title)
     panels = figure.subplots(1, len(_PANELS))
     for axes, (name, description) in zip(panels, _PANELS.items(), strict=True):
-        shown: list[float] = []
+        shown: list[np.ndarray] = []
         for label, (colour, style) in drawn.items():
             curves = [
                 [row[name] for row in rows if row["split"] == "train"]
@@ -78,9 +78,9 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
             epochs = np.arange(1, shortest + 1)
             axes.plot(epochs, values.mean(0), color=colour, linestyle=style, label=_short(label))
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15)
-            shown += values[np.isfinite(values)].tolist()
+            shown += [curve[np.isfinite(curve)] for curve in values]
         if name != "reconstruction_error":  # Its axis is logarithmic.
-            _leave_out_strays(axes, np.array(shown))
+            _leave_out_strays(axes, shown)
         axes.set_xlabel("epoch")
         axes.set_ylabel(description)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -95,16 +95,26 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
     return figure
 
 
-def _leave_out_strays(axes: Axes, values: np.ndarray) -> None:
-    """Ends an axis a little beyond nearly all values, if it would be ten times as long."""
-    if len(values) < 20:
+def _leave_out_strays(axes: Axes, curves: Sequence[np.ndarray]) -> None:
+    """Ends an axis a little beyond what the curves are without peaks, if these are far higher.
+
+    Without peaks an epoch's value is the median of five, two to each side; but the first is itself,
+    as curves begin far from where they go.
+    """
+    values = np.concatenate(curves)
+    if not len(values):
         return
-    few = -(-len(values) // 50)
-    low, high = np.sort(values)[[few, -1 - few]]
-    span = max(high - low, 0.1)  # Nats: of curves that are flat, too, some height is seen.
+    calm = np.concatenate(
+        [
+            [np.median(curve[max(0, i - 2) : i + 3]) if i else curve[0] for i in range(len(curve))]
+            for curve in curves
+        ]
+    )
+    span = max(np.ptp(calm), 0.1)  # Nats: of curves that are flat, too, some height is seen.
+    low, high = calm.min() - 0.5 * span, calm.max() + 0.5 * span
     if np.ptp(values) <= 10 * span:
         return
-    limits = max(values.min(), low - span), min(values.max(), high + span)
+    limits = max(values.min(), low), min(values.max(), high)
     axes.set_ylim(limits[0] - 0.05 * span, limits[1] + 0.05 * span)
     beyond = np.sum((values < limits[0]) | (values > limits[1]))
     axes.set_title(f"{beyond} of {len(values)} values are beyond the axis", fontsize=8)
