@@ -248,9 +248,11 @@ def write_numbers(
     numbers = evaluate_all(done, settings, data_dir, **preparing)
     chosen = {name: numbers[name] for name in names if name in numbers}
     print(write_tables(output, "evaluation", tabulate(labels, chosen)))
-    for name, values in numbers.items():
-        both = name.removesuffix("_stderr") in columns  # Of other draws, or of fewer examples.
-        columns = {**columns, f"evaluation_{name}" if both else name: values}
+    more = {  # What both have is of other draws there, or of fewer examples.
+        f"evaluation_{name}" if name.removesuffix("_stderr") in columns else name: values
+        for name, values in numbers.items()
+    }
+    columns = {**columns, **more}
     rows = [["run", "seed", *columns]]
     for i, run in enumerate(done):
         values = (values[i] for values in columns.values())

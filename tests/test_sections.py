@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -93,6 +94,10 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
         error = float(row["reconstruction_error"])
         assert error == pytest.approx(run.test["reconstruction_error"], rel=1e-5)
     assert by_run[1]["mutual_information"] == "" and by_run[1]["elbo"] == ""
+    kept = json.loads((done[0].workdir / "evaluation.json").read_text())
+    for name in ("elbo", "elbo_stderr", "mmd", "mmd_stderr", "forest_r2_phase_stderr"):
+        column = f"evaluation_{name}" if name.startswith("elbo") else name
+        assert float(by_run[0][column]) == pytest.approx(kept[name], rel=1e-5)
     capsys.readouterr()
     again = sections.train_all(*arguments)
     assert capsys.readouterr().out.count("is finished") == 4
