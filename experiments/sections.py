@@ -64,6 +64,8 @@ def train_all(
 ) -> list[Run]:
     """Trains every variant with every seed; finished runs are left as they are.
 
+    A run that ends at a step that is not finite is left out, with a line that says why.
+
     Args:
       dataset: a name in `DATASETS`.
       variants: by label, the fields of `Config` that make the variant.
@@ -75,6 +77,7 @@ def train_all(
 
     Raises:
       ValueError, OSError: as `train.train`, and before anything is trained.
+      FloatingPointError: no run got to its end.
     """
     given = {name: value for name, value in given.items() if value is not None}
     seeds = list(seeds)
@@ -89,8 +92,14 @@ def train_all(
     done = []
     for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
-        train.train(config, workdir, data_dir, **preparing)
+        try:
+            train.train(config, workdir, data_dir, **preparing)
+        except FloatingPointError as error:
+            print(f"left out: {label}, seed {config.seed}: {error}")
+            continue
         done.append(Run(label, config, workdir, run_folder.read_metrics(workdir)))
+    if not done:
+        raise FloatingPointError("no run got to its end: see above")
     return done
 
 
@@ -123,6 +132,8 @@ def run_section(
     given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
     done = train_all(dataset, chosen, output, seeds, given, values.data_dir, **preparing)
     report(done, output, values.data_dir, settings, **preparing)
+    if missing := len(seeds) * len(chosen) - len(done):
+        print(f"without {missing} that ended at a step that is not finite: see above")
     print(f"written to {output}")
 
 
