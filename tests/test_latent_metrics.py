@@ -83,6 +83,8 @@ def test_moment_matched_kl_at_extremes():
     assert moment_matched_kl(spread, points) == pytest.approx(0, abs=1e-12)
     assert moment_matched_kl(rows([1, 1], [2, 2]), points[:2]) == np.inf
     assert moment_matched_kl(np.eye(4, 64, dtype="f"), np.full((4, 64), -np.inf, "f")) == np.inf
+    assert moment_matched_kl(spread, np.full_like(points, 1e4)) == np.inf
+    assert np.isnan(moment_matched_kl(np.full_like(spread, np.nan), np.zeros_like(points)))
     wide = moment_matched_kl(1e4 * spread, points)
     np.testing.assert_allclose(wide, 1e8 - 1 - 2 * np.log(1e4), rtol=1e-6)
 

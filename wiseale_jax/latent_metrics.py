@@ -46,15 +46,21 @@ def moment_matched_kl(
       mean, logvar: the posteriors; those of logvar -inf are points.
 
     Returns:
-      At least 0; inf where S is singular, as that of N <= d points is.
+      At least 0; inf where S is singular, as that of N <= d points is, or a variance is; nan where
+      a mean is not finite or a logvar is nan.
 
     Raises:
       ValueError: the shapes differ or are not `[size, latent]`.
     """
     mean, logvar = (np.float64(a) for a in _posterior("moment_matched_kl", mean, logvar))
+    if not np.all(np.isfinite(mean)) or np.any(np.isnan(logvar)):
+        return math.nan
     center = np.mean(mean, axis=0)
     size, latent = mean.shape
-    apart, noise = (mean - center) / np.sqrt(size), np.mean(np.exp(logvar), axis=0)
+    with np.errstate(over="ignore"):
+        apart, noise = (mean - center) / np.sqrt(size), np.mean(np.exp(logvar), axis=0)
+    if np.any(np.isinf(noise)):
+        return math.inf
     if np.all(noise > 0):  # By the matrix determinant lemma: beside the means, noise may be tiny.
         ratios = np.linalg.svd(apart / np.sqrt(noise), compute_uv=False)
         log_ratios = 2 * np.log(np.maximum(ratios, np.finfo(float).tiny))
