@@ -44,7 +44,7 @@ def evaluate_all(done: Sequence[Compared], data_dir: str | None) -> list[str]:
     An evaluation that is there stays, with whatever settings it was made.
     """
     failed = []
-    to_do = [run for run in done if compared.is_stale(run) is not False]
+    to_do = [run for run in done if not (steps := compared.steps(run)) or steps[0] < steps[1]]
     for number, run in enumerate(to_do, 1):
         print(f"[{number}/{len(to_do)}] evaluating {run.workdir}")
         try:

@@ -148,10 +148,10 @@ def _read_evaluation(path: Path) -> tuple[dict[str, float | None], dict[str, Any
     return evaluation, {name: stored.get(name) for name in evaluate.MADE_WITH}
 
 
-def is_stale(run: Compared) -> bool | None:
-    """Whether a run has been trained on since its evaluation; None if that is not known."""
+def steps(run: Compared) -> tuple[int, int] | None:
+    """The steps of a run's evaluation and of its last epoch; None if one is not known."""
     step, last = run.made_with.get("step"), run.rows[-1].get("step")
-    return step < last if isinstance(step, int) and isinstance(last, int) else None
+    return (step, last) if isinstance(step, int) and isinstance(last, int) else None
 
 
 def doubts(compared: Sequence[Compared]) -> list[str]:
@@ -159,10 +159,10 @@ def doubts(compared: Sequence[Compared]) -> list[str]:
     evaluated = [run for run in compared if run.evaluation]
     lines = []
     for run in evaluated:
-        if is_stale(run) is not None and run.made_with["step"] != run.rows[-1]["step"]:
+        step, last = steps(run) or (0, 0)
+        if step != last:
             lines.append(
-                f"{run.workdir}: evaluated at step {run.made_with['step']:,}, and its last epoch "
-                f"ends at {run.rows[-1]['step']:,}"
+                f"{run.workdir}: evaluated at step {step:,}, and its last epoch ends at {last:,}"
             )
     differ = [
         name

@@ -205,15 +205,15 @@ def read_stored(stored: Mapping[str, Any]) -> Config:
     """The config that a run folder stores; a field that it lacks has the data set's default.
 
     Raises:
-      ValueError: a field is missing, unknown or of another type; the message names it.
+      ValueError: the data set is missing, or a field is unknown or of another type; the message
+        names it.
     """
-    kinds = {field.name: kind for field, kind in _fields(strict=True)}
     if "dataset" not in stored:
         raise ValueError("config.json lacks dataset")
-    default = CONFIGS.get(str(stored["dataset"]), CONFIGS["sine"])
-    stored = {**dataclasses.asdict(default), **stored}
-    if unknown := stored.keys() - kinds.keys():
+    default = dataclasses.asdict(CONFIGS.get(str(stored["dataset"]), CONFIGS["sine"]))
+    if unknown := stored.keys() - default.keys():
         raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
+    stored = {**default, **stored}
     try:
         _check_types(stored)
     except ValueError as error:

@@ -22,7 +22,6 @@ from experiments import configs, runs
 from wiseale_jax import evaluation, metrics, representation, run_folder, training
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
-from wiseale_jax.frechet import load_features
 from wiseale_jax.version import __version__
 
 FLAGS = flags.FLAGS
@@ -69,12 +68,10 @@ def settings_from_flags(names: Iterable[str] = Settings._fields) -> Settings:
     """The settings of the flags that `define_flags` has defined for the same names.
 
     Raises:
-      ValueError: one is out of range, or `inception` is no network.
+      ValueError: one is out of range.
     """
     settings = Settings(**{name: FLAGS[name].value for name in names})
     evaluation.check(settings)
-    if settings.inception is not None:
-        load_features(settings.inception)
     return settings
 
 

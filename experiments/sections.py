@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from experiments import configs, evaluate, runs, train
 from wiseale_jax import comparison_plots, run_folder
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.frechet import load_features
 from wiseale_jax.trained import TrainedAutoencoder, load
 
 
@@ -128,6 +129,8 @@ def run_section(
     seeds = parse_seeds(runs.listed("seeds"))
     chosen = choose(variants, values.only)
     settings = evaluate.settings_from_flags(name for name in Settings._fields if name in values)
+    if settings.inception is not None:
+        load_features(settings.inception)  # What is wrong with it is said before training.
     output = run_folder.make_folder(output, "output")
     given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
     done = train_all(dataset, chosen, output, seeds, given, values.data_dir, **preparing)
