@@ -77,6 +77,9 @@ def test_errors_of_a_linear_model():
     at_mean = np.sum(residual**2, axis=1)
     np.testing.assert_allclose(found.reconstruction_error_at_mean, at_mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.mse_at_mean, at_mean / 6, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.mean, centred @ gain, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.exp(found.logvar), np.tile(4 * true.variance, (4000, 1)), rtol=1e-4)
+    np.testing.assert_allclose(found.reconstruction, np.float64(x) - residual, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.mse, found.reconstruction_error / 6, rtol=1e-4)
     # The noise of z adds tr(W diag(sigma^2) W').
     added = np.sum(4 * true.variance * np.sum(true.weight**2, axis=0))

@@ -93,9 +93,9 @@ def evaluate(
     data = data[: settings.examples]
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _BRANCH), 5)
     has_density = trained.model.encoder != "deterministic"
-    with tqdm(total=6, leave=False, disable=None if progress else True) as bar:
+    with tqdm(total=5, leave=False, disable=None if progress else True) as bar:
         bar.set_description("evaluation: reconstruction")
-        by_example, mean, logvar = _by_example(trained, data, keys[0])
+        by_example, mean, logvar, seen = _by_example(trained, data, keys[0], features)
         result = {
             name: estimates.mean(values)
             for name, values in by_example.items()
@@ -112,10 +112,8 @@ def evaluate(
         bar.update()
         bar.set_description("evaluation: decoder")
         result |= _decoder(trained, mean, logvar, keys[3], settings)
-        bar.update()
-        if features is not None:
-            bar.set_description("evaluation: FID")
-            result |= _fid(trained, data, keys[0], keys[4], features)
+        if _is_image(trained):
+            result |= _samples(trained, len(data), keys[4], features, seen)
         bar.update()
         bar.set_description("evaluation: representation")
         if representation.HAS_SCIKIT_LEARN:
@@ -162,22 +160,26 @@ def _is_image(trained: TrainedAutoencoder) -> bool:
 
 
 def _by_example(
-    trained: TrainedAutoencoder, data: Array, key: Array
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """What there is a number of for each example; and the posteriors."""
-    rows, posteriors = [], []
+    trained: TrainedAutoencoder, data: Array, key: Array, features: Features | None = None
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """What there is a number of for each example; the posteriors; and the images' features."""
+    rows = []
     for number, x in enumerate(_examples(trained, data, key)):
         # Not a key that `_examples` has used.
         row = evidence(trained, x, jax.random.fold_in(key, len(data) + number))._asdict()
-        posteriors.append(trained.encode(x))
+        row = jax.device_get(row)
+        reconstruction = row.pop("reconstruction")
         if _is_image(trained):
             row["sharpness_data"] = decoder_metrics.sharpness(x)
-            again = trained.decode(posteriors[-1][0])
-            row["sharpness_reconstructions"] = decoder_metrics.sharpness(again)
-        rows.append(jax.device_get(row))
+            row["sharpness_reconstructions"] = decoder_metrics.sharpness(reconstruction)
+        if features is not None:
+            row["features_data"] = features(np.asarray(x))
+            row["features_reconstructions"] = features(reconstruction)
+        rows.append(row)
     found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-    mean, logvar = (np.concatenate(parts) for parts in zip(*posteriors, strict=True))
-    return found, mean, logvar
+    mean, logvar = found.pop("mean"), found.pop("logvar")
+    seen = {name: found.pop(name) for name in list(found) if name.startswith("features_")}
+    return found, mean, logvar, seen
 
 
 def _log_likelihood(
@@ -250,6 +252,7 @@ def _decoder(
     key: Array,
     settings: Settings,
 ) -> dict[str, Estimate]:
+    """Numbers about what the decoder makes of the posteriors."""
     parts = [slice(a, a + _AT_ONCE) for a in range(0, len(mean), _AT_ONCE)]
     sensitivity = [
         decoder_metrics.decoder_sensitivity(
@@ -260,19 +263,36 @@ def _decoder(
     # Each example in one pair alone, as standard errors are of independent pairs.
     order = np.random.default_rng(settings.seed).permutation(len(mean))[: 2 * _AT_ONCE]
     pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
-    found = {
+    return {
         "decoder_sensitivity": estimates.mean(np.concatenate(sensitivity)),
         "interpolation_energy": decoder_metrics.interpolation_energy(
             trained.decode, mean[pairs[:, 0]], mean[pairs[:, 1]]
         ),
     }
-    if _is_image(trained):
-        images = [
-            trained.sample(jax.random.fold_in(key, len(mean) + part.start), len(mean[part]))
-            for part in parts
-        ]
-        sharpness = [decoder_metrics.sharpness(some) for some in images]
-        found["sharpness_samples"] = estimates.mean(np.concatenate(sharpness))
+
+
+def _samples(
+    trained: TrainedAutoencoder,
+    size: int,
+    key: Array,
+    features: Features | None,
+    seen: Mapping[str, np.ndarray],
+) -> dict[str, Estimate | float]:
+    """Numbers about as many sampled images as there are examples."""
+    sharpness, features_samples = [], []
+    for start in range(0, size, _AT_ONCE):
+        n = min(_AT_ONCE, size - start)
+        images = np.asarray(trained.sample(jax.random.fold_in(key, start), n))
+        sharpness.append(decoder_metrics.sharpness(images))
+        if features is not None:
+            features_samples.append(features(images))
+    found: dict[str, Estimate | float] = {
+        "sharpness_samples": estimates.mean(np.concatenate(sharpness))
+    }
+    if features is not None:
+        data, again = seen["features_data"], seen["features_reconstructions"]
+        found["fid_reconstructions"] = frechet_distance(data, again)
+        found["fid_samples"] = frechet_distance(data, np.concatenate(features_samples))
     return found
 
 
@@ -292,22 +312,6 @@ def _features(trained: TrainedAutoencoder, settings: Settings) -> Features | Non
             f"{settings.inception} cannot take images of shape {shape}: {reason}"
         ) from error
     return features
-
-
-def _fid(
-    trained: TrainedAutoencoder, data: Array, data_key: Array, key: Array, features: Features
-) -> dict[str, float]:
-    """Fréchet distances from the examples to their reconstructions and to as many samples."""
-    found: dict[str, list[np.ndarray]] = {"data": [], "reconstructions": [], "samples": []}
-    for number, x in enumerate(_examples(trained, data, data_key)):
-        samples = trained.sample(jax.random.fold_in(key, number), len(x))
-        for name, images in zip(found, (x, trained.reconstruct(x), samples), strict=True):
-            found[name].append(features(np.asarray(images)))
-    arrays = {name: np.concatenate(parts) for name, parts in found.items()}
-    return {
-        f"fid_{name}": frechet_distance(arrays["data"], arrays[name])
-        for name in ("reconstructions", "samples")
-    }
 
 
 def _represent(

@@ -1,7 +1,7 @@
 """How well a model explains examples: reconstruction error, evidence lower bound, log-likelihood.
 
-All are per example, `[size]`, and hold the likelihood's normalising constants; in nats but for the
-errors. A deterministic encoder has no density: its KL is inf, its bound -inf.
+Numbers are per example, `[size]`, and hold the likelihood's normalising constants; in nats but for
+the errors. A deterministic encoder has no density: its KL is inf, its bound -inf.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ _AT_ONCE = 128
 
 
 class Evidence(NamedTuple):
-    """What one pass through the autoencoder says of each example, `[size]`.
+    """What one pass through the autoencoder says of each example, `[size]` but for the first three.
 
     Attributes:
+      mean, logvar: the posterior, `[size, latent]`.
+      reconstruction: E[x|z] at the posterior's mean, `[size, *shape]`.
       reconstruction_error: of a sampled z, summed over the pixels or samples of the example:
         squared error (Gaussian, squared units of the data) or cross-entropy (Bernoulli, nats).
       reconstruction_error_at_mean: the same with z the posterior's mean.
@@ -40,6 +42,9 @@ class Evidence(NamedTuple):
         Welling, "Auto-Encoding Variational Bayes" (2014), Eq. 7.
     """
 
+    mean: Float[Array, "size latent"]
+    logvar: Float[Array, "size latent"]
+    reconstruction: Float[Array, "size *shape"]
     reconstruction_error: Float[Array, " size"]
     reconstruction_error_at_mean: Float[Array, " size"]
     mse: Float[Array, " size"]
@@ -51,7 +56,7 @@ class Evidence(NamedTuple):
 def evidence(
     trained: TrainedAutoencoder, x: Float[Array, "size *shape"], key: PRNGKeyArray
 ) -> Evidence:
-    """Errors, KL and ELBO of each example, from one sampled z each.
+    """Posterior, reconstruction, errors, KL and ELBO of each example, from one sampled z each.
 
     Args:
       trained: the model.
@@ -70,16 +75,17 @@ def _evidence(
     log_prob = likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar)
     kl = gaussian_kl(outputs.mean, outputs.logvar)
 
-    def mse(reconstruction):
-        return squared_error(x, likelihood.mean(reconstruction)) / x[0].size
-
+    drawn, drawn_at_mean = likelihood.mean(outputs.reconstruction), likelihood.mean(at_mean)
     return Evidence(
-        likelihood.error(x, outputs.reconstruction),
-        likelihood.error(x, at_mean),
-        mse(outputs.reconstruction),
-        mse(at_mean),
-        kl,
-        log_prob - kl,
+        mean=outputs.mean,
+        logvar=outputs.logvar,
+        reconstruction=drawn_at_mean,
+        reconstruction_error=likelihood.error(x, outputs.reconstruction),
+        reconstruction_error_at_mean=likelihood.error(x, at_mean),
+        mse=squared_error(x, drawn) / x[0].size,
+        mse_at_mean=squared_error(x, drawn_at_mean) / x[0].size,
+        aevb_kl=kl,
+        elbo=log_prob - kl,
     )
 
 
