@@ -123,7 +123,7 @@ def _page(
         report_page.heading(2, "Test set"),
         _numbers("test set", table, list(plots.METRIC_LABELS)),
         report_page.picture(output / "comparison.png", "Test metrics of each label"),
-        report_page.picture(output / "curves.png", "Training metrics by epoch, mean and range"),
+        report_page.picture(output / "curves.png", "Training metrics by epoch, median and range"),
     ]
     if evaluated:
         known = [

@@ -1,6 +1,6 @@
 """The paper's Figure 1, MNIST in two latent dimensions: `python -m experiments.mnist`.
 
-Trains WAE, WiSE-ALE, AEVB and beta-VAE with every seed, skips what is finished, and writes tables
+Trains every method of a study with every seed, skips what is finished, and writes tables
 (Markdown and CSV) and figures (PNG and PDF): the posteriors of 64 test digits as densities in the
 latent plane, the whole labelled test set in that plane, and what the decoder draws over it.
 """
@@ -8,6 +8,7 @@ latent plane, the whole labelled test set in that plane, and what the decoder dr
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,20 @@ from wiseale_jax import latent_plots
 
 FLAGS = flags.FLAGS
 
-# In the order of the paper's figure.
-VARIANTS = {
-    "WAE": {"method": "wae_mmd"},
-    "WiSE-ALE": {"method": "wiseale"},
-    "AEVB": {"method": "aevb"},
-    "beta-VAE": {"method": "beta_vae"},
+STUDIES = {
+    # In the order of the paper's figure.
+    "methods": {
+        "WAE": {"method": "wae_mmd"},
+        "WiSE-ALE": {"method": "wiseale"},
+        "AEVB": {"method": "aevb"},
+        "beta-VAE": {"method": "beta_vae"},
+    },
+    "weights": sections.WEIGHTS,
 }
+_HELP = (
+    "which runs, in a folder of this name: methods, the paper's; weights, the KL of the aggregate "
+    "and of each posterior at equal weight"
+)
 
 # Section 5.2's words as numbers, and what they rest on.
 NUMBERS = (
@@ -44,11 +52,12 @@ NUMBERS = (
 
 
 def main(argv: list[str]) -> None:
-    """Trains all methods and writes the table and figures."""
+    """Trains a study and writes its tables and figures."""
     del argv
     report = functools.partial(images.report, numbers=NUMBERS, figures=figures)
     given, preparing = {"split": FLAGS.split}, runs.preparing_from_flags()
-    sections.run_section("mnist", VARIANTS, report, FLAGS.output, given, **preparing)
+    output = Path(FLAGS.output) / FLAGS.study
+    sections.run_section("mnist", STUDIES[FLAGS.study], report, output, given, **preparing)
 
 
 def figures(models: images.Models, data: runs.Data, title: str) -> dict[str, Any]:
@@ -74,6 +83,7 @@ def figures(models: images.Models, data: runs.Data, title: str) -> dict[str, Any
 
 
 if __name__ == "__main__":
+    flags.DEFINE_enum("study", "methods", list(STUDIES), _HELP)
     sections.define_flags("runs/section-mnist")
     flags.DEFINE_enum("split", "all", ["all", "train"], "all is the paper's 70,000 images")
     flags.DEFINE_string("source", None, "folder of the four IDX files, if not downloaded")

@@ -19,6 +19,15 @@ from wiseale_jax.evaluation import Settings
 from wiseale_jax.frechet import load_features
 from wiseale_jax.trained import TrainedAutoencoder, load
 
+# The KL of the aggregate posterior and that of each posterior, each of a weight of 1/M and of 1 for
+# an example: what is the aggregate's doing, and what that of a weak prior? For M = 64.
+WEIGHTS = {
+    "WiSE-ALE": {"method": "wiseale"},
+    "beta-VAE, beta 1/64": {"method": "beta_vae", "beta": 1 / 64},
+    "WiSE-ALE, kl_weight batch": {"method": "wiseale", "kl_weight": "batch"},
+    "AEVB": {"method": "aevb"},
+}
+
 
 class Run(NamedTuple):
     """One finished run of a section.
@@ -194,6 +203,11 @@ def parse_seeds(seeds: Sequence[str]) -> list[int]:
     return [int(seed) for seed in seeds]
 
 
+def _rounded(value: float, digits: int) -> str:
+    """To significant digits, without a power of ten from 0.0001 to a million."""
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
 class Spread(NamedTuple):
     """Mean and sample standard deviation over seeds; one seed has no deviation."""
 
@@ -201,8 +215,8 @@ class Spread(NamedTuple):
     deviation: float | None
 
     def __str__(self) -> str:
-        deviation = "" if self.deviation is None else f" ± {self.deviation:.2g}"
-        return f"{self.mean:.4g}{deviation}"
+        mean = _rounded(self.mean, 4)
+        return mean if self.deviation is None else f"{mean} ± {_rounded(self.deviation, 2)}"
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:

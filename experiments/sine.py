@@ -54,7 +54,14 @@ STUDIES = {
         )
         for size in (64, 256, 1024, 4096)
     },
+    "weights": sections.WEIGHTS,
 }
+
+_HELP = (
+    "which runs, in a folder of this name: methods, the paper's; warmup, the same with 2 epochs of "
+    "warm-up; readings, Eq. 27's weight and the observation noise; bounds, the three; batch, its "
+    "sizes; weights, the KL of the aggregate and of each posterior at equal weight"
+)
 
 # What the latents know of the waves.
 NUMBERS = (
@@ -132,6 +139,6 @@ def choose_waves(factors: dict[str, np.ndarray]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("study", "methods", list(STUDIES), "which runs")
+    flags.DEFINE_enum("study", "methods", list(STUDIES), _HELP)
     sections.define_flags("runs/section-sine")
     runs.run(main)

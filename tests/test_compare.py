@@ -325,10 +325,15 @@ def test_a_step_far_astray_does_not_hide_the_others():
     rows[7] = {**rows[7], "aevb_kl": 1e6, "elbo": None}
     error, kl, elbo = curves_by_label([("a", rows)], "t").axes
     assert kl.get_ylim()[1] < 20 and kl.get_title() == "1 of 50 values are beyond the axis"
-    # Many of them, the last one too; and where a curve begins is seen.
+    # Many of them, the last one too; and a beginning far from all that follows.
     for epoch in (10, 14, 15, 30, 40, 49):
         rows[epoch] = {**rows[epoch], "aevb_kl": 1e5 * epoch}
     rows[0] = {**rows[0], "aevb_kl": 300.0}
-    kl = curves_by_label([("a", rows)], "t").axes[1]
-    assert 300 < kl.get_ylim()[1] < 500 and kl.get_title() == "7 of 50 values are beyond the axis"
-    assert error.get_title() == elbo.get_title() == ""
+    rows[20] = {**rows[20], "reconstruction_error": 1e9}
+    error, kl, elbo = curves_by_label([("a", rows)], "t").axes
+    assert kl.get_ylim()[1] < 20 and kl.get_title() == "10 of 50 values are beyond the axis"
+    assert error.get_yscale() == "log" and error.get_ylim()[1] < 20
+    assert error.get_title() == "1 of 50 values are beyond the axis" and elbo.get_title() == ""
+    # What a curve falls through at first is seen, where the rest is not too small beside it.
+    falling = [{"split": "train", **dict.fromkeys(names, 5.0 + 15 / n)} for n in range(1, 51)]
+    assert curves_by_label([("a", falling)], "t").axes[1].get_ylim()[1] > 20

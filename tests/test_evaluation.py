@@ -96,6 +96,8 @@ def test_factors_of_a_linear_gaussian_model(linear):
     true, _, found = linear
     for name, variance in zip(("first", "second"), true.variance, strict=True):
         near(found, f"linear_r2_{name}", 1 - variance, slack=0.02)
+    mean_r2 = (found["forest_r2_first"] + found["forest_r2_second"]) / 2
+    assert found["dci_informativeness"] == pytest.approx(mean_r2) and 0.3 < mean_r2 < 1
     assert found["dci_disentanglement"] > 0.5 and found["mig"] > 0.15
     assert not any("whole" in name for name in found)
 

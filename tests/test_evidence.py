@@ -78,7 +78,9 @@ def test_errors_of_a_linear_model():
     np.testing.assert_allclose(found.reconstruction_error_at_mean, at_mean, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.mse_at_mean, at_mean / 6, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.mean, centred @ gain, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(np.exp(found.logvar), np.tile(4 * true.variance, (4000, 1)), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.exp(found.logvar), np.tile(4 * true.variance, (4000, 1)), rtol=1e-4
+    )
     np.testing.assert_allclose(found.reconstruction, np.float64(x) - residual, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.mse, found.reconstruction_error / 6, rtol=1e-4)
     # The noise of z adds tr(W diag(sigma^2) W').
@@ -108,6 +110,15 @@ def test_bernoulli_log_likelihood_against_quadrature():
     )
     want = special.logsumexp(log_joint, axis=1) + np.log(z[1, 0] - z[0, 0])
     np.testing.assert_allclose(found.log_likelihood, want, atol=0.06)
+
+
+def test_weights_that_are_known():
+    weights = np.array([[0.5, 1.0, 7.0], [0.3, 1.0, 1e-30], [0.2, 1.0, 1e-30]])
+    for scale in (0, -2000, 700):  # Weights that would underflow, and overflow.
+        found = module._average(np.log(weights) + scale)
+        want = np.log(weights.mean(axis=0)) + scale
+        np.testing.assert_allclose(found.log_likelihood, want, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(found.effective_sample_size, [1 / 0.38, 3, 1], rtol=1e-12)
 
 
 def test_chunks_do_not_show(monkeypatch):

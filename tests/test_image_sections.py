@@ -64,6 +64,7 @@ def test_teapots(tmp_path, monkeypatch):
 @pytest.mark.parametrize("section", [celeba, mnist, teapot])
 def test_variants_and_numbers_are_known(section):
     dataset = section.__name__.rpartition(".")[2]
-    for fields in section.VARIANTS.values():
-        configs.make_config({"dataset": dataset, **fields})
+    for study in getattr(section, "STUDIES", {"": getattr(section, "VARIANTS", None)}).values():
+        for fields in study.values():
+            configs.make_config({"dataset": dataset, **fields})
     assert all(metrics.place(name) is not None for name in section.NUMBERS)

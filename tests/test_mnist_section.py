@@ -6,7 +6,7 @@ from wiseale_jax.evaluation import Settings
 
 def test_figure_one(real_data, tmp_path):
     source = str(real_data / "mnist")
-    variants = {name: mnist.VARIANTS[name] for name in ("WiSE-ALE", "WAE")}
+    variants = {name: mnist.STUDIES["methods"][name] for name in ("WiSE-ALE", "WAE")}
     given = {"epochs": 1, "train_examples": 2000}
     data_dir = str(tmp_path / "data")
     done = sections.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)

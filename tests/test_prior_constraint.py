@@ -115,8 +115,11 @@ def test_verdict(width, high, word):
     aevb, other = Region(0, 1, 1, 2), Region(0, width, 1, high)
     found = {"v": {"AEVB": aevb, "WiSE-ALE": other, prior_constraint.CHARGED: other}}
     assert f"**{word}**" in prior_constraint.verdict(found, 0.1)
+    # The smaller weight of Eq. 27 decides nothing.
+    wide = {**found["v"], prior_constraint.CHARGED: Region(0, 9, 1, 9)}
+    assert f"**{word}**" in prior_constraint.verdict({"v": wide}, 0.1)
     narrow = dict.fromkeys(found["v"], aevb)
-    assert "**does not hold**, 0 of 4" in prior_constraint.verdict({"v": narrow}, 0.1)
+    assert "**does not hold**, 0 of 2" in prior_constraint.verdict({"v": narrow}, 0.1)
 
 
 def test_everything_is_written(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """representation.py: codes that are known to tell all, nothing, or a mixture."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,16 @@ def test_labels_that_lie_apart_and_labels_of_chance():
     for value, stderr in chance.values():
         assert abs(value - 1 / 3) < 4 * stderr
         np.testing.assert_allclose(stderr, np.sqrt(value * (1 - value) / SIZE), rtol=1e-2)
+
+
+def test_two_gaussians_are_told_apart_as_well_as_can_be():
+    """Bayes' rate of N(-1, 1) against N(1, 1) is Phi(1); that of k neighbours is a little lower."""
+    labels = np.arange(4000) % 2
+    codes = np.random.default_rng(1).standard_normal((4000, 2)) + [2, 0] * labels[:, None]
+    found = label_accuracy(codes, labels)
+    best, stderr = NormalDist().cdf(1), found["logistic_regression_accuracy"].stderr
+    assert abs(found["logistic_regression_accuracy"].value - best) < 4 * stderr
+    assert best - 0.06 < found["knn_accuracy"].value < best + 3 * stderr
 
 
 def test_rings_need_neighbours():

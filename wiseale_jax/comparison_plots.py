@@ -51,10 +51,10 @@ def _short(label: str) -> str:
 
 
 def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
-    """The paper's Figure 6: training metrics by epoch, mean and range over the runs of a label.
+    """The paper's Figure 6: training metrics by epoch, median and range over runs of a label.
 
-    An epoch in which a step went far astray would leave nothing else to see: an axis ends before
-    it, and says so.
+    An epoch in which a step went far astray, or a first one far from all others, would leave
+    nothing else to see: an axis ends before it, and says so.
 
     Args:
       runs: label and rows of metrics.jsonl, several runs of a label one per seed.
@@ -63,7 +63,7 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     drawn = styles([label for label, _ in runs])
     several = len(drawn) < len(runs)
-    figure.suptitle(f"{title}; lines: means, bands: range over seeds" if several else title)
+    figure.suptitle(f"{title}; lines: medians, bands: range over seeds" if several else title)
     panels = figure.subplots(1, len(_PANELS))
     for axes, (name, description) in zip(panels, _PANELS.items(), strict=True):
         shown: list[np.ndarray] = []
@@ -76,18 +76,20 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
             shortest = min(map(len, curves))
             values = np.array([curve[:shortest] for curve in curves], float)
             epochs = np.arange(1, shortest + 1)
-            axes.plot(epochs, values.mean(0), color=colour, linestyle=style, label=_short(label))
+            axes.plot(
+                epochs, np.median(values, 0), color=colour, linestyle=style, label=_short(label)
+            )
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15)
             shown += [curve[np.isfinite(curve)] for curve in values]
-        if name != "reconstruction_error":  # Its axis is logarithmic.
-            _leave_out_strays(axes, shown)
+        if name == "reconstruction_error":
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(LogFormatter())
+            axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
+        _leave_out_strays(axes, shown)
         axes.set_xlabel("epoch")
         axes.set_ylabel(description)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
-    panels[0].set_yscale("log")
-    panels[0].yaxis.set_major_formatter(LogFormatter())
-    panels[0].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     handles, labels = panels[0].get_legend_handles_labels()
     # Long labels stand below each other, to stay on the figure.
     fitting = max(1, 140 // (8 + max(map(len, labels))))
@@ -99,23 +101,30 @@ def _leave_out_strays(axes: Axes, curves: Sequence[np.ndarray]) -> None:
     """Ends an axis a little beyond what the curves are without peaks, if these are far higher.
 
     Without peaks an epoch's value is the median of five, two to each side; but the first is itself,
-    as curves begin far from where they go.
+    as curves begin far from where they go. The first tenth of the epochs does not count if it is so
+    far that the others would be seen as a line.
     """
+    is_log = axes.get_yscale() == "log"
+    curves = [np.log10(curve[curve > 0]) if is_log else curve for curve in curves]
     values = np.concatenate(curves)
     if not len(values):
         return
-    calm = np.concatenate(
-        [
-            [np.median(curve[max(0, i - 2) : i + 3]) if i else curve[0] for i in range(len(curve))]
-            for curve in curves
-        ]
-    )
-    span = max(np.ptp(calm), 0.1)  # Nats: of curves that are flat, too, some height is seen.
+    medians = [
+        [np.median(curve[max(0, i - 2) : i + 3]) if i else curve[0] for i in range(len(curve))]
+        for curve in curves
+    ]
+    calm = np.concatenate(medians)
+    later = np.concatenate([row[len(row) // 10 :] for row in medians])
+    if np.ptp(calm) > 10 * np.ptp(later):
+        calm = later
+    # In nats, or decades: of curves that are flat, too, some height is seen.
+    span = max(np.ptp(calm), 0.1)
     low, high = calm.min() - 0.5 * span, calm.max() + 0.5 * span
-    if np.ptp(values) <= 10 * span:
+    if np.ptp(values) <= 3 * span:
         return
     limits = max(values.min(), low), min(values.max(), high)
-    axes.set_ylim(limits[0] - 0.05 * span, limits[1] + 0.05 * span)
+    ends = limits[0] - 0.05 * span, limits[1] + 0.05 * span
+    axes.set_ylim(*(10.0**end if is_log else end for end in ends))
     beyond = np.sum((values < limits[0]) | (values > limits[1]))
     axes.set_title(f"{beyond} of {len(values)} values are beyond the axis", fontsize=8)
 

@@ -7,6 +7,8 @@ from statistics import NormalDist
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
@@ -14,7 +16,9 @@ from wiseale_jax.plots import MIDDLE
 
 # Half the width of the planes drawn, in standard deviations of the prior.
 EXTENT = 4.0
-_GRID = 400
+_GRID = 600
+# A narrower density would fall between the pixels.
+_NARROWEST = 0.03
 
 
 def posteriors(
@@ -23,35 +27,29 @@ def posteriors(
     """The paper's Figure 1: posteriors as densities, on the same axes, with the prior's circles.
 
     Args:
-      by_label: mean and log variance of the posteriors, each `[count, 2]`; those narrower than a
-        pixel, 0.02, are drawn as wide as one.
-      classes: `[count]`, the class of each, for the colour of its mean.
+      by_label: mean and log variance of the posteriors, each `[count, 2]`; those of a standard
+        deviation below 0.03 are drawn with that.
+      classes: `[count]`, in 0 ... 9, the class of each, for its colour.
     """
     figure, grid = _planes(by_label, "posteriors q(z|x) of test examples; circles: the prior")
-    pixel = 2 * EXTENT / _GRID
-    axis = -EXTENT + (np.arange(_GRID) + 0.5) * pixel
+    axis = -EXTENT + (np.arange(_GRID) + 0.5) * 2 * EXTENT / _GRID
+    scale = ScalarMappable(Normalize(-0.5, 9.5), "tab10")
+    colours = scale.to_rgba(np.asarray(classes))[:, :3]
     for axes, (mean, logvar) in zip(grid, by_label.values(), strict=True):
         # Each density relative to its own peak: a narrow one would hide all others.
         deviation = np.exp(np.float64(logvar) / 2)
-        standard = np.maximum(deviation, pixel)  # A narrower one would fall between the pixels.
-        height = np.zeros((_GRID, _GRID))
-        for (m0, m1), (s0, s1) in zip(mean, standard, strict=True):
+        standard = np.maximum(deviation, _NARROWEST)
+        # Red, green, blue, and how opaque: of each pixel, those of the density highest there.
+        pixels = np.zeros((_GRID, _GRID, 4))
+        for (m0, m1), (s0, s1), colour in zip(mean, standard, colours, strict=True):
             across = np.exp(-0.5 * ((axis - m0) / s0) ** 2)
-            height = np.maximum(height, np.exp(-0.5 * ((axis - m1) / s1) ** 2)[:, None] * across)
-        axes.imshow(
-            height,
-            extent=(-EXTENT, EXTENT, -EXTENT, EXTENT),
-            origin="lower",
-            cmap="Greys",
-            vmin=0,
-            vmax=1.3,
-        )
-        points = axes.scatter(
-            mean[:, 0], mean[:, 1], c=classes, cmap="tab10", vmin=-0.5, vmax=9.5, s=3, zorder=3
-        )
+            height = np.exp(-0.5 * ((axis - m1) / s1) ** 2)[:, None] * across
+            pixels[height > pixels[..., 3], :3] = colour
+            pixels[..., 3] = np.maximum(height, pixels[..., 3])
+        axes.imshow(pixels, extent=(-EXTENT, EXTENT, -EXTENT, EXTENT), origin="lower", zorder=3)
         _say_outside(axes, mean)
         _say(axes, f"median σ {np.median(deviation):.2g}", 0.03, "bottom")
-    figure.colorbar(points, ax=grid, ticks=range(10), shrink=0.8, label="class")
+    figure.colorbar(scale, ax=grid, ticks=range(10), shrink=0.8, label="class")
     return figure
 
 

@@ -145,4 +145,7 @@ def samples(x: np.ndarray, title: str) -> Figure:
             axes.imshow(np.squeeze(np.clip(example, 0, 1)), cmap="gray", vmin=0, vmax=1)
         else:
             axes.plot(np.arange(len(example)) / len(example), example[:, 0], color=DARK, lw=0.7)
+    if x[0].ndim < 3:
+        low, high = grid[0, 0].get_ylim()
+        figure.supxlabel(f"each: one second across, x(t) from {low:.1f} to {high:.1f}", fontsize=9)
     return figure
