@@ -41,9 +41,11 @@ class Config:
     learning_rate: float = _field("Adam's learning rate", 5e-4)
     learning_rate_drop_epoch: int | None = _field("epoch after which the rate drops", None)
     learning_rate_drop_factor: float = _field("what the rate is multiplied by then", 0.5)
-    clip_norm: float | None = _field("largest norm of the gradient; a larger one is scaled", None)
+    clip_norm: float | None = _field(
+        "largest norm of the gradient, which is scaled to it (default: none)", None
+    )
     skip_nonfinite: int = _field(
-        "steps that the run may skip as their loss or gradient is not finite", 0
+        "how many steps of a loss or gradient that is not finite to skip before stopping", 0
     )
     latent_dim: int = _field("dimensions of z", 4)
     encoder: str | None = _field(
@@ -54,13 +56,13 @@ class Config:
         "standard deviation of a Gaussian p(x|z), or learned", 1.0
     )
     kl_weight: float | str = _field(
-        "wiseale: 1 is the paper's Eq. 27; batch is batch_size; or a number", 1.0
+        "wiseale: 1, the paper's Eq. 27, one KL per batch; batch, one per example; or a number", 1.0
     )
     bound: str = _field("wiseale: " + ", ".join(divergences.BOUNDS), "jensen")
     beta: float = _field("beta_vae: weight of the KL", 4.0)
     mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
     warmup_epochs: int | None = _field(
-        "epochs over which the weight of the KL, or MMD, grows from 0", None
+        "epochs over which the weight of the KL, or MMD, grows from 0 (default: none)", None
     )
     precision: str = _field("of the layers' computation: float32, or bfloat16", "float32")
     microbatches: int = _field(

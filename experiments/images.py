@@ -29,7 +29,7 @@ def define_flags(output: str) -> None:
     """Defines the flags of a section on images."""
     sections.define_flags(output)
     evaluate.define_flags(["inception"])
-    flags.DEFINE_integer("batch_size", None, "examples per step (default: the paper's)")
+    flags.DEFINE_integer("batch_size", None, "examples per step (default: the data set's)")
 
 
 def report(

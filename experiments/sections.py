@@ -56,7 +56,7 @@ def define_flags(output: str) -> None:
     flags.DEFINE_multi_string(
         "only", [], "a row of the table to train, once for each (default: all)"
     )
-    flags.DEFINE_integer("epochs", None, "passes over the training set (default: the paper's)")
+    flags.DEFINE_integer("epochs", None, "passes over the training set (default: the data set's)")
     flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
     evaluate.define_flags(["examples", "likelihood_examples"])

@@ -3,13 +3,14 @@
 import pytest
 
 from experiments import celeba, configs, images, mnist, sections, teapot
+from tests.forks import call
 from tests.image_files import picture
 from wiseale_jax import metrics
+from wiseale_jax.datasets import pipeline
 from wiseale_jax.datasets import teapot as teapot_data
 from wiseale_jax.evaluation import Settings
 
 SETTINGS = Settings(12, likelihood_examples=2, num_importance_samples=2, num_samples=20)
-FEW = Settings(4, likelihood_examples=2, num_importance_samples=2, num_samples=20)
 FIGURES = ("reconstructions", "samples", "interpolations", "traversals", "curves")
 
 
@@ -32,31 +33,31 @@ def test_report(real_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_faces_replaced_by_images_of_ones_own(tmp_path, capsys):
+def test_faces_replaced_by_images_of_ones_own(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     for i in range(40):
         (folder / f"{i}.png").write_bytes(picture(i, (40, 40), "PNG"))
-    given = {"source": str(folder), "image_size": 32, "epochs": 1, "batch_size": 4}
-    given |= {"train_examples": 8, "latent_dim": 4}
-    arguments = ("image_folder", celeba.VARIANTS, tmp_path / "out", [0], given, str(tmp_path / "d"))
-    done = sections.train_all(*arguments)
-    images.report(done, tmp_path / "out", str(tmp_path / "d"), FEW, celeba.NUMBERS)
+    short = ("--image_size=32", "--epochs=1", "--batch_size=4", "--train_examples=8", "--seeds=0")
+    few = ("--examples=4", "--likelihood_examples=2")
+    folders = (f"--image_folder={folder}", f"--output={tmp_path}/out", f"--data_dir={tmp_path}/d")
+    done = call("celeba", *short, *few, *folders)
+    assert done.returncode == 0, done.stderr
     text = check_report(tmp_path / "out")
     assert "| WAE | 1 |" in text and "sharpness_samples" in text
-    capsys.readouterr()
-    sections.train_all(*arguments)
-    assert capsys.readouterr().out.count("is finished") == len(celeba.VARIANTS)
+    again = call("celeba", *short, *few, *folders)
+    assert again.stdout.count("is finished") == len(celeba.VARIANTS)
 
 
 @pytest.mark.slow
 def test_teapots(tmp_path, monkeypatch):
     monkeypatch.setattr(teapot_data, "SPLITS", {"train": 8, "validation": 2, "test": 12})
-    given = {"epochs": 1, "batch_size": 4}
-    variants = {name: teapot.VARIANTS[name] for name in ("WiSE-ALE", "AEVB")}
-    data_dir = str(tmp_path / "data")
-    done = sections.train_all("teapot", variants, tmp_path / "out", [0], given, data_dir)
-    images.report(done, tmp_path / "out", data_dir, SETTINGS, teapot.NUMBERS)
+    pipeline.prepare("teapot", tmp_path / "data")
+    short = ("--epochs=1", "--batch_size=4", "--seeds=0", "--only=WiSE-ALE", "--only=AEVB")
+    few = ("--examples=12", "--likelihood_examples=2")
+    folders = (f"--output={tmp_path}/out", f"--data_dir={tmp_path}/data")
+    done = call("teapot", *short, *few, *folders)
+    assert done.returncode == 0, done.stderr
     text = check_report(tmp_path / "out")
     assert "| AEVB | 1 |" in text and "dci_disentanglement" in text and "mig" in text
 

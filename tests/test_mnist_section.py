@@ -1,22 +1,20 @@
 """experiments/mnist.py on the real digits, shortened."""
 
-from experiments import images, mnist, sections
-from wiseale_jax.evaluation import Settings
+from experiments import mnist
+from tests.forks import call
 
 
 def test_figure_one(real_data, tmp_path):
-    source = str(real_data / "mnist")
-    variants = {name: mnist.STUDIES["methods"][name] for name in ("WiSE-ALE", "WAE")}
-    given = {"epochs": 1, "train_examples": 2000}
-    data_dir = str(tmp_path / "data")
-    done = sections.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)
-    settings = Settings(examples=500, likelihood_examples=20, num_importance_samples=10)
-    given = {"numbers": mnist.NUMBERS, "figures": mnist.figures, "source": source}
-    images.report(done, tmp_path, data_dir, settings, **given)
+    short = ("--epochs=1", "--train_examples=2000", "--seeds=0", "--only=WiSE-ALE", "--only=AEVB")
+    few = ("--examples=500", "--likelihood_examples=20")
+    folders = (f"--source={real_data / 'mnist'}", f"--data_dir={tmp_path}/data")
+    done = call("mnist", "--study=weights", *short, *few, *folders, f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    output = tmp_path / "weights"
     for name in ("posteriors", "latent-plane", "decoded-plane", "curves"):
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
-        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
-    assert "| WAE | 1 |" in (tmp_path / "table.md").read_text()
-    header, _, *rows = (tmp_path / "evaluation.md").read_text().splitlines()
+        assert (output / f"{name}.png").stat().st_size > 10_000
+        assert (output / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+    assert "| AEVB | 1 |" in (output / "table.md").read_text()
+    header, _, *rows = (output / "evaluation.md").read_text().splitlines()
     assert header == "| run | seeds | " + " | ".join(mnist.NUMBERS) + " |"
-    assert [row.split(" | ")[0] for row in rows] == ["| WiSE-ALE", "| WAE"]
+    assert [row.split(" | ")[0] for row in rows] == ["| WiSE-ALE", "| AEVB"]

@@ -33,9 +33,16 @@ BOUNDS = (*_TERMS, "tightest")
 
 
 class AggregateKL(NamedTuple):
-    """Monte-Carlo estimate of KL[q(z) || N(0, I)], in nats.
+    """Monte-Carlo estimates about an aggregate posterior q(z), in nats.
 
     `kl + mutual_information == mean_kl` by construction, so both share one standard error.
+
+    Attributes:
+      kl: KL[q(z) || N(0, I)].
+      kl_stderr: its standard error over the draws.
+      mutual_information: I_q(x; z).
+      mutual_information_stderr: its standard error.
+      mean_kl: the mean of KL[q(z|x) || N(0, I)], in closed form.
     """
 
     kl: Float[Array, ""]
@@ -85,17 +92,20 @@ def wiseale_kl(
 ) -> Float[Array, ""]:
     """Upper bound on KL[(1/M) sum_i N(mean_i, diag exp(logvar_i)) || N(0, I)], in nats.
 
-    Time is quadratic in M and memory linear, with the gradient too; forward mode and second
-    derivatives work as well.
+    One number for the whole batch. The paper's loss, Eq. 27, takes 1/M of it for each example, on
+    top of the negative log-likelihood in nats, summed over the values of an example and averaged
+    over the batch. Time is quadratic in M and memory linear, with the gradient too; forward mode
+    and second derivatives work as well.
 
     Args:
-      mean, logvar: [M, d], the posterior of each example; bfloat16 is computed in float32. Beyond
-        -40..40, the pairs are those of the nearest logvar of these, with the slope that they have
-        there: exact, but for posteriors whose means coincide to nine digits, which overlap.
-      bound: "jensen" is the paper's (Lin et al. 2019, Eq. 21-24). It is d/2 (1 - ln 2) = 0.153 d
-        too large for a single posterior. "bhattacharyya" is that of Kolchinsky & Tracey (2017),
-        exact for one posterior and for well-separated ones. "tightest" is the smaller of the two,
-        with its gradient.
+      mean, logvar: [M, d], the posterior of each example; bfloat16 is computed in float32. A logvar
+        outside of -40..40 is clipped in the terms of pairs, which go on with the slope that they
+        have there, so that the gradient does not vanish: exact, unless two means agree to nine
+        digits.
+      bound: "jensen" is the paper's (Lin et al. 2019, Eq. 21-24), d/2 (1 - ln 2) = 0.153 d too
+        large for identical posteriors and for well-separated ones. "bhattacharyya" is that of
+        Kolchinsky & Tracey (2017), exact for both; between them, in few dimensions, Jensen's may be
+        the smaller. "tightest" is the smaller of the two, with its gradient.
       tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
       axis_name: inside `shard_map`, the mesh axis that the batch is split over; the result is then
         the bound for the whole batch, the same on every device. Inside `jit` alone the batch is
@@ -229,12 +239,12 @@ def aggregate_kl(
     its standard error. Hoffman & Johnson 2016.
 
     Of M examples drawn from many, it is in expectation an upper bound on the KL of the aggregate of
-    all, and never less than the mean KL of single posteriors less log M: where posteriors are so
-    narrow that M of them leave gaps, M decides, and not how they lie.
+    all, and at least mean_kl - log M: of very narrow posteriors, which leave gaps, it is about
+    that, wherever they lie.
 
     `num_samples` is static, a Python int: `jax.jit(aggregate_kl, static_argnums=3)`. Memory is
-    linear in M and in num_samples, but that of the gradient is their product. Beyond
-    -40..40, the mutual information is that of the nearest logvar of these.
+    linear in M and in num_samples, but that of the gradient is their product. For the mutual
+    information, logvar is clipped to -40..40.
 
     Raises ValueError as `gaussian_kl` does, and for num_samples < 2.
     """

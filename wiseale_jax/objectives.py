@@ -87,8 +87,8 @@ def wiseale(
       outputs, x, key: see the module. The bound needs the whole batch: it is not the mean of the
         bounds over parts of the batch.
       likelihood: the observation model.
-      kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, as a third-party port
-        has it, a prior M times stronger; or a number.
+      kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, a prior M times
+        stronger; or a number.
       bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
       warmup: see the module.
 
@@ -140,6 +140,7 @@ METHODS: dict[str, Callable[..., tuple[Array, Metrics]]] = {
     "wae_mmd": wae_mmd,
     "ae": ae,
 }
+"""The objectives by the names that `--method` takes."""
 
 WITHOUT_DENSITY = ("wae_mmd", "ae")
 """Methods that need no density q(z|x), and so take a deterministic encoder, too."""
