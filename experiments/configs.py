@@ -302,9 +302,6 @@ def check(config: Config) -> None:
         )
     if config.method in objectives.NEEDS_PAIRS and config.batch_size < 2:
         raise ValueError(f"method {config.method!r} needs batch_size >= 2")
-    for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}")
 
 
 def difference(stored: Config, asked: Config) -> str | None:

@@ -78,23 +78,27 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def choose_mesh(flag: str, batch_size: int) -> jax.sharding.Mesh | None:
-    """The devices to train on: "auto" is as many as divide the batch; None for a single one.
+def choose_mesh(flag: str, batch_size: int, microbatches: int = 1) -> jax.sharding.Mesh | None:
+    """The devices to train on: "auto" is as many as divide each part of the batch; None for one.
 
     Raises:
       ValueError: the flag is neither "auto" nor a number of devices that there are and that
-        divides the batch, or a process would have none of them.
+        divides each part of the batch, or a process would have none of them.
     """
     devices = len(jax.devices())
+    part = batch_size // microbatches
     if flag == "auto":
-        count = max(n for n in range(1, devices + 1) if batch_size % n == 0)
+        count = max(n for n in range(1, devices + 1) if part % n == 0)
     elif flag.isdecimal():
         count = int(flag)
     else:
         raise ValueError(f"mesh must be a number of devices or 'auto', got {flag!r}")
     mesh = programs.make_mesh(count)
-    if batch_size % count:
-        raise ValueError(f"batch_size {batch_size} is not a multiple of the mesh's {count} devices")
+    if part % count:
+        parts = "" if microbatches == 1 else f" in {microbatches} microbatches"
+        raise ValueError(
+            f"batch_size {batch_size}{parts} is not a multiple of the mesh's {count} devices"
+        )
     if len({device.process_index for device in mesh.devices.flat}) < jax.process_count():
         raise ValueError(
             f"a mesh of {count} of the {devices} devices leaves a process without any: choose a "

@@ -83,7 +83,7 @@ def train(
     if finished := check_workdir(config, workdir):
         print(finished + ("; there is no step left to profile" if profile else ""))
         return
-    mesh = processes.choose_mesh(mesh, config.batch_size)
+    mesh = processes.choose_mesh(mesh, config.batch_size, config.microbatches)
     run_folder.make_folder(workdir, "workdir")
     with locking.lock_for_all(workdir):
         if finished := check_workdir(config, workdir):  # By whoever held the lock until now.

@@ -217,6 +217,13 @@ def test_another_configuration_or_format_is_no_damage(tmp_path, monkeypatch):
         restore(tmp_path)
 
 
+def test_a_state_with_other_metrics_is_no_damage(tmp_path):
+    save(tmp_path, 1)
+    like = state(0.0)._replace(metric_sums={"loss": jnp.float32(0), "new": jnp.float32(0)})
+    with pytest.raises(ValueError, match=r"of another release, or .*: not both have metric_sums"):
+        restore(tmp_path, like=like)
+
+
 def test_an_interrupted_save_is_named_and_removed(tmp_path):
     save(tmp_path, 1)
     shutil.copytree(tmp_path / "1", tmp_path / "2.orbax-checkpoint-tmp")

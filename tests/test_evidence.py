@@ -136,6 +136,8 @@ def test_what_is_refused():
     x, _ = true.draw(3)
     with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
         importance_weighted_log_likelihood(true.trained, x, KEY, 0)
+    with pytest.raises(ValueError, match="x must have at least one example"):
+        importance_weighted_log_likelihood(true.trained, x[:0], KEY, 2)
     point = LinearGaussian(encoder="deterministic").trained
     with pytest.raises(ValueError, match="the encoder is deterministic"):
         importance_weighted_log_likelihood(point, x, KEY, 2)

@@ -1,5 +1,6 @@
 """A run folder written once, tests/golden, stays loadable with the same numbers."""
 
+import dataclasses
 import re
 import shutil
 from multiprocessing.reduction import ForkingPickler
@@ -81,6 +82,13 @@ def test_a_model_can_be_sent_to_another_process_and_is_short_to_print():
     model = wiseale_jax.load(golden_run.FOLDER)
     assert len(ForkingPickler.dumps(model)) > 4 * 187_653
     assert len(repr(model)) < 3000
+    bernoulli = dataclasses.replace(model, likelihood=wiseale_jax.LIKELIHOODS["bernoulli"])
+    assert len(ForkingPickler.dumps(bernoulli)) > 4 * 187_653
+
+
+def test_a_model_is_itself_and_no_other(tmp_path):
+    model = wiseale_jax.load(golden_run.FOLDER)
+    assert {model: "it"}[model] == "it" and model != wiseale_jax.load(golden_run.FOLDER)
 
 
 def test_another_network_is_refused_with_the_shapes(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from wiseale_jax.divergences import aggregate_kl, wiseale_kl, wiseale_kl_of_data
 from wiseale_jax.pairwise import PairTerm, gaussians, log_sum_exp, mean_log_sum_exp
 
 
-@pytest.mark.parametrize("tile_size", [1, 64])
+@pytest.mark.parametrize("tile_size", [1, 64, 10**6])
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_any_tile_gives_the_same(tile_size, bound):
     assert_matches(*normal_rows(75, 3), bound, tile_size=tile_size)
@@ -22,7 +22,10 @@ def test_several_groups_of_tiles(bound):
     assert_matches(*normal_rows(4500, 2), bound)
 
 
-@pytest.mark.parametrize(("latent", "bound"), [(65, "jensen"), (200, "bhattacharyya")])
+@pytest.mark.parametrize(
+    ("latent", "bound"),
+    [(65, "jensen"), (100, "bhattacharyya"), (130, "jensen"), (200, "bhattacharyya")],
+)
 def test_more_dimensions_than_are_unrolled(latent, bound):
     assert_matches(*normal_rows(33, latent), bound)
 

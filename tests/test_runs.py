@@ -70,6 +70,14 @@ def test_devices_that_do_not_divide_the_batch_are_refused(devices):
         processes.choose_mesh("2", 63)
 
 
+def test_devices_divide_each_part_of_a_batch(devices):
+    devices(4)
+    assert len(processes.choose_mesh("auto", 32, microbatches=8).devices) == 4
+    assert len(processes.choose_mesh("auto", 32, microbatches=16).devices) == 2
+    with pytest.raises(ValueError, match="32 in 16 microbatches is not a multiple of the mesh's 4"):
+        processes.choose_mesh("4", 32, microbatches=16)
+
+
 def test_a_cache_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     (tmp_path / "file").write_text("")

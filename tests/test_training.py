@@ -141,6 +141,35 @@ def test_evaluation_weighs_every_example_alike(size, batch_size):
     assert got == training.evaluate(program, variables, DATA[:size], 0)
 
 
+@pytest.mark.parametrize("size", [48, 50, 7])
+def test_evaluation_in_parts_is_that_of_whole_batches(size):
+    program = make("wiseale", 8, observation_noise="learned")
+    variables = training.create_state(program, 0, DATA[:1]).variables
+    want = training.evaluate(program, variables, DATA[:size], 0)
+    got = training.evaluate(program._replace(microbatches=4), variables, DATA[:size], 0)
+    for name, value in want.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5)
+
+
+def test_evaluation_in_parts_takes_less_memory():
+    wide = Architecture((8, 1), (Dense(4096), Dense(8)), (Dense(8), Reshape((8, 1))))
+    program = make("wiseale", 1024, wide)
+    data = jax.ShapeDtypeStruct((2048, 8, 1), jnp.float32)
+
+    def used(microbatches):
+        arguments = (
+            program._replace(microbatches=microbatches),
+            variables,
+            data,
+            jax.random.key(0),
+        )
+        lowered = training._evaluate_batches.lower(*arguments, 0, 2048, 1024)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    variables = training.create_state(program, 0, DATA[:1]).variables
+    assert used(16) < 0.2 * used(1)
+
+
 def test_a_single_example_left_over_joins_no_batch():
     program = make("wae_mmd", 7)
     variables = training.create_state(program, 0, DATA[:1]).variables

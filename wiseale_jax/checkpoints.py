@@ -234,27 +234,38 @@ def _check_record(record: Mapping[str, Any], config: Mapping[str, Any], what: st
 
 def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> Any:
     if like is None:
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
             checkpoints.item_metadata(step).state.tree,
         )
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    saved = checkpoints.item_metadata(step).state.tree
+    if differs := sorted(_leaves(abstract).keys() ^ _leaves(saved).keys()):
+        raise _OfAnotherRun(
+            f"checkpoint {step} in {checkpoints.directory} is of another release, or another "
+            f"method's: not both have {', '.join(differs[:3])}"
+        )
     arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     return checkpoints.restore(step, args=arguments).state
 
 
+def _leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree by their paths, whether it is of named tuples or of dicts."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def _digest(state: Any) -> str:
     """A digest of every array of a pytree, whether it is of named tuples or of dicts."""
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
+    leaves = _leaves(state)
     result = hashlib.sha256()
     for name in sorted(leaves):
         array = np.asarray(jax.device_get(leaves[name]))
         result.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        result.update(array.tobytes())
+        result.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return result.hexdigest()
 
 

@@ -323,6 +323,6 @@ def mmd(
 
     def mean_of_others(a):
         size = a.shape[0]
-        return jnp.sum(kernel(a, a) * (1 - jnp.eye(size))) / (size * (size - 1))
+        return jnp.sum(kernel(a, a) * (1 - jnp.eye(size, dtype=a.dtype))) / (size * (size - 1))
 
     return mean_of_others(z) + mean_of_others(prior_z) - 2 * jnp.mean(kernel(z, prior_z))

@@ -17,11 +17,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.divergences import gaussian_kl
 from wiseale_jax.likelihoods import Likelihood, squared_error
 from wiseale_jax.trained import TrainedAutoencoder
 
-# Examples that are decoded at once, which bounds the memory.
+# Examples that are decoded at once at most, which bounds the memory.
 _AT_ONCE = 128
 
 
@@ -60,7 +61,7 @@ def evidence(
 
     Args:
       trained: the model.
-      x: as the model takes them; all are in memory at once.
+      x: as the model takes them.
       key: for the samples.
     """
     return _evidence(trained.model, trained.likelihood, trained.variables, x, key)
@@ -70,23 +71,27 @@ def evidence(
 def _evidence(
     model: Autoencoder, likelihood: Likelihood, variables: Any, x: Array, key: PRNGKeyArray
 ) -> Evidence:
-    outputs = model.apply(variables, x, key)
-    at_mean = model.apply(variables, outputs.mean, method="decode")
-    log_prob = likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar)
-    kl = gaussian_kl(outputs.mean, outputs.logvar)
+    def of_block(rows):
+        x, noise = rows
+        outputs = model.apply(variables, x, noise, False, method="with_noise")
+        at_mean = model.apply(variables, outputs.mean, method="decode")
+        log_prob = likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar)
+        kl = gaussian_kl(outputs.mean, outputs.logvar)
+        drawn, drawn_at_mean = likelihood.mean(outputs.reconstruction), likelihood.mean(at_mean)
+        return Evidence(
+            mean=outputs.mean,
+            logvar=outputs.logvar,
+            reconstruction=drawn_at_mean,
+            reconstruction_error=likelihood.error(x, outputs.reconstruction),
+            reconstruction_error_at_mean=likelihood.error(x, at_mean),
+            mse=squared_error(x, drawn) / x[0].size,
+            mse_at_mean=squared_error(x, drawn_at_mean) / x[0].size,
+            aevb_kl=kl,
+            elbo=log_prob - kl,
+        )
 
-    drawn, drawn_at_mean = likelihood.mean(outputs.reconstruction), likelihood.mean(at_mean)
-    return Evidence(
-        mean=outputs.mean,
-        logvar=outputs.logvar,
-        reconstruction=drawn_at_mean,
-        reconstruction_error=likelihood.error(x, outputs.reconstruction),
-        reconstruction_error_at_mean=likelihood.error(x, at_mean),
-        mse=squared_error(x, drawn) / x[0].size,
-        mse_at_mean=squared_error(x, drawn_at_mean) / x[0].size,
-        aevb_kl=kl,
-        elbo=log_prob - kl,
-    )
+    noise = jax.random.normal(key, (len(x), model.latent_dim))
+    return in_blocks(of_block, (x, noise), block_size(model.architecture.shape))
 
 
 class LogLikelihood(NamedTuple):
@@ -118,16 +123,19 @@ def importance_weighted_log_likelihood(
 
     Args:
       trained: the model, of either likelihood; a learned observation noise is used as learned.
-      x: as the model takes them. Memory is that of decoding 128 examples, besides x.
+      x: as the model takes them. Memory is that of decoding 128 examples or fewer, besides x.
       key: for the draws.
       num_samples: K, at least 1.
       progress: whether to show a bar, where the output is a terminal.
 
     Raises:
-      ValueError: num_samples is less than 1, or the encoder is deterministic.
+      ValueError: num_samples is less than 1, there are no examples, or the encoder is
+        deterministic.
     """
     if num_samples < 1:
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if not len(x):
+        raise ValueError("x must have at least one example, got none")
     if trained.model.encoder == "deterministic":
         raise ValueError("importance weights need a density q(z|x): the encoder is deterministic")
     found = []
@@ -139,10 +147,11 @@ def importance_weighted_log_likelihood(
         leave=False,
         disable=None if progress else True,
     ) as bar:
-        for start in range(0, len(x), _AT_ONCE):
-            part = np.asarray(x[start : start + _AT_ONCE])
+        at_once = min(_AT_ONCE, block_size(trained.model.architecture.shape))
+        for start in range(0, len(x), at_once):
+            part = np.asarray(x[start : start + at_once])
             # Filled up, so that one compiled program serves all.
-            rows = np.minimum(np.arange(min(_AT_ONCE, len(x))), len(part) - 1)
+            rows = np.minimum(np.arange(min(at_once, len(x))), len(part) - 1)
             keys = jax.random.split(jax.random.fold_in(key, start), num_samples)
             log_weights = _log_weights(
                 trained.model, trained.likelihood, trained.variables, part[rows], keys

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
 from wiseale_jax.autoencoder import Outputs
+from wiseale_jax.blocks import in_blocks
 from wiseale_jax.objectives import Metrics
 from wiseale_jax.programs import AXIS, Program, is_sharded
 
@@ -63,6 +64,25 @@ def _forward(
         (outputs.mean, outputs.logvar, outputs.z), NamedSharding(program.mesh, whole)
     )
     return outputs._replace(mean=mean, logvar=logvar, z=z), batch_stats
+
+
+def apply_in_parts(program: Program, variables: Any, x: Array, noise: Array) -> Outputs:
+    """The network's outputs, not training, for at most as many examples at a time as in training.
+
+    Args:
+      program: what was trained; its `microbatches` say how many.
+      variables: parameters and running statistics.
+      x: one batch or less, `[size, *shape]`.
+      noise: of the latent sample, `[size, latent]`.
+    """
+
+    def apply(part):
+        outputs = program.model.apply(variables, *part, False, method="with_noise")
+        return outputs[:-1]  # The noise of p(x|z) is no row of the batch.
+
+    arrays = in_blocks(apply, (x, noise), program.batch_size // program.microbatches)
+    observation_logvar = program.model.apply(variables, method="observation_logvar")
+    return Outputs(*arrays, observation_logvar)
 
 
 def _of_batch(

@@ -110,7 +110,11 @@ def _cross_entropy(x: Array, logits: Array) -> Array:
     return -bernoulli_log_likelihood(x, logits)
 
 
+def _sigmoid(logits: Array) -> Array:
+    return jax.nn.sigmoid(logits)
+
+
 LIKELIHOODS = {
     "gaussian": Likelihood(gaussian_log_likelihood, squared_error, _itself),
-    "bernoulli": Likelihood(_bernoulli_log_prob, _cross_entropy, jax.nn.sigmoid),
+    "bernoulli": Likelihood(_bernoulli_log_prob, _cross_entropy, _sigmoid),
 }

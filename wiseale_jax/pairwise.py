@@ -71,6 +71,7 @@ class _Tiling(NamedTuple):
 
 
 def _choose_tiling(sources: int, targets: int, latent: int, tile_size: int | None) -> _Tiling:
+    tile_size = tile_size and min(tile_size, targets)
     most = tile_size or min(max(_LANES // latent, 32), 256)
     blocks = -(-targets // most)
     lanes = tile_size or -(-targets // (8 * blocks)) * 8
@@ -149,21 +150,21 @@ def _log_terms(
     if latent <= _UNROLLED:
         state = some_dimensions(state, sources, targets)
     else:
-        # Dimensions that are added have s = 1 and no distance, and so no part in l.
-        missing = -latent % _UNROLLED
+        chunks = -(-latent // _UNROLLED)
+        width = -(-latent // (2 * chunks)) * 2  # Even, as two dimensions share a division.
 
-        def chunk(k, state):
-            def take(side, axis):
-                def of(array, value):
-                    widths = [(0, missing if a == axis else 0) for a in range(array.ndim)]
-                    array = jnp.pad(array, widths, constant_values=value)
-                    return lax.dynamic_slice_in_dim(array, k * _UNROLLED, _UNROLLED, axis)
+        def chunk(k, state, width=width):
+            def take(side):
+                arrays = (side.mean, side.variance)
+                arrays = (lax.dynamic_slice_in_dim(a, k, width, 1) for a in arrays)
+                return Gaussians(*arrays, side.bias)
 
-                return Gaussians(of(side.mean, 0.0), of(side.variance, 0.5), side.bias)
+            return some_dimensions(state, take(sources), take(targets))
 
-            return some_dimensions(state, take(sources, 1), take(targets, 1))
-
-        state = lax.fori_loop(0, (latent + missing) // _UNROLLED, chunk, state)
+        whole = latent // width * width
+        state = lax.fori_loop(0, whole // width, lambda i, s: chunk(i * width, s), state)
+        if whole < latent:
+            state = chunk(whole, state, latent - whole)
     squares, exponent, mantissa = state
     log_product = exponent.astype(mantissa.dtype) * math.log(2) + jnp.log(mantissa)
     bias = sources.bias[:, None] + targets.bias[:, None]
@@ -323,7 +324,8 @@ def mean_log_sum_exp(
 @mean_log_sum_exp.defjvp
 def _mean_log_sum_exp_jvp(term, tile_size, axis_name, primals, tangents):
     value, gradient = _value_and_gradient(*primals, term, tile_size, axis_name)
-    tangent = sum(jnp.vdot(g, t) for g, t in zip(gradient, tangents, strict=True))
+    # Not as a matrix product, which some devices round to fewer bits.
+    tangent = sum(jnp.sum(g * t) for g, t in zip(gradient, tangents, strict=True))
     return value, tangent if axis_name is None else lax.psum(tangent, axis_name)
 
 

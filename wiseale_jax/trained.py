@@ -17,13 +17,14 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import run_folder
 from wiseale_jax.autoencoder import Autoencoder, build_autoencoder
+from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.datasets import find
 from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainedAutoencoder:
-    """A model with its parameters; every method is jitted.
+    """A model with its parameters; every method is jitted, and takes any number of examples.
 
     Inside a jitted function of your own, `model.apply(variables, x, method="encode")` takes the
     parameters as an argument; a method of this class would make them constants of the program.
@@ -171,9 +172,13 @@ def _shapes_of(model: Autoencoder) -> dict[str, tuple[int, ...]]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: Autoencoder, variables: Any, x: Array) -> tuple[Array, Array]:
-    return model.apply(variables, x, method="encode")
+    encode = functools.partial(model.apply, variables, method="encode")
+    return in_blocks(encode, x, block_size(model.architecture.shape))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _decode(model: Autoencoder, likelihood: Likelihood, variables: Any, z: Array) -> Array:
-    return likelihood.mean(model.apply(variables, z, method="decode"))
+    def decode(z):
+        return likelihood.mean(model.apply(variables, z, method="decode"))
+
+    return in_blocks(decode, z, block_size(model.architecture.shape))

@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from wiseale_jax.gradients import gradient
+from wiseale_jax.gradients import apply_in_parts, gradient
 from wiseale_jax.objectives import Metrics
 from wiseale_jax.programs import Program, replicate, shard
 
@@ -257,7 +257,8 @@ def _evaluate_batches(
         batch = lax.dynamic_slice_in_dim(data, start + index * batch_size, batch_size)
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
         x = program.preprocess(shard(program, batch), keys[0])
-        outputs = program.model.apply(variables, x, keys[1])
+        noise = jax.random.normal(keys[1], (batch_size, program.model.latent_dim))
+        outputs = apply_in_parts(program, variables, x, noise)
         return program.objective(outputs, x, keys[2])[1]
 
     metrics = lax.map(one, jnp.arange((stop - start) // batch_size))
