@@ -71,12 +71,14 @@ def create_state(program: Program, seed: int, example: Array) -> TrainState:
       seed: of the run.
       example: one stored example or more, `[batch, ...]`.
     """
-    key = jax.random.key(seed)
+    return replicate(program, _initial_state(program, jax.random.key(seed), jnp.asarray(example)))
+
+
+@functools.partial(jax.jit, static_argnums=0)  # One program, and not one for every parameter.
+def _initial_state(program: Program, key: PRNGKeyArray, example: Array) -> TrainState:
     init_key, sample_key, objective_key = jax.random.split(jax.random.fold_in(key, _INIT), 3)
-    x = program.preprocess(jnp.asarray(example), sample_key)
-    variables = jax.jit(program.model.init, static_argnames="train")(
-        init_key, x, sample_key, train=False
-    )
+    x = program.preprocess(example, sample_key)
+    variables = program.model.init(init_key, x, sample_key, train=False)
 
     def metrics_of(variables, x):
         return program.objective(program.model.apply(variables, x, sample_key), x, objective_key)[1]
@@ -84,7 +86,7 @@ def create_state(program: Program, seed: int, example: Array) -> TrainState:
     # Two examples, as the MMD needs two.
     shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
     zeros = {name: jnp.zeros((), metric.dtype) for name, metric in shapes.items()}
-    state = TrainState(
+    return TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(key),
         params=variables["params"],
@@ -93,10 +95,8 @@ def create_state(program: Program, seed: int, example: Array) -> TrainState:
         metric_sums=zeros,
         summed=jnp.int32(0),
         skipped=jnp.int32(0),
-        # Of its own: a buffer cannot be donated twice.
-        fault=jax.tree.map(jnp.zeros_like, {**zeros, GRADIENT: jnp.zeros(())}),
+        fault={**zeros, GRADIENT: jnp.zeros(())},
     )
-    return replicate(program, state)
 
 
 def train_step(program: Program, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
