@@ -29,36 +29,23 @@ def test_well_separated_posteriors_cost_log_m_less_than_one_by_one(monkeypatch):
         np.testing.assert_allclose(row["bhattacharyya"], row["truth"], rtol=1e-5)
         np.testing.assert_allclose(row["jensen"] - row["truth"], 1 - np.log(2), atol=5e-3)
         assert row["error"] < 1e-3
-        assert row["apart"] < 1e-3
+        np.testing.assert_allclose(row["own"], 1, rtol=1e-5)
 
 
-def test_gradients_of_posteriors_that_overlap():
-    """Of identical ones they are the same; of others, as float64 formulas have it."""
-    mean = np.random.default_rng(0).standard_normal((50, 2)).astype(np.float32)
-    logvar = np.full_like(mean, -1)
-    np.testing.assert_allclose(
-        tightness.gradients_apart(np.full_like(mean, 2), logvar), 0, atol=1e-6
+def test_own_share_is_that_of_float64_densities():
+    rng = np.random.default_rng(0)
+    mean, logvar = rng.standard_normal((50, 2)), rng.uniform(-4, 0, (50, 2))
+    variance = np.exp(logvar)[:, None] + np.exp(logvar)
+    density = np.prod(
+        np.exp(-0.5 * (mean[:, None] - mean) ** 2 / variance) / np.sqrt(variance), axis=2
     )
-
-    def numerical(loss):
-        step, eye = 1e-5, np.eye(2 * mean.size).reshape(-1, 2, *mean.shape)
-        both = np.stack([mean, logvar]).astype(np.float64)
-        return [(loss(*(both + step * e)) - loss(*(both - step * e))) / (2 * step) for e in eye]
-
-    def bound(m, v):
-        variance = np.exp(v)[:, None] + np.exp(v)
-        pairs = -0.5 * np.sum((m[:, None] - m) ** 2 / variance + np.log(variance), axis=2)
-        return np.mean(
-            np.log(np.mean(np.exp(pairs), axis=1)) + np.sum(m**2 + np.exp(v), axis=1) / 2
-        )
-
-    def mean_kl(m, v):
-        return np.mean(np.sum(m**2 + np.exp(v) - v, axis=1)) / 2
-
-    a, b = np.array(numerical(bound)), np.array(numerical(mean_kl))
-    want = np.linalg.norm(a - b) / (np.linalg.norm(a) + np.linalg.norm(b))
-    assert want > 0.3
-    np.testing.assert_allclose(tightness.gradients_apart(mean, logvar), want, rtol=1e-4)
+    want = np.mean(np.diag(density) / density.sum(axis=1))
+    assert 0.1 < want < 0.9
+    np.testing.assert_allclose(
+        tightness.own_share(np.float32(mean), np.float32(logvar)), want, 1e-5
+    )
+    same = np.zeros((50, 2), np.float32)
+    np.testing.assert_allclose(tightness.own_share(same, same), 1 / 50, rtol=1e-5)
 
 
 def test_posteriors_of_a_run_are_those_of_its_test_set(data_dir, tmp_path):
