@@ -90,3 +90,10 @@ def test_aggregate_kl_of_many_samples_is_linear_in_memory():
 def test_axis_name_outside_shard_map_is_refused():
     with pytest.raises(ValueError, match="'data' is not an axis of a shard_map"):
         wiseale_kl(np.zeros((3, 2), "f"), np.zeros((3, 2), "f"), axis_name="data")
+
+
+def test_the_bound_may_be_given_by_position():
+    mean, logvar = normal_rows(5, 2)
+    for function in (wiseale_kl, wiseale_kl_of_dataset):
+        got, want = function(mean, logvar, "tightest"), function(mean, logvar, bound="tightest")
+        assert got == want != function(mean, logvar)

@@ -85,8 +85,8 @@ def gaussian_kl(
 def wiseale_kl(
     mean: Float[Array, "batch latent"],
     logvar: Float[Array, "batch latent"],
-    *,
     bound: str = "jensen",
+    *,
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -108,7 +108,8 @@ def wiseale_kl(
         the smaller. "tightest" is the smaller of the two, with its gradient.
       tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
       axis_name: inside `shard_map`, the mesh axis that the batch is split over; the result is then
-        the bound for the whole batch, the same on every device. Inside `jit` alone the batch is
+        the bound for the whole batch, the same on every device. Without it, it is that of the
+        device's own part, and the mean of these is another number. Inside `jit` alone the batch is
         whole, whatever devices it lies on, and needs no name. With `check_vma=False` a gradient
         taken inside is too large by the number of devices, as that of any `psum` is.
 
@@ -189,8 +190,8 @@ _rows_log_sum_exp = jax.jit(log_sum_exp, static_argnums=2)
 def wiseale_kl_of_dataset(
     mean: Float[Array, "examples latent"],
     logvar: Float[Array, "examples latent"],
-    *,
     bound: str = "jensen",
+    *,
     progress: bool = True,
 ) -> float:
     """`wiseale_kl` over a whole data set, the paper's Eq. 21 for all N, with a progress bar.
