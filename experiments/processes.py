@@ -102,6 +102,6 @@ def choose_mesh(flag: str, batch_size: int, microbatches: int = 1) -> jax.shardi
     if len({device.process_index for device in mesh.devices.flat}) < jax.process_count():
         raise ValueError(
             f"a mesh of {count} of the {devices} devices leaves a process without any: choose a "
-            "batch_size that more devices divide, or start fewer processes"
+            "batch_size whose microbatches more devices divide, or start fewer processes"
         )
     return mesh if devices > 1 else None

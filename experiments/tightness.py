@@ -22,14 +22,13 @@ from tqdm import tqdm
 
 from experiments import runs
 from wiseale_jax import DATASETS, aggregate_kl, gaussian_kl, load, load_examples, wiseale_kl
-from wiseale_jax.pairwise import PairTerm, gaussians, log_sum_exp
+from wiseale_jax.pairwise import JENSEN, LOGVAR_LIMIT, gaussians, log_sum_exp
 
 FLAGS = flags.FLAGS
 
 SIZES = (64, 256, 1024, 4096, 16384)
 _BOUNDS = ("jensen", "bhattacharyya")
-_JENSEN = PairTerm(distance=0.5, entropy=0.0)
-# Examples that an encoder takes at once.
+# Examples on the device at once.
 _AT_ONCE = 1000
 
 
@@ -61,7 +60,7 @@ def rows_by_size(
         parts = [slice(a, a + size) for a in range(0, len(mean) - size + 1, size)]
         each = [
             _compare(mean[part], logvar[part], max(2, samples // len(parts)), seed + part.start)
-            | {"own": own_share(mean[part], logvar[part])}
+            | {"own": float(own_share(mean[part], logvar[part]))}
             for part in tqdm(parts, desc=f"batches of {size}", leave=False, disable=None)
         ]
         found[size] = {name: float(np.mean([r[name] for r in each])) for name in each[0]}
@@ -74,11 +73,12 @@ def own_share(mean: Float[Array, "batch latent"], logvar: Float[Array, "batch la
     """The mean over i of N(mu_i; mu_i, 2 sigma_i^2) / sum_j N(mu_i; mu_j, sigma_i^2 + sigma_j^2).
 
     Of the pairs of the paper's bound, Eq. 21. Range: 1/M, all posteriors are one, to 1, none
-    overlap; for logvar in -40..40.
+    overlap. Beyond -40..40, logvar is the nearest of these.
     """
-    posteriors = gaussians(mean, logvar, _JENSEN)
+    logvar = jnp.clip(logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT)
+    posteriors = gaussians(mean, logvar, JENSEN)
     own = -0.5 * jnp.sum(logvar + math.log(2), axis=1)
-    return jnp.mean(jnp.exp(own - log_sum_exp(posteriors, posteriors, _JENSEN.distance)))
+    return jnp.mean(jnp.exp(own - log_sum_exp(posteriors, posteriors, JENSEN.distance)))
 
 
 def _compare(mean: np.ndarray, logvar: np.ndarray, samples: int, seed: int) -> dict[str, float]:

@@ -220,7 +220,10 @@ def test_another_configuration_or_format_is_no_damage(tmp_path, monkeypatch):
 def test_a_state_with_other_metrics_is_no_damage(tmp_path):
     save(tmp_path, 1)
     like = state(0.0)._replace(metric_sums={"loss": jnp.float32(0), "new": jnp.float32(0)})
-    with pytest.raises(ValueError, match=r"of another release, or .*: not both have metric_sums"):
+    words = (
+        "checkpoint 1 in .* is of another release: not both it and this one have metric_sums/new"
+    )
+    with pytest.raises(ValueError, match=words):
         restore(tmp_path, like=like)
 
 

@@ -1,4 +1,4 @@
-"""What README says of beta-VAE on sine waves: its training collapses, its objective does not."""
+"""What RESULTS.md says of beta-VAE on waves: the training collapses, the objective does not."""
 
 import jax
 import jax.numpy as jnp

@@ -46,6 +46,7 @@ def test_own_share_is_that_of_float64_densities():
     )
     same = np.zeros((50, 2), np.float32)
     np.testing.assert_allclose(tightness.own_share(same, same), 1 / 50, rtol=1e-5)
+    np.testing.assert_allclose(tightness.own_share(np.float32(mean), same - 90), 1, rtol=1e-5)
 
 
 def test_posteriors_of_a_run_are_those_of_its_test_set(data_dir, tmp_path):

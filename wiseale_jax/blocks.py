@@ -28,16 +28,15 @@ def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
       size: rows of a block, at least 1.
     """
     total = len(jax.tree.leaves(rows)[0])
-    if total <= size:
+    blocks = -(-total // size)
+    if blocks == 1:
         return function(rows)
-    whole = total - total % size
+    size = -(-total // blocks)
 
     def split(a):
-        return a[:whole].reshape(-1, size, *a.shape[1:])
+        # The last row again fills the last block: one program serves all.
+        missing = [(0, blocks * size - total)] + [(0, 0)] * (a.ndim - 1)
+        return jnp.pad(a, missing, mode="edge").reshape(blocks, size, *a.shape[1:])
 
     found = lax.map(function, jax.tree.map(split, rows))
-    found = jax.tree.map(lambda a: a.reshape(whole, *a.shape[2:]), found)
-    if whole == total:
-        return found
-    last = function(jax.tree.map(lambda a: a[whole:], rows))
-    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, last)
+    return jax.tree.map(lambda a: a.reshape(blocks * size, *a.shape[2:])[:total], found)

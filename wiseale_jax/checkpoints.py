@@ -180,9 +180,7 @@ def restore(
         try:
             record = _restore_record(checkpoints, step)
             _check_record(record, config, f"checkpoint {step} in {checkpoints.directory}")
-            state = _restore_state(checkpoints, step, like)
-            if _digest(state) != record["digest"]:
-                raise ValueError("its contents are not what was saved")
+            state = _restore_state(checkpoints, step, like, record["digest"])
             return Restored(step, state, record, damaged)
         except (_OfAnotherRun, MemoryError, PermissionError):
             raise
@@ -232,22 +230,31 @@ def _check_record(record: Mapping[str, Any], config: Mapping[str, Any], what: st
         raise _OfAnotherRun(f"{what} was written by another configuration: {differs}")
 
 
-def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> Any:
+def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any, digest: str) -> Any:
+    wanted = like
     if like is None:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        like = jax.tree.map(
+        wanted = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
             checkpoints.item_metadata(step).state.tree,
         )
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    saved = checkpoints.item_metadata(step).state.tree
-    if differs := sorted(_leaves(abstract).keys() ^ _leaves(saved).keys()):
-        raise _OfAnotherRun(
-            f"checkpoint {step} in {checkpoints.directory} is of another release, or another "
-            f"method's: not both have {', '.join(differs[:3])}"
-        )
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
     arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    return checkpoints.restore(step, args=arguments).state
+    try:
+        state = checkpoints.restore(step, args=arguments).state
+    except ValueError:
+        if like is not None:
+            # Of other arrays than these: is it damaged, or as it was saved, by another release?
+            saved = _leaves(_restore_state(checkpoints, step, None, digest))
+            if differs := sorted(saved.keys() ^ _leaves(abstract).keys()):
+                raise _OfAnotherRun(
+                    f"checkpoint {step} in {checkpoints.directory} is of another release: not both "
+                    f"it and this one have {', '.join(differs[:3])}"
+                ) from None
+        raise
+    if _digest(state) != digest:
+        raise ValueError("its contents are not what was saved")
+    return state
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

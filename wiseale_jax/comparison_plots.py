@@ -53,8 +53,8 @@ def _short(label: str) -> str:
 def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
     """The paper's Figure 6: training metrics by epoch, median and range over runs of a label.
 
-    An epoch in which a step went far astray, or a first one far from all others, would leave
-    nothing else to see: an axis ends before it, and says so.
+    An epoch in which a step went far astray, or first ones far from all others, would leave nothing
+    else to see: an axis ends before them, and says so.
 
     Args:
       runs: label and rows of metrics.jsonl, several runs of a label one per seed.
@@ -81,7 +81,7 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
             )
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15)
             shown += [curve[np.isfinite(curve)] for curve in values]
-        if name == "reconstruction_error":
+        if name == "reconstruction_error" and any(np.any(curve > 0) for curve in shown):
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(LogFormatter())
             axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
@@ -101,8 +101,8 @@ def _leave_out_strays(axes: Axes, curves: Sequence[np.ndarray]) -> None:
     """Ends an axis a little beyond what the curves are without peaks, if these are far higher.
 
     Without peaks an epoch's value is the median of five, two to each side; but the first is itself,
-    as curves begin far from where they go. The first tenth of the epochs does not count if it is so
-    far that the others would be seen as a line.
+    as curves begin far from where they go. On a linear axis the first tenth of the epochs does not
+    count if it is so far that the others would be seen as a line.
     """
     is_log = axes.get_yscale() == "log"
     curves = [np.log10(curve[curve > 0]) if is_log else curve for curve in curves]
@@ -115,7 +115,7 @@ def _leave_out_strays(axes: Axes, curves: Sequence[np.ndarray]) -> None:
     ]
     calm = np.concatenate(medians)
     later = np.concatenate([row[len(row) // 10 :] for row in medians])
-    if np.ptp(calm) > 10 * np.ptp(later):
+    if not is_log and np.ptp(calm) > 10 * np.ptp(later):
         calm = later
     # In nats, or decades: of curves that are flat, too, some height is seen.
     span = max(np.ptp(calm), 0.1)

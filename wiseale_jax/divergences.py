@@ -16,18 +16,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from wiseale_jax.pairwise import (
+    BHATTACHARYYA,
+    JENSEN,
     LOGVAR_LIMIT,
     Gaussians,
-    PairTerm,
     gaussians,
     log_sum_exp,
     mean_log_sum_exp,
 )
 
-_TERMS = {
-    "jensen": PairTerm(distance=0.5, entropy=0.0),
-    "bhattacharyya": PairTerm(distance=0.25, entropy=0.25),
-}
+_TERMS = {"jensen": JENSEN, "bhattacharyya": BHATTACHARYYA}
 
 BOUNDS = (*_TERMS, "tightest")
 
@@ -277,9 +275,8 @@ def aggregate_log_density(
     """log q(z) + d/2 log 2 pi of each point, in nats; beyond -40..40, logvar is the nearest."""
     # Pairs of a point, which has no variance, and a Gaussian.
     points = Gaussians(z, jnp.zeros_like(z), jnp.zeros(z.shape[0], z.dtype))
-    term = _TERMS["jensen"]
-    everyone = gaussians(mean, _in_range(logvar), term)
-    return log_sum_exp(points, everyone, term.distance) - jnp.log(mean.shape[0])
+    everyone = gaussians(mean, _in_range(logvar), JENSEN)
+    return log_sum_exp(points, everyone, JENSEN.distance) - jnp.log(mean.shape[0])
 
 
 _MMD_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)

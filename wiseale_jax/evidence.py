@@ -22,16 +22,14 @@ from wiseale_jax.divergences import gaussian_kl
 from wiseale_jax.likelihoods import Likelihood, squared_error
 from wiseale_jax.trained import TrainedAutoencoder
 
-# Examples that are decoded at once at most, which bounds the memory.
+# Examples in memory at once.
 _AT_ONCE = 128
 
 
 class Evidence(NamedTuple):
-    """What one pass through the autoencoder says of each example, `[size]` but for the first three.
+    """What one pass through the autoencoder says of each example, `[size]` but for the last three.
 
     Attributes:
-      mean, logvar: the posterior, `[size, latent]`.
-      reconstruction: E[x|z] at the posterior's mean, `[size, *shape]`.
       reconstruction_error: of a sampled z, summed over the pixels or samples of the example:
         squared error (Gaussian, squared units of the data) or cross-entropy (Bernoulli, nats).
       reconstruction_error_at_mean: the same with z the posterior's mean.
@@ -41,17 +39,19 @@ class Evidence(NamedTuple):
       aevb_kl: KL[q(z|x) || N(0, I)].
       elbo: the evidence lower bound of AEVB by the sampled z, log p(x|z) - `aevb_kl`. Kingma and
         Welling, "Auto-Encoding Variational Bayes" (2014), Eq. 7.
+      mean, logvar: the posterior, `[size, latent]`.
+      reconstruction: E[x|z] at the posterior's mean, `[size, *shape]`.
     """
 
-    mean: Float[Array, "size latent"]
-    logvar: Float[Array, "size latent"]
-    reconstruction: Float[Array, "size *shape"]
     reconstruction_error: Float[Array, " size"]
     reconstruction_error_at_mean: Float[Array, " size"]
     mse: Float[Array, " size"]
     mse_at_mean: Float[Array, " size"]
     aevb_kl: Float[Array, " size"]
     elbo: Float[Array, " size"]
+    mean: Float[Array, "size latent"]
+    logvar: Float[Array, "size latent"]
+    reconstruction: Float[Array, "size *shape"]
 
 
 def evidence(
@@ -123,7 +123,7 @@ def importance_weighted_log_likelihood(
 
     Args:
       trained: the model, of either likelihood; a learned observation noise is used as learned.
-      x: as the model takes them. Memory is that of decoding 128 examples or fewer, besides x.
+      x: as the model takes them. Memory is that of decoding 128 examples at most, besides x.
       key: for the draws.
       num_samples: K, at least 1.
       progress: whether to show a bar, where the output is a terminal.
@@ -147,11 +147,10 @@ def importance_weighted_log_likelihood(
         leave=False,
         disable=None if progress else True,
     ) as bar:
-        at_once = min(_AT_ONCE, block_size(trained.model.architecture.shape))
-        for start in range(0, len(x), at_once):
-            part = np.asarray(x[start : start + at_once])
+        for start in range(0, len(x), _AT_ONCE):
+            part = np.asarray(x[start : start + _AT_ONCE])
             # Filled up, so that one compiled program serves all.
-            rows = np.minimum(np.arange(min(at_once, len(x))), len(part) - 1)
+            rows = np.minimum(np.arange(min(_AT_ONCE, len(x))), len(part) - 1)
             keys = jax.random.split(jax.random.fold_in(key, start), num_samples)
             log_weights = _log_weights(
                 trained.model, trained.likelihood, trained.variables, part[rows], keys
@@ -175,15 +174,21 @@ def _average(log_weights: Float[np.ndarray, "samples size"]) -> LogLikelihood:
 def _log_weights(
     model: Autoencoder, likelihood: Likelihood, variables: Any, x: Array, keys: PRNGKeyArray
 ) -> Float[Array, "samples size"]:
-    mean, logvar = model.apply(variables, x, method="encode")
+    block = block_size(model.architecture.shape)
+    encode = functools.partial(model.apply, variables, method="encode")
+    mean, logvar = in_blocks(encode, x, block)
     observation_logvar = model.apply(variables, method="observation_logvar")
+
+    def log_prob(rows):
+        x, z = rows
+        reconstruction = model.apply(variables, z, method="decode")
+        return likelihood.log_prob(x, reconstruction, observation_logvar)
 
     def one(key):
         noise = jax.random.normal(key, mean.shape)
         z = mean + jnp.exp(0.5 * logvar) * noise
-        reconstruction = model.apply(variables, z, method="decode")
         # log p(z) - log q(z|x); the d/2 log 2 pi cancel.
         log_ratio = 0.5 * jnp.sum(noise**2 + logvar - z**2, axis=1)
-        return likelihood.log_prob(x, reconstruction, observation_logvar) + log_ratio
+        return in_blocks(log_prob, (x, z), block) + log_ratio
 
     return lax.map(one, keys)

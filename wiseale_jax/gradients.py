@@ -14,7 +14,7 @@ from jaxtyping import Array, PRNGKeyArray
 from wiseale_jax.autoencoder import Outputs
 from wiseale_jax.blocks import in_blocks
 from wiseale_jax.objectives import Metrics
-from wiseale_jax.programs import AXIS, Program, is_sharded
+from wiseale_jax.programs import AXIS, Program, is_sharded, shard
 
 
 def gradient(
@@ -77,7 +77,8 @@ def apply_in_parts(program: Program, variables: Any, x: Array, noise: Array) -> 
     """
 
     def apply(part):
-        outputs = program.model.apply(variables, *part, False, method="with_noise")
+        x, noise = (shard(program, a) for a in part)
+        outputs = program.model.apply(variables, x, noise, False, method="with_noise")
         return outputs[:-1]  # The noise of p(x|z) is no row of the batch.
 
     arrays = in_blocks(apply, (x, noise), program.batch_size // program.microbatches)

@@ -46,6 +46,10 @@ class PairTerm(NamedTuple):
     entropy: float
 
 
+JENSEN = PairTerm(distance=0.5, entropy=0.0)
+BHATTACHARYYA = PairTerm(distance=0.25, entropy=0.25)
+
+
 class Gaussians(NamedTuple):
     """Gaussians as one side of the pairs.
 
