@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,6 +27,19 @@ def pytest_xdist_auto_num_workers(config):
         return min(4, os.cpu_count())
     config.option.dist = "no"
     return 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_memory_maps():
+    """Has compiled programs go before there are too many.
+
+    Each has some ten memory maps, and Linux lets a process have 65,530: more, and XLA aborts it.
+    """
+    yield
+    maps = Path("/proc/self/maps")
+    if "jax" in sys.modules and maps.exists() and maps.read_bytes().count(b"\n") > 15_000:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
