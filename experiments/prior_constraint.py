@@ -252,7 +252,8 @@ def verdict(found: Mapping[str, Mapping[str, Region]], tolerance: float) -> str:
         for view, by_loss in found.items():
             aevb, r = by_loss["AEVB"], by_loss[name]
             is_wider = [r.mean_width > aevb.mean_width, r.sigma_ratio > aevb.sigma_ratio]
-            wider += is_wider if name != CHARGED else []
+            if name != CHARGED:
+                wider += is_wider
             said = ["wider" if one else "not wider" for one in is_wider]
             lines.append(
                 f"- {view.removeprefix('m: ')}; {name}: mean {said[0]} ({r.mean_width:.2f} against "

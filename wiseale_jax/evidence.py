@@ -153,7 +153,12 @@ def importance_weighted_log_likelihood(
             rows = np.minimum(np.arange(min(_AT_ONCE, len(x))), len(part) - 1)
             keys = jax.random.split(jax.random.fold_in(key, start), num_samples)
             log_weights = _log_weights(
-                trained.model, trained.likelihood, trained.variables, part[rows], keys
+                trained.model,
+                trained.likelihood,
+                trained.variables,
+                part[rows],
+                *trained.encode(part[rows]),
+                keys,
             )
             found.append(_average(np.asarray(log_weights, np.float64)[:, : len(part)]))
             bar.update(len(part) * num_samples)
@@ -172,11 +177,15 @@ def _average(log_weights: Float[np.ndarray, "samples size"]) -> LogLikelihood:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _log_weights(
-    model: Autoencoder, likelihood: Likelihood, variables: Any, x: Array, keys: PRNGKeyArray
+    model: Autoencoder,
+    likelihood: Likelihood,
+    variables: Any,
+    x: Array,
+    mean: Float[Array, "size latent"],
+    logvar: Float[Array, "size latent"],
+    keys: PRNGKeyArray,
 ) -> Float[Array, "samples size"]:
     block = block_size(model.architecture.shape)
-    encode = functools.partial(model.apply, variables, method="encode")
-    mean, logvar = in_blocks(encode, x, block)
     observation_logvar = model.apply(variables, method="observation_logvar")
 
     def log_prob(rows):
