@@ -6,6 +6,7 @@ Every field of `Config` is a flag of the same name. The run folder stores the wh
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import types
@@ -325,6 +326,11 @@ def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
 
 def optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     """Adam, with the gradient clipped if the config says so."""
+    return _optimizer(dataclasses.replace(config, seed=0), steps_per_epoch)
+
+
+@functools.lru_cache  # Runs that differ by their seed have one, and so are compiled once.
+def _optimizer(config: Config, steps_per_epoch: int) -> optax.GradientTransformation:
     adam = optax.adam(schedule(config, steps_per_epoch))
     if config.clip_norm is None:
         return adam

@@ -28,10 +28,20 @@ STUDIES = {
         "beta-VAE": {"method": "beta_vae"},
     },
     "weights": sections.WEIGHTS,
+    # The same at a weight of 1, in batches whose posteriors overlap; Adam's steps are longer, as
+    # they are fewer.
+    "aggregate": {
+        f"{label}, M = 1,024": {
+            **sections.WEIGHTS[label],
+            "batch_size": 1024,
+            "learning_rate": 2e-3,
+        }
+        for label in ("WiSE-ALE, kl_weight batch", "AEVB")
+    },
 }
 _HELP = (
     "which runs, in a folder of this name: methods, the paper's; weights, the KL of the aggregate "
-    "and of each posterior at equal weight"
+    "and of each posterior at equal weight; aggregate, both at a weight of 1 in large batches"
 )
 
 # Section 5.2's words as numbers, and what they rest on.

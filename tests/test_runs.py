@@ -13,7 +13,7 @@ import wiseale_jax
 from experiments import configs, processes, runs
 from tests import golden_run
 from tests.forks import ROOT
-from wiseale_jax import programs
+from wiseale_jax import objectives, programs
 from wiseale_jax.datasets import sine
 
 
@@ -129,6 +129,24 @@ def test_a_warmup_is_of_whole_epochs_of_steps():
     assert runs.make_program(configs.make_config(given), 100).warmup_steps == 0
     config = configs.make_config({**given, "warmup_epochs": 2**31 - 1})
     assert runs.make_program(config, 10**6).warmup_steps == 2**31 - 1
+
+
+def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
+    given = {"dataset": "sine", "method": "beta_vae", "clip_norm": 1.0}
+
+    def program(steps=10, **fields):
+        return runs.make_program(configs.make_config({**given, **fields}), 64 * steps)
+
+    first = program(seed=0)
+    again = program(seed=1)
+    assert again == first and hash(again) == hash(first)
+    others = ({"beta": 2.0}, {"learning_rate": 1e-4}, {"clip_norm": 2.0}, {"method": "aevb"})
+    assert all(program(**fields) != first for fields in others)
+    drops = [program(steps, learning_rate_drop_epoch=2) for steps in (10, 11)]
+    assert drops[0] != drops[1]
+    # A method written anew, as in a notebook, is not taken for the old one.
+    monkeypatch.setitem(objectives.METHODS, "beta_vae", objectives.aevb)
+    assert program(seed=0).objective.func is objectives.aevb
 
 
 @pytest.mark.parametrize("names", [(), ("phase",), ("frequency",), ("frequency", "amplitude")])

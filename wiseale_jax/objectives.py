@@ -164,7 +164,14 @@ def bind(method: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Ob
         raise ValueError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     taken = inspect.signature(METHODS[method]).parameters
     chosen = {name: value for name, value in settings.items() if name in taken}
-    return functools.partial(METHODS[method], likelihood=likelihood, **chosen)
+    return _bind(METHODS[method], likelihood, tuple(chosen.items()))
+
+
+@functools.lru_cache  # One function for the same arguments: what is compiled with it is found again.
+def _bind(
+    method: Callable[..., Any], likelihood: Likelihood, settings: tuple[tuple[str, Any], ...]
+) -> Objective:
+    return functools.partial(method, likelihood=likelihood, **dict(settings))
 
 
 def _evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array, Metrics]:
