@@ -73,6 +73,8 @@ def main(argv: list[str]) -> None:
                 running.pop(name, None)
                 reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
                 print(f"| {network} | {name} | does not run here: {reason} | | | | |")
+        if PEER not in running:
+            continue
         seconds = measure(running, FLAGS.steps, FLAGS.rounds)
         for name, value in seconds.items():
             step = value / FLAGS.steps

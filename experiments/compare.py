@@ -110,7 +110,6 @@ def _page(
     left_out: Sequence[str],
     output: Path,
 ) -> str:
-    notes = [f"{run.workdir}: {run.state}" for run in done if run.state != "finished"]
     evaluated = [name for name in table[0] if name not in ("run", "seeds", *plots.METRIC_LABELS)]
     body = [
         report_page.heading(1, title),
@@ -119,7 +118,7 @@ def _page(
             "± their standard deviation. A heading sorts its table; ↑ higher is better, ↓ lower.",
             "quiet",
         ),
-        report_page.notes([*left_out, *notes]),
+        report_page.notes(left_out),
         report_page.heading(2, "Test set"),
         _numbers("test set", table, list(plots.METRIC_LABELS)),
         report_page.picture(output / "comparison.png", "Test metrics of each label"),

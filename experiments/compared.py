@@ -17,6 +17,8 @@ from wiseale_jax import plots, run_folder
 _NOT_METRICS = ("epoch", "step", "split", "skipped", "examples_per_second")
 # What makes no other method: runs that differ in these alone share a label.
 _NOT_IN_LABEL = ("seed", "skip_nonfinite")
+# The state of a run that went through all its epochs.
+FINISHED = "finished"
 # What every command says.
 _GIVEN = ("dataset", "method", "source")
 
@@ -71,22 +73,30 @@ def find(workdirs: Sequence[str]) -> list[Path]:
 
 
 def read_all(workdirs: Iterable[Path]) -> tuple[list[Compared], list[str]]:
-    """The runs that can be read, and a line for each that cannot."""
-    compared: list[Compared] = []
+    """The runs that can be read, and a line for each that cannot.
+
+    Of several folders of the same run, the one that is furthest.
+    """
     left_out = []
-    seen: dict[configs.Config, Path] = {}
+    furthest: dict[configs.Config, Compared] = {}
     for workdir in workdirs:
         try:
             run = read_run(workdir)
         except (ValueError, OSError) as error:
             left_out.append(f"left out: {error}")
             continue
-        if run.config in seen:
-            left_out.append(f"left out: {workdir} is the same run as {seen[run.config]}")
-            continue
-        seen[run.config] = workdir
-        compared.append(run)
-    return compared, left_out
+        # So many steps that are not finite may be skipped: hardly another run.
+        key = dataclasses.replace(run.config, skip_nonfinite=0)
+        one, other = run, furthest.get(key)
+        if other is not None:
+            one, other = sorted((other, run), key=_how_far, reverse=True)
+            left_out.append(f"left out: {other.workdir} is the same run as {one.workdir}")
+        furthest[key] = one
+    return list(furthest.values()), left_out
+
+
+def _how_far(run: Compared) -> tuple[bool, int, bool]:
+    return run.state == FINISHED, len(run.rows), bool(run.evaluation)
 
 
 def read_run(workdir: Path) -> Compared:
@@ -99,17 +109,14 @@ def read_run(workdir: Path) -> Compared:
     stored = run_folder.read_config(workdir)
     if stored is None:
         raise ValueError(f"{workdir} is not a run folder: it has no {run_folder.CONFIG}")
-    try:
-        config = configs.read_stored(stored)
-    except ValueError as error:
-        raise ValueError(f"{workdir}: {error}") from None
+    config = configs.read_stored(stored, workdir)
     rows = run_folder.read_metrics(workdir)
     if not all(map(_is_row, rows)):
         raise ValueError(f"{workdir / run_folder.METRICS} is damaged: a line is no row of metrics")
     tested = [row["epoch"] for row in rows if row["split"] == "test"]
     if not tested:
         raise ValueError(f"{workdir} has no finished epoch yet")
-    state = "finished"
+    state = FINISHED
     if not (workdir / run_folder.SUMMARY).exists():
         state = f"not finished: {tested[-1]} of {config.epochs} epochs"
     evaluation, made_with = _read_evaluation(workdir / evaluate.EVALUATION)
@@ -157,7 +164,7 @@ def steps(run: Compared) -> tuple[int, int] | None:
 def doubts(compared: Sequence[Compared]) -> list[str]:
     """A line for what keeps the numbers from being compared."""
     evaluated = [run for run in compared if run.evaluation]
-    lines = []
+    lines = [f"{run.workdir}: {run.state}" for run in compared if run.state != FINISHED]
     for run in evaluated:
         step, last = steps(run) or (0, 0)
         if step != last:

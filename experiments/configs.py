@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -204,23 +205,31 @@ def _check_used(config: Config, given: Collection[str]) -> None:
         raise ValueError("learning_rate_drop_factor needs learning_rate_drop_epoch")
 
 
-def read_stored(stored: Mapping[str, Any]) -> Config:
+def read_stored(stored: Mapping[str, Any], workdir: str | os.PathLike) -> Config:
     """The config that a run folder stores; a field that it lacks has the data set's default.
 
+    Args:
+      stored: as `run_folder.read_config` gives it.
+      workdir: the run folder, for the messages.
+
     Raises:
-      ValueError: the data set is missing, or a field is unknown or of another type; the message
-        names it.
+      ValueError: the data set is missing, or a field is unknown, of another type or out of range;
+        the message names it and the file.
     """
+    try:
+        return _read_stored(stored)
+    except ValueError as error:
+        raise ValueError(f"{Path(workdir) / run_folder.CONFIG}: {error}") from None
+
+
+def _read_stored(stored: Mapping[str, Any]) -> Config:
     if "dataset" not in stored:
-        raise ValueError("config.json lacks dataset")
+        raise ValueError("dataset is missing")
     default = dataclasses.asdict(CONFIGS.get(str(stored["dataset"]), CONFIGS["sine"]))
     if unknown := stored.keys() - default.keys():
-        raise ValueError(f"config.json has unknown {', '.join(sorted(unknown))}")
+        raise ValueError(f"unknown {', '.join(sorted(unknown))}")
     stored = {**default, **stored}
-    try:
-        _check_types(stored)
-    except ValueError as error:
-        raise ValueError(f"config.json: {error}") from None
+    _check_types(stored)
     config = Config(**stored)
     check(config)
     return config

@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     workdir = Path(FLAGS.workdir).expanduser()
     preparing = runs.preparing_from_flags()
     result = evaluate_run(workdir, FLAGS.data_dir, settings_from_flags(), **preparing)
-    seen = configs.read_stored(run_folder.read_config(workdir)).split == "all"
+    seen = configs.read_stored(run_folder.read_config(workdir), workdir).split == "all"
     print(f"{workdir}: test set{', which it was trained on, too (split all)' if seen else ''}\n")
     print(table(result))
 
@@ -108,7 +108,7 @@ def evaluate_run(
     """
     workdir = Path(workdir).expanduser()
     trained = wiseale_jax.load(workdir)
-    config = configs.read_stored(trained.config)
+    config = configs.read_stored(trained.config, workdir)
     depends = "source" in DATASETS[config.dataset].settings
     source = None
     if depends and "source" in preparing:
@@ -119,13 +119,14 @@ def evaluate_run(
     stored = _read(workdir / EVALUATION)
     if all(stored.get(name) == value for name, value in header.items()):
         return stored
-    data = runs.load_data(config, data_dir, **preparing)
-    evaluation.check(settings, len(data.test))
-    program = runs.make_program(config, len(data.train))
-    test = jnp.asarray(data.test[: settings.examples])
-    found = training.evaluate(program, trained.variables, test, config.seed)
+    test, factors = runs.load_test(config, data_dir, **preparing)
+    evaluation.check(settings, len(test))
+    # However many steps an epoch has: no step is made.
+    program = runs.make_program(config, config.batch_size)
+    some = jnp.asarray(test[: settings.examples])
+    found = training.evaluate(program, trained.variables, some, config.seed)
     # Of what both know, its numbers are the ones: they have a standard error.
-    found |= evaluation.evaluate(trained, data.test, data.test_factors, settings, progress=progress)
+    found |= evaluation.evaluate(trained, test, factors, settings, progress=progress)
     result = run_folder.finite(
         {**header, **{name: found[name] for name in sorted(found, key=_place)}}
     )

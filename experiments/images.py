@@ -38,7 +38,7 @@ def report(
     data_dir: str | None,
     settings: Settings,
     numbers: Sequence[str],
-    figures: Callable[[Models, runs.Data, str], dict[str, Any]] | None = None,
+    figures: Callable[[Models, runs.TestSet, str], dict[str, Any]] | None = None,
     **preparing: Any,
 ) -> None:
     """Writes the tables and figures of finished runs; the figures are the first seed's.
@@ -49,14 +49,14 @@ def report(
       data_dir: prepared data sets; None for tfds's own.
       settings: how thoroughly the runs are evaluated.
       numbers: of the evaluation, for a table of their own.
-      figures: `(models, data, title)` to figures by name; by default reconstructions, samples,
+      figures: `(models, test, title)` to figures by name; by default reconstructions, samples,
         traversals and interpolations.
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
     """
     config = done[0].config
-    data = runs.load_data(config, data_dir, **preparing)
+    test = runs.load_test(config, data_dir, **preparing)
     title = f"{config.dataset}, {config.epochs} epochs"
-    drawn = (figures or _figures)(sections.load_first(done), data, title)
+    drawn = (figures or _figures)(sections.load_first(done), test, title)
     sections.write_figures(done, output, title, drawn)
     names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
     columns = sections.last_metrics(done, *names)
@@ -71,8 +71,8 @@ def as_model(models: Models, stored: np.ndarray) -> jax.Array:
     return preprocess(jnp.asarray(stored), jax.random.key(0))
 
 
-def _figures(first: Models, data: runs.Data, title: str) -> dict[str, Any]:
-    x = as_model(first, data.test[:_ENCODED])
+def _figures(first: Models, test: runs.TestSet, title: str) -> dict[str, Any]:
+    x = as_model(first, test.examples[:_ENCODED])
     means = {label: np.asarray(trained.encode(x)[0]) for label, trained in first.items()}
     shown = min(8, len(x))
     again = {

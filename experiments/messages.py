@@ -40,5 +40,5 @@ def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> st
         f"test loss {test['loss']:.4g}  reconstruction {test['reconstruction_error']:.4g}  "
         f"aevb_kl {test['aevb_kl']:.4g}  wiseale_kl {test['wiseale_kl']:.4g}  "
         f"elbo {test['elbo']:.5g}  {row['examples_per_second']:,.0f} examples/s"
-        + (f"  {row['skipped']} steps skipped" if row["skipped"] else "")
+        + (f"  {row['skipped']} steps skipped in all" if row["skipped"] else "")
     )

@@ -70,14 +70,14 @@ def main(argv: list[str]) -> None:
     sections.run_section("mnist", STUDIES[FLAGS.study], report, output, given, **preparing)
 
 
-def figures(models: images.Models, data: runs.Data, title: str) -> dict[str, Any]:
+def figures(models: images.Models, test: runs.TestSet, title: str) -> dict[str, Any]:
     """The latent planes of models."""
     del title
-    x = images.as_model(models, data.test)
+    x = images.as_model(models, test.examples)
     posteriors = {
         label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in models.items()
     }
-    labels = np.asarray(data.test_factors["label"])
+    labels = np.asarray(test.factors["label"])
     return {
         "posteriors": latent_plots.posteriors(
             {label: (mean[:64], logvar[:64]) for label, (mean, logvar) in posteriors.items()},

@@ -6,10 +6,12 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
+import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 
 from experiments import stopping
 from wiseale_jax import programs
@@ -33,7 +35,7 @@ def join() -> None:
     """Joins the other processes of a run, if the flags say that there are any.
 
     Raises:
-      ValueError: a flag is missing.
+      ValueError: a flag is missing, or wrong.
     """
     address = flags.FLAGS.coordinator_address
     numbers = flags.FLAGS.num_processes, flags.FLAGS.process_id
@@ -47,9 +49,19 @@ def join() -> None:
                 "coordinator_address needs num_processes and a smaller process_id, "
                 f"got {numbers[0]} and {numbers[1]}"
             )
+        if not address.rpartition(":")[2].isdecimal():
+            raise ValueError(f"coordinator_address must be host:port or auto, got {address!r}")
         jax.distributed.initialize(address, *numbers)
     elif numbers != (None, None):
         raise ValueError("num_processes and process_id need coordinator_address")
+
+
+def agree(choice: str, known: Sequence[str]) -> str:
+    """The first process's choice of what is known: others may have less memory, or more."""
+    if jax.process_count() == 1:
+        return choice
+    number = multihost_utils.broadcast_one_to_all(np.array(known.index(choice)))
+    return known[int(number)]
 
 
 @contextlib.contextmanager

@@ -19,18 +19,24 @@ from absl import app, flags, logging
 
 from experiments import configs, stopping
 from wiseale_jax import objectives, programs, run_folder
-from wiseale_jax.datasets import DATASETS, pipeline, preprocessing, with_flip
+from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 _M_ARENA_MAX = -8  # Of malloc.h.
 
 
+class TestSet(NamedTuple):
+    """A test set as stored: its examples, `[size, ...]`, and their factors, by name."""
+
+    examples: np.ndarray
+    factors: dict[str, np.ndarray]
+
+
 class Data(NamedTuple):
-    """A data set as stored: `train` and `test`, `[size, ...]`, and the test set's factors."""
+    """A data set as stored: the training examples, `[size, ...]`, and the test set."""
 
     train: np.ndarray
-    test: np.ndarray
-    test_factors: dict[str, np.ndarray]
+    test: TestSet
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -185,13 +191,22 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
         raise ValueError(
             f"batch_size {config.batch_size} is more than the {len(train)} training examples"
         )
-    factors = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
-    test = factors.pop(dataset.feature)
-    if config.method in objectives.NEEDS_PAIRS and len(test) < 2:
+    test = _load_test(builder, dataset)
+    if config.method in objectives.NEEDS_PAIRS and (size := len(test.examples)) < 2:
         raise ValueError(
-            f"method {config.method!r} needs 2 test examples or more, there are {len(test)}"
+            f"method {config.method!r} needs 2 test examples or more, there are {size}"
         )
-    return Data(train, test, factors)
+    return Data(train, test)
+
+
+def load_test(config: configs.Config, data_dir: str | None, **preparing: Any) -> TestSet:
+    """The test set alone, as `load_data` opens it; raises as `prepare`."""
+    return _load_test(prepare(config, data_dir, **preparing), DATASETS[config.dataset])
+
+
+def _load_test(builder: Any, dataset: Dataset) -> TestSet:
+    arrays = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
+    return TestSet(arrays.pop(dataset.feature), arrays)
 
 
 def make_program(
@@ -224,18 +239,18 @@ def augmented(config: configs.Config, program: programs.Program) -> programs.Pro
     return program._replace(preprocess=with_flip(program.preprocess))
 
 
-def reconstruction_figure(trained: TrainedAutoencoder, data: Data, title: str) -> Any:
+def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str) -> Any:
     """Test examples and their reconstructions: waves of several frequencies, images, or lines."""
     from wiseale_jax import image_plots, plots  # Only now: a start must not wait for matplotlib.
 
     preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
-    factors = data.test_factors
+    stored, factors = test
     are_waves = {"clean", "frequency", "amplitude"} <= factors.keys()
     if are_waves:
         rows = plots.choose_waves(factors["frequency"], factors["amplitude"])
     else:
-        rows = np.arange(16 if len(data.test) >= 16 else min(8, len(data.test)))
-    x = preprocess(jnp.asarray(data.test[rows]), jax.random.key(0))
+        rows = np.arange(16 if len(stored) >= 16 else min(8, len(stored)))
+    x = preprocess(jnp.asarray(stored[rows]), jax.random.key(0))
     reconstruction = np.asarray(trained.reconstruct(x))
     if x.ndim == 4:
         drawn = {"input": np.asarray(x), "reconstruction": reconstruction}

@@ -14,7 +14,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import configs, evaluate, runs, train
-from wiseale_jax import comparison_plots, run_folder
+from wiseale_jax import comparison_plots, evaluation, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.frechet import load_features
 from wiseale_jax.trained import TrainedAutoencoder, load
@@ -70,6 +70,7 @@ def train_all(
     seeds: Iterable[int],
     given: Mapping[str, Any],
     data_dir: str | None,
+    settings: Settings = evaluation.DEFAULTS,
     **preparing: Any,
 ) -> list[Run]:
     """Trains every variant with every seed; finished runs are left as they are.
@@ -83,10 +84,12 @@ def train_all(
       seeds: of the runs.
       given: fields of `Config` for all of them; None is left out.
       data_dir: prepared data sets; None for tfds's own.
+      settings: how thoroughly the runs are evaluated later.
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
 
     Raises:
-      ValueError, OSError: as `train.train`, and before anything is trained.
+      ValueError, OSError: as `train.train`; a finished run lacks what its numbers are of; or the
+        runs cannot be evaluated with the settings. Before anything is trained.
       FloatingPointError: no run got to its end.
     """
     given = {name: value for name, value in given.items() if value is not None}
@@ -98,7 +101,12 @@ def train_all(
     ]
     folders = [output / "runs" / f"{_slug(label)}-seed{config.seed}" for label, config in planned]
     for workdir, (_, config) in zip(folders, planned, strict=True):
-        train.check_workdir(config, workdir, "output")
+        if train.check_workdir(config, workdir, "output"):
+            _check_finished(workdir)
+    test = runs.load_test(planned[0][1], data_dir, **preparing).examples
+    evaluation.check(settings, len(test))
+    if settings.inception is not None:
+        load_features(settings.inception, test.shape[1:])
     done = []
     for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
@@ -111,6 +119,17 @@ def train_all(
     if not done:
         raise FloatingPointError("no run got to its end: see above")
     return done
+
+
+def _check_finished(workdir: Path) -> None:
+    missing = [] if run_folder.read_metrics(workdir) else [run_folder.METRICS]
+    if not any((workdir / run_folder.CHECKPOINTS).glob("[0-9]*")):
+        missing.append("checkpoint")
+    if missing:
+        raise ValueError(
+            f"{workdir} is finished and has no {' and no '.join(missing)} any more: bring it back, "
+            "or remove summary.json to train it again"
+        )
 
 
 def run_section(
@@ -138,11 +157,9 @@ def run_section(
     seeds = parse_seeds(runs.listed("seeds"))
     chosen = choose(variants, values.only)
     settings = evaluate.settings_from_flags(name for name in Settings._fields if name in values)
-    if settings.inception is not None:
-        load_features(settings.inception)  # What is wrong with it is said before training.
     output = run_folder.make_folder(output, "output")
     given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
-    done = train_all(dataset, chosen, output, seeds, given, values.data_dir, **preparing)
+    done = train_all(dataset, chosen, output, seeds, given, values.data_dir, settings, **preparing)
     report(done, output, values.data_dir, settings, **preparing)
     if missing := len(seeds) * len(chosen) - len(done):
         print(f"without {missing} that ended at a step that is not finite: see above")
@@ -198,9 +215,10 @@ def parse_seeds(seeds: Sequence[str]) -> list[int]:
     Raises:
       ValueError: there is none, or one is not a number or comes twice.
     """
-    if not seeds or not all(seed.isdecimal() for seed in seeds) or len(set(seeds)) < len(seeds):
+    numbers = [int(seed) for seed in seeds if seed.isdecimal()]
+    if not seeds or len(set(numbers)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, got {','.join(seeds)!r}")
-    return [int(seed) for seed in seeds]
+    return numbers
 
 
 def _rounded(value: float, digits: int) -> str:
@@ -291,8 +309,20 @@ def write_numbers(
 
 
 def load_first(done: Sequence[Run]) -> dict[str, TrainedAutoencoder]:
-    """By label, the trained models of the first run's seed."""
-    return {run.label: load(run.workdir) for run in done if run.config.seed == done[0].config.seed}
+    """By label, the trained model of its first run; with its seed, where others have another."""
+    return {label: load(run.workdir) for label, run in first_runs(done).items()}
+
+
+def first_runs(done: Sequence[Run]) -> dict[str, Run]:
+    """By label, its first run; the label says the seed where not all of these have the same."""
+    first: dict[str, Run] = {}
+    for run in done:
+        first.setdefault(run.label, run)
+    several = len({run.config.seed for run in first.values()}) > 1
+    return {
+        f"{label}, seed {run.config.seed}" if several else label: run
+        for label, run in first.items()
+    }
 
 
 def write_figures(

@@ -92,25 +92,25 @@ def report(
 ) -> None:
     """Writes the tables and figures of finished runs."""
     config = done[0].config
-    data = runs.load_data(config, data_dir)
-    wave, factors = jnp.asarray(data.test), data.test_factors
+    stored, factors = runs.load_test(config, data_dir)
+    wave = jnp.asarray(stored)
     columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
     at_mean: dict[str, list[float]] = {}
-    pictures = {}
+    drawn = {}
     chosen = choose_waves(factors)
     for run in done:
         trained = wiseale_jax.load(run.workdir)
         again = np.asarray(trained.reconstruct(wave))
-        error = np.sum(np.square(again - data.test), axis=(1, 2))
+        error = np.sum(np.square(again - stored), axis=(1, 2))
         for name, value in errors_by_group(error, factors).items():
             at_mean.setdefault(f"error at mean, {name}", []).append(value)
-        if run.config.seed == config.seed:
-            pictures[run.label] = again[chosen]
+        drawn[run.workdir] = again[chosen]
     sections.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
     seeds = len({run.config.seed for run in done})
     title = f"sine waves, {config.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
+    pictures = {label: drawn[run.workdir] for label, run in sections.first_runs(done).items()}
     picked = {name: factors[name][chosen] for name in ("clean", "frequency", "amplitude")}
-    waves = comparison_plots.waves_by_label(data.test[chosen], **picked, reconstructions=pictures)
+    waves = comparison_plots.waves_by_label(stored[chosen], **picked, reconstructions=pictures)
     sections.write_figures(done, output, title, {"reconstructions": waves})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,13 +42,12 @@ def main(argv: list[str]) -> None:
         runs.refuse_given(("minutes", "kills", "epochs", "seed"), "is not for --memory_epochs")
     runs.prepare(configs.make_config({"dataset": "sine"}), FLAGS.data_dir)
     arguments = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
-    with tempfile.TemporaryDirectory(prefix="wiseale-jax-soak-") as folder:
-        if FLAGS.memory_epochs:
-            print(memory(Path(folder), arguments, FLAGS.memory_epochs))
-        else:
-            print(
-                soak(Path(folder), arguments, FLAGS.minutes, FLAGS.kills, FLAGS.epochs, FLAGS.seed)
-            )
+    folder = Path(tempfile.mkdtemp(prefix="wiseale-jax-soak-"))
+    if FLAGS.memory_epochs:
+        print(memory(folder, arguments, FLAGS.memory_epochs))
+    else:
+        print(soak(folder, arguments, FLAGS.minutes, FLAGS.kills, FLAGS.epochs, FLAGS.seed))
+    shutil.rmtree(folder)  # Only now: of a run that failed, it is the evidence.
 
 
 def soak(
@@ -84,6 +84,7 @@ def soak(
     while done == 0 or (time.monotonic() < end and (kills is None or killed < kills)):
         workdir = folder / f"killed-{done}"
         while True:
+            was_killed = False
             with subprocess.Popen(
                 _command(workdir, epochs, arguments), stdout=subprocess.DEVNULL
             ) as process:
@@ -92,10 +93,11 @@ def soak(
                         process.wait(moments.uniform(0.5 * first, first + _SHARE * (total - first)))
                     except subprocess.TimeoutExpired:
                         process.kill()
+                        was_killed = True
                         killed += 1
             if process.returncode == 0:
                 break
-            if process.returncode > 0:
+            if not was_killed:
                 raise ValueError(f"a run ended with {process.returncode}: see {workdir}")
         check_same(workdir, whole)
         done += 1

@@ -77,7 +77,7 @@ def train(
         checkpoints are damaged, or the data are too few.
       OSError: a folder cannot be written, or the disk is full.
       FloatingPointError: a step's loss or gradient is not finite; what was before it is saved.
-      stopping.Stopped: SIGTERM or SIGINT came, and the run is saved.
+      stopping.Stopped: SIGTERM or SIGINT came, and the run is saved, or finished.
     """
     workdir = Path(workdir).expanduser()
     if finished := check_workdir(config, workdir):
@@ -90,7 +90,7 @@ def train(
             print(finished)
             return
         data = runs.load_data(config, data_dir, **preparing)
-        feed = feeding.choose(feed, data.train)
+        feed = processes.agree(feeding.choose(feed, data.train), feeding.FEEDS)
         program = runs.make_program(config, len(data.train), mesh)
         with stopping.listen() as asked_to_stop:
             _train(
@@ -104,6 +104,10 @@ def train(
                 profile=profile,
                 asked_to_stop=asked_to_stop,
             )
+            if asked_to_stop():  # Since the last epoch's end: whoever trains on must not.
+                raise stopping.Stopped(
+                    f"stopped once {workdir} was finished (exit code {stopping.EXIT_CODE})"
+                )
 
 
 def _train(
@@ -131,7 +135,7 @@ def _train(
     if first:
         print(
             f"{config.method} on {config.dataset}: {len(data.train):,} training and "
-            f"{len(data.test):,} test examples, {parameters:,} parameters, "
+            f"{len(data.test.examples):,} test examples, {parameters:,} parameters, "
             f"{devices} x {jax.devices()[0].device_kind}"
         )
     folder = run_folder.make_folder(workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
@@ -152,7 +156,7 @@ def _train(
         train_data = data.train
         if feed == "resident":
             train_data = programs.replicate(program, np.asarray(data.train))
-        test_data = programs.replicate(program, np.asarray(data.test))
+        test_data = programs.replicate(program, np.asarray(data.test.examples))
         if (start := _epochs_done(rows) + 1) <= config.epochs:
             part = next(epochs.parts(training_program, state, train_data, start))
             trace = workdir / run_folder.PROFILE if profile else None
@@ -246,7 +250,7 @@ def _save(
 
 
 def _sizes(data: runs.Data) -> dict[str, int]:
-    return {"train": len(data.train), "test": len(data.test)}
+    return {"train": len(data.train), "test": len(data.test.examples)}
 
 
 def _prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
@@ -278,7 +282,7 @@ def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") 
     """
     stored = run_folder.read_config(workdir)
     if stored is not None:
-        stored = configs.read_stored(stored)
+        stored = configs.read_stored(stored, workdir)
         if differs := configs.difference(stored, config):
             raise ValueError(f"{workdir} holds another run: {differs}; choose another --{flag}")
         summary = workdir / run_folder.SUMMARY
@@ -319,7 +323,7 @@ def _finish(
     trained = TrainedAutoencoder(model, jax.device_get(state.variables), likelihood, settings)
     figures = workdir / run_folder.FIGURES
     plots.save(plots.curves(rows, title), figures / "curves.png")
-    picture = runs.reconstruction_figure(trained, data, title)
+    picture = runs.reconstruction_figure(trained, data.test, title)
     plots.save(picture, figures / "reconstructions.png")
     last = {name: value for name, value in rows[-1].items() if name != "examples_per_second"}
     run_folder.write_json(workdir / run_folder.SUMMARY, last)

@@ -224,7 +224,20 @@ def test_one_line_for_what_cannot_be_read(tmp_path):
 def test_the_same_run_twice(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
     done, left_out = compared.read_all(runs)
-    assert len(done) == 1 and "is the same run as" in left_out[0]
+    assert len(done) == 1 and "b is the same run as" in left_out[0]
+    # The one that is further stays, wherever it stands.
+    for name, fields in (("c", {"finished": False}), ("d", {}), ("e", {"skip_nonfinite": 3})):
+        runs.append(write_run(tmp_path / name, 1, **fields))
+    done, left_out = compared.read_all(runs[2:])
+    assert [run.workdir for run in done] == [runs[3]]
+    for line, name in zip(left_out, ("c", "e"), strict=True):
+        assert f"{name} is the same run as {runs[3]}" in line
+
+
+def test_an_unfinished_run_is_a_doubt(tmp_path):
+    write_run(tmp_path / "whole"), write_run(tmp_path / "part", 1, epochs=3, finished=False)
+    done, _ = compared.read_all([tmp_path / "whole", tmp_path / "part"])
+    assert f"{tmp_path / 'part'}: not finished: 2 of 3 epochs" in compared.doubts(done)
 
 
 def test_find(tmp_path):

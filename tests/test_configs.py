@@ -90,7 +90,7 @@ def test_what_is_refused(given, words):
 @pytest.mark.parametrize("name", configs.CONFIGS)
 def test_stored_and_read_again(name):
     config = configs.make_config({"dataset": name, "source": "images"})
-    assert configs.read_stored(dataclasses.asdict(config)) == config
+    assert configs.read_stored(dataclasses.asdict(config), "folder") == config
 
 
 @pytest.mark.parametrize(
@@ -108,14 +108,14 @@ def test_stored_and_read_again(name):
 def test_stored_by_hand(change, words):
     stored = dataclasses.asdict(configs.make_config({"dataset": "sine"})) | change
     with pytest.raises(ValueError, match=words):
-        configs.read_stored(stored)
+        configs.read_stored(stored, "folder")
 
 
 def test_stored_with_a_field_missing():
     stored = dataclasses.asdict(configs.make_config({"dataset": "sine"}))
     del stored["dataset"]
-    with pytest.raises(ValueError, match="lacks dataset"):
-        configs.read_stored(stored)
+    with pytest.raises(ValueError, match=r"runs/a/config\.json: dataset is missing"):
+        configs.read_stored(stored, "runs/a")
 
 
 @pytest.mark.parametrize("name", ["warmup_epochs", "mmd_weight"])
@@ -124,7 +124,7 @@ def test_a_field_that_was_not_there_yet_has_its_default(name, dataset):
     config = configs.make_config({"dataset": dataset, "clip_norm": 1})
     stored = dataclasses.asdict(config)
     del stored[name]
-    assert configs.read_stored(stored) == config
+    assert configs.read_stored(stored, "folder") == config
 
 
 def test_difference_names_what_differs_and_allows_more_epochs():

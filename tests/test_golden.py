@@ -18,7 +18,7 @@ from wiseale_jax.trained import model_from_config
 
 def test_the_golden_run_is_loaded_with_its_numbers():
     model = wiseale_jax.load(golden_run.FOLDER)
-    assert configs.read_stored(model.config).latent_dim == 2
+    assert configs.read_stored(model.config, golden_run.FOLDER).latent_dim == 2
     assert "warmup_epochs" not in model.config  # It was written before there was one.
     assert run_folder.read_metrics(golden_run.FOLDER) == [golden_run.ROW]
     assert sum(leaf.size for leaf in jax.tree.leaves(model.variables["params"])) == 187_653

@@ -53,7 +53,7 @@ def flags_are_read_or_refused(pairs):
             config = configs.config_from_flags()
         except (ValueError, flags.Error) as error:
             return is_clear(error)
-    assert configs.read_stored(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert configs.read_stored(json.loads(json.dumps(dataclasses.asdict(config))), "run") == config
     runs.make_program(config, 100)
 
 
@@ -73,7 +73,7 @@ def config_is_read_or_refused(text):
         path = Path(folder) / run_folder.CONFIG
         path.write_bytes(text)
         try:
-            configs.read_stored(run_folder.read_config(folder))
+            configs.read_stored(run_folder.read_config(folder), folder)
         except ValueError as error:
             is_clear(error)
         assert [path] == list(Path(folder).iterdir())

@@ -81,8 +81,8 @@ def test_all_of_them_are_70000(mnist):
     _, folder = mnist
     config = configs.make_config({"dataset": "mnist", "split": "all"})
     data = runs.load_data(config, folder)
-    assert len(data.train) == 70_000 and len(data.test) == 10_000
-    np.testing.assert_array_equal(data.train[60_000:], data.test)
+    assert len(data.train) == 70_000 and len(data.test.examples) == 10_000
+    np.testing.assert_array_equal(data.train[60_000:], data.test.examples)
 
 
 def test_the_network_learns_digits(mnist, tmp_path):

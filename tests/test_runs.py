@@ -102,7 +102,7 @@ def test_one_test_example_is_too_few_for_the_mmd(monkeypatch):
     with pytest.raises(ValueError, match="'wae_mmd' needs 2 test examples or more, there are 1"):
         runs.load_data(configs.make_config({"dataset": "sine", "method": "wae_mmd"}), None)
     data = runs.load_data(configs.make_config({"dataset": "sine"}), None)
-    assert len(data.train) == 64 and len(data.test) == 1
+    assert len(data.train) == 64 and len(data.test.examples) == 1
 
 
 @pytest.mark.parametrize(("count", "rows", "columns"), [(5, 2, 5), (12, 2, 8), (40, 4, 8)])
@@ -111,8 +111,8 @@ def test_images_stand_over_their_reconstructions(count, rows, columns):
     trained = types.SimpleNamespace(
         config={"dataset": "mnist", "binarize": "none"}, reconstruct=lambda x: 1 - x
     )
-    data = runs.Data(images, np.asarray(255 * images, np.uint8), {})
-    axes = runs.reconstruction_figure(trained, data, "t").axes[0]
+    test = runs.TestSet(np.asarray(255 * images, np.uint8), {})
+    axes = runs.reconstruction_figure(trained, test, "t").axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["input", "reconstruction"] * (rows // 2)
     drawn = np.asarray(axes.images[0].get_array())
@@ -153,8 +153,8 @@ def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
 def test_any_data_set_of_lines_has_a_picture(names):
     trained = wiseale_jax.load(golden_run.FOLDER)
     waves = sine.generate(np.random.default_rng(0), 20)
-    data = runs.Data(waves["wave"], waves["wave"], {name: waves[name] for name in names})
-    figure = runs.reconstruction_figure(trained, data, "title")
+    test = runs.TestSet(waves["wave"], {name: waves[name] for name in names})
+    figure = runs.reconstruction_figure(trained, test, "title")
     shown = [axes for axes in figure.axes if axes.lines]
     assert len(shown) == 16 and all(len(axes.lines) == 2 for axes in shown)
     again = trained.reconstruct(waves["wave"])

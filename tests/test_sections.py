@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ def test_spread():
     assert sections.spread([float("inf"), 1.0]) is None and sections.spread([float("nan")]) is None
 
 
-@pytest.mark.parametrize("seeds", [[], ["a"], ["-1"], ["1", "1"]])
+@pytest.mark.parametrize("seeds", [[], ["a"], ["-1"], ["1", "1"], ["0", "00"]])
 def test_bad_seeds(seeds):
     with pytest.raises(ValueError, match="seeds must be different numbers"):
         sections.parse_seeds(seeds)
@@ -142,9 +144,33 @@ def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
     workdir = tmp_path / "runs" / "good-seed1"
     workdir.mkdir(parents=True)
     run_folder.write_config(workdir, dataclasses.asdict(other))
+    arguments = "sine", {"good": {}}, tmp_path, [0, 1], {"epochs": 2}, str(data_dir)
     with pytest.raises(ValueError, match=r"good-seed1 holds another run: seed .* another --output"):
-        sections.train_all("sine", {"good": {}}, tmp_path, [0, 1], {"epochs": 2}, str(data_dir))
+        sections.train_all(*arguments)
+    # A finished run of which nothing is left to evaluate.
+    run_folder.write_config(workdir, dataclasses.asdict(dataclasses.replace(other, seed=1)))
+    run_folder.write_json(workdir / run_folder.SUMMARY, {})
+    with pytest.raises(ValueError, match=r"is finished and has no metrics.jsonl and no checkpoint"):
+        sections.train_all(*arguments)
+    shutil.rmtree(workdir)
+    # What the runs could not be evaluated with.
+    with pytest.raises(ValueError, match=r"examples must be in 2\.\.150, got 151"):
+        sections.train_all(*arguments, Settings(examples=151))
+    with pytest.raises(ValueError, match="inception is for images"):
+        sections.train_all(*arguments, Settings(inception="pool.onnx"))
     assert not (tmp_path / "runs" / "good-seed0").exists()
+
+
+def test_the_first_run_of_each_label():
+    def run(label, seed):
+        config = configs.make_config({"dataset": "sine", "seed": seed})
+        return sections.Run(label, config, Path(f"{label}-{seed}"), [])
+
+    done = [run("a", 0), run("b", 0), run("a", 1)]
+    assert sections.first_runs(done) == {"a": done[0], "b": done[1]}
+    # One whose first seed did not get to its end is seen all the same.
+    done = [run("a", 0), run("a", 1), run("b", 1)]
+    assert sections.first_runs(done) == {"a, seed 0": done[0], "b, seed 1": done[2]}
 
 
 @pytest.mark.parametrize("study", sine.STUDIES)

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 
 import pytest
 
@@ -14,6 +15,18 @@ from wiseale_jax import checkpoints, run_folder
 def test_killed_again_and_again(tmp_path, data_dir):
     table = soak.soak(tmp_path, [f"--data_dir={data_dir}"], 10, kills=4, epochs=10, seed=0)
     assert re.search(r"\| 4 \| \d \| 10 \| 0 \|", table), table
+
+
+def test_a_run_that_ends_by_itself_is_no_kill(tmp_path, monkeypatch):
+    def command(workdir, epochs, arguments):
+        del epochs, arguments
+        # As XLA ends a process: by a signal, SIGABRT.
+        code = "import os; os.abort()" if workdir.name == "killed-0" else "print('epoch 1/1')"
+        return [sys.executable, "-c", code]
+
+    monkeypatch.setattr(soak, "_command", command)
+    with pytest.raises(ValueError, match=r"a run ended with -6: see .*killed-0"):
+        soak.soak(tmp_path, [], 10, kills=None, epochs=1, seed=0)
 
 
 def test_what_differs_is_noticed(tmp_path):

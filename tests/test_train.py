@@ -204,7 +204,7 @@ def test_a_finished_run_whose_checkpoints_are_gone(finished, tmp_path, data_dir,
     workdir = tmp_path / "run"
     shutil.copytree(finished, workdir)
     shutil.rmtree(workdir / "checkpoints")
-    config = configs.read_stored(run_folder.read_config(workdir))
+    config = configs.read_stored(run_folder.read_config(workdir), workdir)
     train.train(config, str(workdir), str(data_dir))
     assert "it has no checkpoint any more" in capsys.readouterr().out
     (workdir / "summary.json").unlink()

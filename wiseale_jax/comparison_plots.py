@@ -76,8 +76,14 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
             shortest = min(map(len, curves))
             values = np.array([curve[:shortest] for curve in curves], float)
             epochs = np.arange(1, shortest + 1)
+            # A line of one point is none.
             axes.plot(
-                epochs, np.median(values, 0), color=colour, linestyle=style, label=_short(label)
+                epochs,
+                np.median(values, 0),
+                color=colour,
+                linestyle=style,
+                marker="." if shortest == 1 else None,
+                label=_short(label),
             )
             axes.fill_between(epochs, values.min(0), values.max(0), color=colour, alpha=0.15)
             shown += [curve[np.isfinite(curve)] for curve in values]

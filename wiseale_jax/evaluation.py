@@ -89,7 +89,9 @@ def evaluate(
     kinds = {n: np.asarray(v).dtype.kind for n, v in (factors or {}).items() if np.ndim(v) == 1}
     if len(labels := [name for name, kind in kinds.items() if kind in "iu"]) > 1:
         raise ValueError(f"factors must have labels of one kind, got {', '.join(labels)}")
-    features = _features(trained, settings)
+    features = None
+    if settings.inception is not None:
+        features = load_features(settings.inception, trained.model.architecture.shape)
     data = data[: settings.examples]
     keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _BRANCH), 5)
     has_density = trained.model.encoder != "deterministic"
@@ -294,24 +296,6 @@ def _samples(
         found["fid_reconstructions"] = frechet_distance(data, again)
         found["fid_samples"] = frechet_distance(data, np.concatenate(features_samples))
     return found
-
-
-def _features(trained: TrainedAutoencoder, settings: Settings) -> Features | None:
-    """The network that FID needs, loaded before long work starts."""
-    if settings.inception is None:
-        return None
-    if not _is_image(trained):
-        raise ValueError(f"inception is for images, not for {trained.config['dataset']!r}")
-    features = load_features(settings.inception)
-    shape = trained.model.architecture.shape
-    try:
-        features(np.zeros((2, *shape)))
-    except Exception as error:  # Of onnxruntime's own kinds, without a common base.
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise ValueError(
-            f"{settings.inception} cannot take images of shape {shape}: {reason}"
-        ) from error
-    return features
 
 
 def _represent(

@@ -52,16 +52,23 @@ def _root(matrix: np.ndarray) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def load_features(path: str) -> Features:
+def load_features(path: str, shape: tuple[int, ...]) -> Features:
     """Features by an ONNX file: images `[n, height, width, 1 or 3]` in 0 ... 1 to `[n, features]`.
 
     The network takes one float32 input `[n, 3, height, width]` of values in 0 ... 1 and scales it
     itself, as pytorch-fid's InceptionV3 does; its first output is flattened. Grey images are
     given it as three equal channels.
 
+    Args:
+      path: of the file.
+      shape: `[height, width, 1 or 3]`, of an image.
+
     Raises:
-      ValueError: there is no such file, it is no such network, or there is no onnxruntime.
+      ValueError: there is no such file, it is no such network or one for images of another shape,
+        the shape is no image's, or there is no onnxruntime.
     """
+    if len(shape) != 3 or shape[2] not in (1, 3):
+        raise ValueError(f"inception is for images, not for examples of shape {shape}")
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(
@@ -91,4 +98,9 @@ def load_features(path: str) -> Features:
         found = session.run(None, {inputs[0].name: np.moveaxis(images, -1, 1)})[0]
         return found.reshape(len(images), -1)
 
+    try:
+        features(np.zeros((2, *shape)))
+    except Exception as error:  # Of onnxruntime's own kinds, without a common base.
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(f"{file} cannot take images of shape {shape}: {reason}") from error
     return features

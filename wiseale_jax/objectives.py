@@ -167,7 +167,7 @@ def bind(method: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Ob
     return _bind(METHODS[method], likelihood, tuple(chosen.items()))
 
 
-@functools.lru_cache  # One function for the same arguments: what is compiled with it is found again.
+@functools.lru_cache  # One function for the same arguments: what is compiled is found again.
 def _bind(
     method: Callable[..., Any], likelihood: Likelihood, settings: tuple[tuple[str, Any], ...]
 ) -> Objective:
