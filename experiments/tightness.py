@@ -2,16 +2,17 @@
 
 A table of each bound beside the Monte-Carlo truth, for 64 posteriors of one width whose aggregate
 is about as wide as the prior: means from N(0, 1 - sigma^2), every standard deviation sigma. With
-`--workdir=RUN`, for the posteriors of a trained model instead, by the size of the batch; and the
-share that a posterior's pair with itself has in its sum over pairs. A posterior that has the whole
-share is seen by the paper's bound as by the mean KL, but for a constant: WiSE-ALE then trains as a
-beta-VAE of beta = kl_weight / M does.
+`--workdir=RUN`, for the posteriors of a trained model instead, by the size of the batch; and how
+the paper's bound differs from the mean KL of one posterior there: by the share that a posterior's
+pair with itself has in its sum over pairs, and by the cosine between the gradients of the two. At a
+share and cosines of 1, WiSE-ALE trains as a beta-VAE of beta = kl_weight / M does.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,8 @@ FLAGS = flags.FLAGS
 
 SIZES = (64, 256, 1024, 4096, 16384)
 _BOUNDS = ("jensen", "bhattacharyya")
+# Orders of all examples that a gradient is the mean of, where there are so many batches.
+_SHUFFLES = 64
 # Examples on the device at once.
 _AT_ONCE = 1000
 
@@ -52,8 +55,8 @@ def rows_by_size(
       seed: of the draws.
 
     Returns:
-      By size of a batch, as `row` does, the standard error that of the draws; and "own",
-      `own_share`.
+      By size of a batch, as `row` does, the standard error that of the draws; "own", `own_share`;
+      and those of `gradient_cosines`.
     """
     found = {}
     for size in [size for size in SIZES if size < len(mean)] + [len(mean)]:
@@ -65,7 +68,64 @@ def rows_by_size(
         ]
         found[size] = {name: float(np.mean([r[name] for r in each])) for name in each[0]}
         found[size]["error"] = float(np.sqrt(np.mean([r["error"] ** 2 for r in each]) / len(each)))
+        shuffles = min(_SHUFFLES, len(mean) // size)
+        found[size] |= gradient_cosines(mean, logvar, size, shuffles, seed)._asdict()
     return found
+
+
+class GradientCosines(NamedTuple):
+    """Cosines between the gradients of the paper's bound and of the mean KL of one posterior.
+
+    Attributes:
+      by_mean_in_a_batch: of their derivatives by the means of all examples, each once in a batch.
+      by_mean: the same, where the bound's is the mean over many batches for each example.
+      by_logvar: as `by_mean`, of the log variances.
+    """
+
+    by_mean_in_a_batch: float
+    by_mean: float
+    by_logvar: float
+
+
+def gradient_cosines(
+    mean: np.ndarray, logvar: np.ndarray, size: int, shuffles: int, seed: int
+) -> GradientCosines:
+    """How the paper's bound pulls at posteriors, beside how the mean KL of one does.
+
+    Args:
+      mean, logvar: `[size, latent]`, of all examples.
+      size: of a batch.
+      shuffles: how often all examples are cut into batches, each time in another order; what is
+        over is in no batch.
+      seed: of the orders.
+    """
+    rng = np.random.default_rng(seed)
+    whole = len(mean) // size * size
+    sums, times = np.zeros((2, *mean.shape)), np.zeros((len(mean), 1))
+    in_a_batch = 1.0
+    closed = np.stack([mean, 0.5 * np.expm1(logvar)]).astype(np.float64)
+    for number in range(shuffles):
+        rows = rng.permutation(len(mean))[:whole]
+        batches = (a[rows].reshape(-1, size, a.shape[1]) for a in (mean, logvar))
+        found = size * np.asarray(_gradients(*batches), np.float64).reshape(2, whole, -1)
+        if number == 0:
+            in_a_batch = _cosine(found[0], closed[0, rows])
+        sums[:, rows] += found
+        times[rows] += 1
+    by_mean, by_logvar = (
+        _cosine(a, b) for a, b in zip(sums / np.maximum(times, 1), closed, strict=True)
+    )
+    return GradientCosines(in_a_batch, by_mean, by_logvar)
+
+
+@jax.jit
+def _gradients(mean: Array, logvar: Array) -> tuple[Array, Array]:
+    """The bound's, of each batch; `[batches, size, latent]`."""
+    return jax.lax.map(lambda batch: jax.grad(wiseale_kl, (0, 1))(*batch), (mean, logvar))
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
 
 
 @jax.jit
@@ -103,10 +163,17 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir:
         runs.refuse_given(["size"], "is for posteriors without a run: of a run there are several")
         mean, logvar = posteriors(FLAGS.workdir, FLAGS.data_dir, FLAGS.seed)
-        print("| M | truth | Jensen | Bhattacharyya | own share |")
-        print("| ---: | ---: | ---: | ---: | ---: |")
+        print(
+            "| M | truth | Jensen | Bhattacharyya | own share | cosine by means, one batch | by "
+            "means | by log variances |"
+        )
+        print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
         for size, found in rows_by_size(mean, logvar, FLAGS.samples, FLAGS.seed).items():
-            print(f"| {size:,} | {_cells(found)} {found['own']:.3f} |")
+            print(
+                f"| {size:,} | {_cells(found)} {found['own']:.3f} | "
+                f"{found['by_mean_in_a_batch']:.2f} | {found['by_mean']:.2f} | "
+                f"{found['by_logvar']:.2f} |"
+            )
         print(f"\nmean KL of one posterior: {float(np.mean(gaussian_kl(mean, logvar))):.3f}")
         return
     print("| d | sigma | truth | Jensen | Bhattacharyya |\n| ---: | ---: | ---: | ---: | ---: |")

@@ -29,7 +29,46 @@ def test_well_separated_posteriors_cost_log_m_less_than_one_by_one(monkeypatch):
         np.testing.assert_allclose(row["bhattacharyya"], row["truth"], rtol=1e-5)
         np.testing.assert_allclose(row["jensen"] - row["truth"], 1 - np.log(2), atol=5e-3)
         assert row["error"] < 1e-3
-        np.testing.assert_allclose(row["own"], 1, rtol=1e-5)
+        names = ("own", "by_mean_in_a_batch", "by_mean", "by_logvar")
+        np.testing.assert_allclose([row[name] for name in names], 1, rtol=1e-5)
+
+
+def test_gradients_are_those_of_every_batch_that_an_example_may_be_in():
+    rng = np.random.default_rng(0)
+    mean, logvar = rng.standard_normal((5, 2)), rng.uniform(-2, 0, (5, 2))
+    kl = np.stack([mean, 0.5 * (np.exp(logvar) - 1)])
+
+    def gradient(i, j):
+        """Of M times the bound of a pair, by mean and log variance of i, in closed form."""
+        spread = np.exp(logvar[i]) + np.exp(logvar[j])
+        gap = mean[i] - mean[j]
+        density = np.exp(-0.5 * np.sum(gap**2 / spread + np.log(spread)))
+        own = [np.exp(-0.5 * np.sum(np.log(2 * np.exp(logvar[k])))) for k in (i, j)]
+        weight = [density / (density + each) for each in own]
+        by_mean = mean[i] - sum(weight) * gap / spread
+        by_variance = 0.5 * (gap**2 / spread**2 - 1 / spread)
+        by_logvar = 0.5 * np.exp(logvar[i]) + sum(weight) * by_variance * np.exp(logvar[i])
+        return by_mean, by_logvar - 0.5 * (1 - weight[0])
+
+    expected = np.array(
+        [np.mean([gradient(i, j) for j in range(5) if j != i], axis=0) for i in range(5)]
+    ).swapaxes(0, 1)
+    cosines = [
+        np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b)
+        for a, b in zip(expected, kl, strict=True)
+    ]
+    assert max(cosines) < 0.99
+    found = tightness.gradient_cosines(np.float32(mean), np.float32(logvar), 2, 4000, 0)
+    np.testing.assert_allclose([found.by_mean, found.by_logvar], cosines, atol=0.01)
+
+
+def test_a_batch_that_is_pushed_apart():
+    # Two narrow posteriors near each other, off the prior's middle: in the batch each is pushed
+    # from the other, where the KL of each pulls both to the middle.
+    mean = np.array([[-0.02], [0.02]], np.float32)
+    logvar = np.full_like(mean, np.log(1e-3))
+    found = tightness.gradient_cosines(mean, logvar, 2, 1, 0)
+    np.testing.assert_allclose([found.by_mean_in_a_batch, found.by_mean], -1, rtol=1e-6)
 
 
 def test_own_share_is_that_of_float64_densities():
