@@ -77,3 +77,9 @@ def test_bfloat16_layers_give_float32_outputs():
 def test_what_is_refused(arguments, words):
     with pytest.raises(ValueError, match=words):
         build_autoencoder(**arguments)
+
+
+def test_a_network_of_ones_own():
+    model = build_autoencoder(SMALL, 3, scale_head="relu")
+    assert model == Autoencoder(SMALL, 3, scale_head="relu")
+    assert model.apply(model.init(KEY, X, KEY), X, KEY).reconstruction.shape == X.shape

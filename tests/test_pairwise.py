@@ -92,6 +92,20 @@ def test_axis_name_outside_shard_map_is_refused():
         wiseale_kl(np.zeros((3, 2), "f"), np.zeros((3, 2), "f"), axis_name="data")
 
 
+def test_the_axis_of_vmap_is_one_that_a_batch_may_be_split_over():
+    mean, logvar = np.random.default_rng(0).standard_normal((2, 4, 3, 2)).astype("f")
+
+    def shared(m, v):
+        return wiseale_kl(m, v, axis_name="data") / (len(m) * jax.lax.axis_size("data"))
+
+    got = jax.vmap(shared, axis_name="data")(mean, logvar)
+    whole = [a.reshape(12, 2) for a in (mean, logvar)]
+    np.testing.assert_allclose(got, np.full(4, wiseale_kl(*whole) / 12), rtol=1e-6)
+    names = ("data", "model")
+    with pytest.raises(ValueError, match=r"must be the name of one axis, got \('data', 'model'\)"):
+        jax.vmap(lambda m, v: wiseale_kl(m, v, axis_name=names), axis_name="data")(mean, logvar)
+
+
 def test_the_bound_may_be_given_by_position():
     mean, logvar = normal_rows(5, 2)
     for function in (wiseale_kl, wiseale_kl_of_dataset):

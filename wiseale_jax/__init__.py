@@ -10,11 +10,14 @@ from wiseale_jax.divergences import (
     wiseale_kl,
     wiseale_kl_of_dataset,
 )
+from wiseale_jax.evidence import importance_weighted_log_likelihood
+from wiseale_jax.latent_metrics import moment_matched_kl
 from wiseale_jax.likelihoods import (
     LIKELIHOODS,
     bernoulli_log_likelihood,
     gaussian_log_likelihood,
 )
+from wiseale_jax.networks import Architecture
 from wiseale_jax.objectives import METHODS
 from wiseale_jax.trained import TrainedAutoencoder, load
 from wiseale_jax.version import __version__
@@ -23,6 +26,7 @@ __all__ = [
     "DATASETS",
     "LIKELIHOODS",
     "METHODS",
+    "Architecture",
     "Autoencoder",
     "Examples",
     "Outputs",
@@ -33,9 +37,11 @@ __all__ = [
     "build_autoencoder",
     "gaussian_kl",
     "gaussian_log_likelihood",
+    "importance_weighted_log_likelihood",
     "load",
     "load_examples",
     "mmd",
+    "moment_matched_kl",
     "wiseale_kl",
     "wiseale_kl_of_dataset",
 ]

@@ -122,7 +122,7 @@ class Autoencoder(nn.Module):
 
 
 def build_autoencoder(
-    network: str,
+    network: str | Architecture,
     latent_dim: int,
     *,
     encoder: str = "gaussian",
@@ -130,18 +130,19 @@ def build_autoencoder(
     observation_noise: float | str = 1.0,
     precision: str = "float32",
 ) -> Autoencoder:
-    """An `Autoencoder` on one of the named networks.
+    """An `Autoencoder` on one of the named networks, or on one of your own.
 
     Args:
-      network: a name in `networks.ARCHITECTURES`.
+      network: a name in `networks.ARCHITECTURES`, or an `Architecture`.
       latent_dim: dimensions of z, at least 1.
       encoder, scale_head, observation_noise, precision: as in `Autoencoder`.
 
     Raises:
       ValueError: an argument is unknown or out of range; the message lists what is known.
     """
+    own = isinstance(network, Architecture)
     for what, value, known in (
-        ("network", network, ARCHITECTURES),
+        ("network", network, (network,) if own else ARCHITECTURES),
         ("encoder", encoder, ENCODERS),
         ("scale_head", scale_head, SCALE_HEADS),
         ("precision", precision, PRECISIONS),
@@ -157,5 +158,10 @@ def build_autoencoder(
             f"observation_noise must be a positive number or 'learned', got {observation_noise!r}"
         )
     return Autoencoder(
-        ARCHITECTURES[network], latent_dim, encoder, scale_head, observation_noise, precision
+        network if own else ARCHITECTURES[network],
+        latent_dim,
+        encoder,
+        scale_head,
+        observation_noise,
+        precision,
     )

@@ -101,15 +101,19 @@ def wiseale_kl(
         have there, so that the gradient does not vanish: exact, unless two means agree to nine
         digits.
       bound: "jensen" is the paper's (Lin et al. 2019, Eq. 21-24), d/2 (1 - ln 2) = 0.153 d too
-        large for identical posteriors and for well-separated ones. "bhattacharyya" is that of
-        Kolchinsky & Tracey (2017), exact for both; between them, in few dimensions, Jensen's may be
-        the smaller. "tightest" is the smaller of the two, with its gradient.
+        large for identical posteriors and for well-separated ones; it may be more where a narrow
+        one lies inside of a wide one. "bhattacharyya" is that of Kolchinsky & Tracey (2017), exact
+        for both; between them, in few dimensions, Jensen's may be the smaller. "tightest" is the
+        smaller of the two, with its gradient. Static, as the two that follow: jitted
+        already, it is called as it is inside of a jitted function.
       tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
-      axis_name: inside `shard_map`, the mesh axis that the batch is split over; the result is then
-        the bound for the whole batch, the same on every device. Without it, it is that of the
-        device's own part, and the mean of these is another number. Inside `jit` alone the batch is
-        whole, whatever devices it lies on, and needs no name. With `check_vma=False` a gradient
-        taken inside is too large by the number of devices, as that of any `psum` is.
+      axis_name: inside `shard_map`, the mesh axis that the batch is split over (as well as the
+        axis of `vmap(axis_name=...)`); the result is then the bound for the whole batch, the same
+        on every device, and M of Eq. 27 is `len(mean) * jax.lax.axis_size(axis_name)`. Without it,
+        it is that of the device's own part, and the mean of these is another number. Inside `jit`
+        alone the batch is whole, whatever devices it lies on, and needs no name. With
+        `check_vma=False` a gradient taken inside is too large by the number of devices, as that of
+        any `psum` is.
 
     Raises ValueError, while tracing, for shapes that differ or are not [M, d], M or d of 0,
     integers, an unknown bound, tile_size < 1, or an axis name outside of `shard_map`.
@@ -137,6 +141,8 @@ def _check_bound(bound: str) -> None:
 
 
 def _check_axis(axis_name: str) -> None:
+    if not isinstance(axis_name, str):
+        raise ValueError(f"axis_name must be the name of one axis, got {axis_name!r}")
     try:
         jax.lax.axis_index(axis_name)
     except NameError as error:

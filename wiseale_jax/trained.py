@@ -69,15 +69,32 @@ class TrainedAutoencoder:
         """E[x|z] at the posterior's mean."""
         return self.decode(self.encode(x)[0])
 
-    def sample(self, key: PRNGKeyArray, n: int) -> Float[Array, "n *shape"]:
-        """E[x|z] of `n` draws of z from the prior.
+    def sample(
+        self, key: PRNGKeyArray, n: int, x: Float[Array, "batch *shape"] | None = None
+    ) -> Float[Array, "n *shape"]:
+        """E[x|z] of `n` draws of z from the prior, or from the aggregate posterior of examples.
+
+        Where the aggregate posterior is far from the prior, as with the paper's weight of the KL,
+        the decoder has been trained on draws of the former alone.
+
+        Args:
+          key: for the draws.
+          n: how many.
+          x: examples, `[batch, *shape]`, whose aggregate posterior, (1/batch) sum_i q(z|x_i), takes
+            the prior's place.
 
         Raises:
-          ValueError: n is not a whole number of 1 or more.
+          ValueError: n is not a whole number of 1 or more; or as `encode`.
         """
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a whole number, at least 1, got {n!r}")
-        return self.decode(jax.random.normal(key, (n, self.model.latent_dim)))
+        if x is None:
+            return self.decode(jax.random.normal(key, (n, self.model.latent_dim)))
+        mean, logvar = self.encode(x)
+        row_key, noise_key = jax.random.split(key)
+        rows = jax.random.randint(row_key, (n,), 0, len(mean))
+        noise = jax.random.normal(noise_key, (n, self.model.latent_dim))
+        return self.decode(mean[rows] + jnp.exp(0.5 * logvar[rows]) * noise)
 
 
 def model_from_config(config: Mapping[str, Any]) -> tuple[Autoencoder, Likelihood]:
