@@ -85,9 +85,9 @@ def evaluate_run(
 ) -> dict[str, float | None]:
     """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
 
-    What evaluation.json holds is returned as it is if it is of the same step, version of this
-    package, settings and source. If it is of the same step and version alone, a copy is kept beside
-    it, under a name that is printed.
+    What evaluation.json, or a copy beside it, holds is returned as it is if it is of the same step,
+    version of this package, settings and source. If evaluation.json is of the same step and version
+    alone, a copy of it is kept, under a name that is printed.
 
     Args:
       workdir: of the run.
@@ -117,8 +117,9 @@ def evaluate_run(
     values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source
     header = dict(zip(MADE_WITH, values, strict=True))
     stored = _read(workdir / EVALUATION)
-    if all(stored.get(name) == value for name, value in header.items()):
-        return stored
+    for known in (stored, *map(_read, workdir.glob(f"{Path(EVALUATION).stem}-*.json"))):
+        if all(known.get(name) == value for name, value in header.items()):
+            return known
     test, factors = runs.load_test(config, data_dir, **preparing)
     evaluation.check(settings, len(test))
     # However many steps an epoch has: no step is made.
@@ -145,7 +146,8 @@ def _place(name: str) -> int:
 def _keep(path: Path) -> None:
     places = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
     place = next(place for place in places if not place.exists())
-    shutil.copy2(path, place)
+    with run_folder.replacing(place) as partial:
+        shutil.copy2(path, partial)
     print(f"the evaluation with other settings that was there is kept as {place}")
 
 
