@@ -18,7 +18,7 @@ from absl import flags
 
 from experiments import configs, epochs, locking, messages, processes, profiling, runs, stopping
 from wiseale_jax import checkpoints, programs, run_folder, training
-from wiseale_jax.datasets import feeding
+from wiseale_jax.datasets import feeding, pipeline
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 FLAGS = flags.FLAGS
@@ -220,6 +220,13 @@ def _resume(
             f"{before['test']:,}, and now there are {now['train']:,} and {now['test']:,}: bring "
             "the data set back, or choose another --workdir"
         )
+    before = restored.record.get("sha256", {})
+    if other := [name for name, sha256 in _checksums(data).items() if before.get(name) != sha256]:
+        if before and processes.is_first():
+            print(
+                f"note: the {' and '.join(other)} examples are not those of before, only as many: "
+                "the data set has been made anew"
+            )
     steps = len(data.train) // config.batch_size
     for step, reason in restored.damaged.items():
         aside = checkpoints.set_aside(saved, step)
@@ -245,12 +252,20 @@ def _save(
     step = int(state.step)
     if step not in saved.all_steps():
         record = run_folder.describe(dataclasses.asdict(config))
-        record |= {"examples": _sizes(data), "metrics": run_folder.finite(rows)}
+        record |= {"examples": _sizes(data), "sha256": _checksums(data)}
+        record |= {"metrics": run_folder.finite(rows)}
         checkpoints.save(saved, step, state, record)
 
 
 def _sizes(data: runs.Data) -> dict[str, int]:
     return {"train": len(data.train), "test": len(data.test.examples)}
+
+
+def _checksums(data: runs.Data) -> dict[str, str | None]:
+    return {
+        "training": pipeline.checksum(data.train),
+        "test": pipeline.checksum(data.test.examples),
+    }
 
 
 def _prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:

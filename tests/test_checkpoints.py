@@ -63,6 +63,24 @@ def test_newest_is_restored(tmp_path):
     assert_restored(restore(tmp_path), 3)
 
 
+def test_that_of_a_step(tmp_path):
+    save(tmp_path, 1, 2, 3)
+    with checkpoints.open_checkpoints(tmp_path, read_only=True) as saved:
+        restored = checkpoints.restore(saved, CONFIG, step=2)
+        assert_restored(restored, 2)
+        with pytest.raises(ValueError, match="has no checkpoint of step 4, but 1, 2, 3"):
+            checkpoints.restore(saved, CONFIG, step=4)
+    # Damaged, it is not another one.
+    for file in (tmp_path / "2").rglob("*"):
+        if file.is_file() and "record" not in file.parts:
+            file.write_bytes(file.read_bytes()[:-1])
+    with (
+        checkpoints.open_checkpoints(tmp_path, read_only=True) as saved,
+        pytest.raises(ValueError, match="damaged"),
+    ):
+        checkpoints.restore(saved, CONFIG, step=2)
+
+
 def test_newest_and_best_are_kept(tmp_path):
     save(tmp_path, 1, 2, 3, 4)
     with checkpoints.open_checkpoints(tmp_path) as saved:

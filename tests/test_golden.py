@@ -113,6 +113,9 @@ def test_other_shapes_are_refused_with_both(tmp_path):
         model.encode(np.zeros((3, 256, 1), np.uint8))
     with pytest.raises(ValueError, match=r"x must be an array: .*, `\.x`"):
         model.encode(wiseale_jax.Examples(np.zeros((3, 256, 1)), {}))
+    with pytest.raises(ValueError, match="has no checkpoint of step 8, but 7"):
+        wiseale_jax.load(golden_run.FOLDER, step=8)
+    assert wiseale_jax.load(golden_run.FOLDER, step=7).step == 7
     for n in (0, 2.0):
         with pytest.raises(ValueError, match="n must be a whole number, at least 1, got"):
             model.sample(jax.random.key(0), n)

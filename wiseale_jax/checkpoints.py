@@ -157,9 +157,12 @@ def prune(checkpoints: ocp.CheckpointManager, keep: int, best: int | None = None
 
 
 def restore(
-    checkpoints: ocp.CheckpointManager, config: Mapping[str, Any], like: Any = None
+    checkpoints: ocp.CheckpointManager,
+    config: Mapping[str, Any],
+    like: Any = None,
+    step: int | None = None,
 ) -> Restored:
-    """The newest checkpoint that is not damaged.
+    """The newest checkpoint that is not damaged, or that of a step.
 
     Args:
       checkpoints: from `open_checkpoints`.
@@ -167,15 +170,24 @@ def restore(
       like: a pytree of the structure, shapes, types and devices to restore to, arrays or
         `ShapeDtypeStruct`s; None restores nested dicts and lists to the first device, whatever
         devices they were saved from.
+      step: of the checkpoint; None for the newest.
 
     Raises:
-      ValueError: there is none, all are damaged, or it is another configuration's; the message
-        says which.
+      ValueError: there is none, or none of that step, all are damaged, or it is another
+        configuration's; the message says which.
       PermissionError, MemoryError, jax.errors.JaxRuntimeError: the newest cannot be read by this
         process, or there is too little memory for it.
     """
     damaged = {}
     steps = sorted(checkpoints.all_steps(), reverse=True)
+    if step is not None and steps:
+        if step not in steps:
+            known = ", ".join(map(str, reversed(steps)))
+            raise ValueError(
+                f"{checkpoints.directory} has no checkpoint of step {step}, but {known}"
+            )
+        steps = [step]
+    newest = step is None
     for step in steps:
         try:
             record = _restore_record(checkpoints, step)
@@ -188,7 +200,7 @@ def restore(
             if "RESOURCE_EXHAUSTED" in str(error):  # JAX's word for too little memory.
                 raise
             checkpoints.reload()
-            if checkpoints.latest_step() not in (None, steps[0]):
+            if newest and checkpoints.latest_step() not in (None, steps[0]):
                 # The process that trains has saved a newer one, and may have deleted this one.
                 return restore(checkpoints, config, like)
             damaged[step] = _reason(error)

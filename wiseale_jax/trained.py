@@ -115,16 +115,18 @@ def model_from_config(config: Mapping[str, Any]) -> tuple[Autoencoder, Likelihoo
     return model, LIKELIHOODS[dataset.likelihood]
 
 
-def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
+def load(workdir: str | os.PathLike, step: int | None = None) -> TrainedAutoencoder:
     """Loads what `python -m experiments.train` left in its run folder.
 
     Args:
       workdir: the run folder.
+      step: of a checkpoint, such as that of the lowest test loss, which is kept besides the newest;
+        metrics.jsonl has the steps. None for the newest.
 
     Raises:
-      ValueError: it is not a run folder, has no checkpoint yet, config.json or every checkpoint
-        is damaged, or the parameters are of other shapes than this release's network; the message
-        says which.
+      ValueError: it is not a run folder, has no checkpoint yet, or none of that step, config.json
+        or every checkpoint is damaged, or the parameters are of other shapes than this release's
+        network; the message says which.
 
     Warns:
       UserWarning: newer checkpoints than the one that is used are damaged.
@@ -146,7 +148,7 @@ def load(workdir: str | os.PathLike) -> TrainedAutoencoder:
     if not (folder / run_folder.CHECKPOINTS).is_dir():
         raise ValueError(f"{folder} has no {run_folder.CHECKPOINTS}/ yet: train it first")
     with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS, read_only=True) as saved:
-        restored = checkpoints.restore(saved, config)
+        restored = checkpoints.restore(saved, config, step=step)
     for step, reason in restored.damaged.items():
         warnings.warn(
             f"checkpoint {step} of {folder} is damaged ({reason}): {restored.step} is used",

@@ -188,6 +188,14 @@ def load_arrays(
     return {name: _map(file) for name, file in files.items()}
 
 
+def checksum(array: np.ndarray) -> str | None:
+    """The SHA-256 of the whole file of an array of `load_arrays`; None of any other array."""
+    if not isinstance(array, np.memmap):
+        return None
+    path = Path(array.filename).with_suffix(".json")
+    return json.loads(path.read_text(encoding="utf-8"))["sha256"]
+
+
 class _ArrayFile(NamedTuple):
     """A `.npy` file and what it must hold."""
 
