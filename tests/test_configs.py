@@ -1,12 +1,14 @@
 """experiments/configs.py: Appendix D's values, and what is refused."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import optax
 import pytest
 
 from experiments import configs
+from wiseale_jax.objectives import METHODS
 
 
 def test_appendix_d():
@@ -16,6 +18,30 @@ def test_appendix_d():
     assert mnist.latent_dim == 2 and celeba.latent_dim == 64
     assert (celeba.batch_size, celeba.epochs) == (256, 50)
     assert sine.kl_weight == 1 and sine.observation_noise == 1 and sine.bound == "jensen"
+
+
+def test_what_the_paper_does_not_give():
+    teapot, fashion, folder = (
+        configs.CONFIGS[name] for name in ("teapot", "fashion_mnist", "image_folder")
+    )
+    assert (teapot.batch_size, teapot.epochs, teapot.learning_rate) == (64, 50, 1e-4)
+    assert teapot.latent_dim == 10
+    # Tolstikhin et al.'s, for images of faces and for others.
+    weights = {name: config.mmd_weight for name, config in configs.CONFIGS.items()}
+    faces = {"celeba": 100, "image_folder": 100}
+    assert weights == {**dict.fromkeys(configs.CONFIGS, 10), **faces}
+    mnist, celeba = configs.CONFIGS["mnist"], configs.CONFIGS["celeba"]
+    assert dataclasses.replace(fashion, dataset="mnist") == mnist
+    assert (folder.batch_size, folder.image_size) == (64, 64)
+    assert dataclasses.replace(folder, dataset="celeba", batch_size=256, image_size=None) == celeba
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_methods_defaults_are_those_of_its_function(method):
+    fields = {field.name: field.default for field in dataclasses.fields(configs.Config)}
+    for name, parameter in inspect.signature(METHODS[method]).parameters.items():
+        if name in fields:
+            assert parameter.default == fields[name]
 
 
 def test_celeba_rate_drops_after_epoch_30():

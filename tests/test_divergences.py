@@ -192,6 +192,10 @@ def test_gaussian_kl():
     want = 0.5 * np.sum(m**2 + np.exp(v) - 1 - v, axis=1)
     np.testing.assert_allclose(gaussian_kl(mean, logvar), want, rtol=5e-6)
     assert gaussian_kl(np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32))[0] == 0
+    # Near the prior, where exp(logvar) - 1 would have few figures.
+    near = np.full((1, 3), 1e-3, np.float32)
+    want = 1.5 * (np.expm1(np.float64(near[0, 0])) - np.float64(near[0, 0]))
+    np.testing.assert_allclose(gaussian_kl(0 * near, near)[0], want, rtol=1e-3)
 
 
 def test_aggregate_kl_against_quadrature():

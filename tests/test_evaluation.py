@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import evaluation, latent_metrics, metrics, representation
+from wiseale_jax import decoder_metrics, evaluation, latent_metrics, metrics, representation
 from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.evidence import importance_weighted_log_likelihood
 from wiseale_jax.frechet import frechet_distance
@@ -73,6 +74,16 @@ def test_the_error_of_a_log_likelihood_of_some_of_the_examples():
     np.testing.assert_allclose(found["log_likelihood_stderr"], variance**0.5, rtol=1e-6)
 
 
+def test_the_mmd_is_of_draws_and_not_of_means():
+    # Posteriors so broad that their means are near each other. As many as of `linear`.
+    true = LinearGaussian(noise=3.0)
+    x, _ = true.draw(1500)
+    mean, logvar = map(np.asarray, true.trained.encode(x))
+    key = jax.random.key(0)
+    found = evaluation._aggregate(true.trained, mean, logvar, key, SETTINGS, False)
+    assert abs(found["mmd"].value) < 0.1
+
+
 def test_a_linear_decoder_is_smooth(linear):
     true, _, found = linear
     near(found, "decoder_sensitivity", np.sum(true.variance * np.sum(true.weight**2, axis=0)))
@@ -115,24 +126,48 @@ def test_every_number_is_described(linear):
     assert set(metrics.NEEDS_DENSITY) < set(metrics.METRICS)
 
 
-def test_a_deterministic_encoder_has_none_and_says_where():
+@pytest.fixture(scope="module")
+def point():
+    """What is found for a deterministic encoder, which takes far less time."""
     true = LinearGaussian(encoder="deterministic")
-    x, _ = true.draw(100)
-    found = evaluation.evaluate(true.trained, x, None, SETTINGS, progress=False)
-    assert {n for n, value in found.items() if value is None} == set(metrics.NEEDS_DENSITY)
-    assert found["active_units"] == 2 and found["decoder_sensitivity"] == 0
-    assert found["reconstruction_error"] == found["reconstruction_error_at_mean"]
+    x, z = true.draw(100)
+    factors = {"first": z[:, 0], "phase": np.arctan2(z[:, 1], z[:, 0])}
+    factors |= {"still": np.ones(100), "one": np.ones(100, int)}
+    return evaluation.evaluate(true.trained, x, factors, SETTINGS, progress=False)
 
 
-def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
+def test_a_deterministic_encoder_has_none_and_says_where(point):
+    assert {n for n, value in point.items() if value is None} == set(metrics.NEEDS_DENSITY)
+    assert point["active_units"] == 2 and point["decoder_sensitivity"] == 0
+    assert point["reconstruction_error"] == point["reconstruction_error_at_mean"]
+
+
+def test_labels_and_factors_that_never_vary_are_left_out(point):
+    assert "linear_r2_first" in point and "mmd" in point
+    assert not any("still" in name or "accuracy" in name for name in point)
+
+
+def test_an_angle_is_predicted_by_its_cosine_and_sine(point):
+    # As a plain number, which jumps where it has gone round, its R^2 is 0.33.
+    assert point["linear_r2_phase"] > 0.5
+    circular = {name: dataset.circular for name, dataset in DATASETS.items() if dataset.circular}
+    assert circular == {"sine": ("phase",), "teapot": ("azimuth",)}
+
+
+def images(binarize):
+    """A model of small images, not trained, and 300 of them as stored."""
     shape = (6, 6, 1)
     decoder = (Dense(36, relu=False), Reshape(shape))
     model = Autoencoder(Architecture(shape, (Conv(2, 3, 2), Dense(4)), decoder), 2)
     data = np.random.default_rng(0).integers(0, 256, (300, *shape), np.uint8)
     key = jax.random.key(0)
-    config = {"dataset": "mnist", "binarize": "threshold"}
     variables = model.init(key, data[:1] / np.float32(255), key)
-    trained = TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"], config)
+    config = {"dataset": "mnist", "binarize": binarize}
+    return TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"], config), data
+
+
+def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
+    trained, data = images("threshold")
     labels = np.arange(300) % 3
     settings = SETTINGS._replace(examples=260, inception="pool.onnx")
     # In place of Inception, pixels: FID is then as of the images themselves.
@@ -167,6 +202,25 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     np.testing.assert_allclose(got, [each.mean(), stderr], rtol=1e-4)
 
 
+def test_images_that_are_grey_are_evaluated_so():
+    trained, data = images("none")
+    found = evaluation.evaluate(
+        trained, data, None, SETTINGS._replace(examples=260), progress=False
+    )
+    want = decoder_metrics.sharpness(data[:260] / np.float32(255)).mean()
+    np.testing.assert_allclose(found["sharpness_data"], want, rtol=1e-6)
+
+
+def test_elbo_and_log_likelihood_are_of_the_same_binary_images():
+    trained, data = images("stochastic")
+    # So sure of its pixels that other images would have another likelihood by far.
+    layer = trained.variables["params"]["decoder_stack"]["Dense_0"]
+    layer["kernel"], layer["bias"] = 1e-3 * layer["kernel"], 20 * np.resize([1.0, -1.0], 36)
+    settings = SETTINGS._replace(examples=260, num_importance_samples=1)
+    found = evaluation.evaluate(trained, data, None, settings, progress=False)
+    assert abs(found["log_likelihood"] - found["elbo"]) < 0.3
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -194,21 +248,10 @@ def test_fid_is_for_images_and_needs_a_network():
 
 
 def test_of_few_examples_no_factor_is_recovered():
-    true = LinearGaussian()
+    true = LinearGaussian(encoder="deterministic")
     x, z = true.draw(9)
-    settings = Settings(likelihood_examples=2, num_importance_samples=2, num_samples=10)
-    found = evaluation.evaluate(true.trained, x, {"first": z[:, 0]}, settings, progress=False)
+    found = evaluation.evaluate(true.trained, x, {"first": z[:, 0]}, SETTINGS, progress=False)
     assert "mmd" in found and not any("r2" in name for name in found)
-
-
-def test_labels_and_factors_that_never_vary_are_left_out():
-    true = LinearGaussian()
-    x, z = true.draw(40)
-    settings = Settings(likelihood_examples=2, num_importance_samples=2, num_samples=10)
-    factors = {"first": z[:, 0], "still": np.ones(40), "one": np.ones(40, int)}
-    found = evaluation.evaluate(true.trained, x, factors, settings, progress=False)
-    assert "linear_r2_first" in found and "log_likelihood" in found
-    assert not any("still" in name or "accuracy" in name for name in found)
 
 
 def test_one_example_is_too_few():

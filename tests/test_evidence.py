@@ -89,6 +89,36 @@ def test_errors_of_a_linear_model():
     assert abs(np.mean(gap) - added) < 5 * np.std(gap) / len(x) ** 0.5
 
 
+def test_bernoulli_errors_are_of_probabilities_and_cross_entropies():
+    model = Autoencoder(Architecture((4,), (Dense(3),), (Dense(4, relu=False),)), 1)
+    x = np.random.default_rng(0).integers(0, 2, (64, 4)).astype(np.float32)
+    variables = model.init(KEY, x, KEY)
+    variables["params"]["decoder_stack"]["Dense_0"]["bias"] = jnp.array([-2.0, -0.5, 0.5, 2.0])
+    found = evidence(TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"], {}), x, KEY)
+    layer = jax.tree.map(np.float64, variables["params"]["decoder_stack"]["Dense_0"])
+
+    def logits(z):
+        return np.float64(z) @ layer["kernel"] + layer["bias"]
+
+    def cross_entropy(logits):
+        return -np.sum(x * special.log_expit(logits) + (1 - x) * special.log_expit(-logits), axis=1)
+
+    def mse(logits):
+        return np.mean((x - special.expit(logits)) ** 2, axis=1)
+
+    at_mean = logits(found.mean)
+    noise = jax.random.normal(KEY, (64, 1))
+    drawn = logits(found.mean + np.exp(found.logvar / 2) * noise)
+    np.testing.assert_allclose(found.reconstruction, special.expit(at_mean), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.reconstruction_error_at_mean, cross_entropy(at_mean), rtol=1e-5
+    )
+    np.testing.assert_allclose(found.reconstruction_error, cross_entropy(drawn), rtol=1e-5)
+    np.testing.assert_allclose(found.mse_at_mean, mse(at_mean), rtol=1e-5)
+    np.testing.assert_allclose(found.mse, mse(drawn), rtol=1e-5)
+    np.testing.assert_allclose(found.elbo, -cross_entropy(drawn) - found.aevb_kl, rtol=1e-5)
+
+
 def test_bernoulli_log_likelihood_against_quadrature():
     architecture = Architecture((4,), (Dense(3),), (Dense(4, relu=False),))
     model = Autoencoder(architecture, 1)

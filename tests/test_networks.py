@@ -9,7 +9,7 @@ import pytest
 
 from wiseale_jax import layers
 from wiseale_jax.autoencoder import build_autoencoder
-from wiseale_jax.networks import ARCHITECTURES
+from wiseale_jax.networks import ARCHITECTURES, ConvTranspose, Stack
 
 # Kernel shapes in Appendix D's order, from its text: encoder, two heads, decoder; a last list for
 # the channels that batch normalisation scales and shifts.
@@ -54,17 +54,48 @@ def test_shapes_and_parameter_counts(name, kernels, latent, shape):
     assert outputs.reconstruction.shape == (3, *shape)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_last_layer_is_linear(name):
-    computing = [layer for layer in ARCHITECTURES[name].decoder if hasattr(layer, "relu")]
-    assert not computing[-1].relu
+# Layers by their activations, encoder and decoder: r, a ReLU; l, linear. The last is linear.
+ACTIVATIONS = {
+    "sine": ("rrrrrr", "rrrrrl"),
+    "mnist": ("rrrr", "rrl"),
+    "celeba": ("rrrr", "lrrrl"),
+    "image32": ("rrr", "lrrl"),
+    "image64": ("rrrr", "lrrrl"),
+    "image128": ("rrrrr", "lrrrrl"),
+}
+
+
+def test_activations():
+    found = {
+        name: tuple(
+            "".join("r" if layer.relu else "l" for layer in layers if hasattr(layer, "relu"))
+            for layers in (architecture.encoder, architecture.decoder)
+        )
+        for name, architecture in ARCHITECTURES.items()
+    }
+    assert found == ACTIVATIONS
+
+
+def test_batch_statistics_move_by_a_tenth():
+    x, key = jax.random.normal(jax.random.key(1), (16, 4, 2)), jax.random.key(0)
+    layer = ConvTranspose(3, 3, 2, relu=False)
+    normalised = Stack((layer._replace(batch_norm=True),))
+    variables = normalised.init(key, x, False)
+    _, updated = normalised.apply(variables, x, True, mutable=["batch_stats"])
+    (got,) = updated["batch_stats"].values()
+    # What is normalised is what the layer gives without it.
+    (name,) = (name for name in variables["params"] if name.startswith("ConvTranspose"))
+    params = {name: variables["params"][name]}
+    before = np.float64(Stack((layer,)).apply({"params": params}, x, True))
+    np.testing.assert_allclose(got["mean"], 0.1 * before.mean((0, 1)), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got["var"], 0.9 + 0.1 * before.var((0, 1)), rtol=1e-5)
 
 
 def test_a_network_is_the_same_function_with_native_convolutions(monkeypatch):
     model, key = build_autoencoder("mnist", 2), jax.random.key(0)
     x = jax.random.uniform(key, (3, 28, 28, 1))
-    outputs, variables = model.init_with_output(key, x, key)
+    outputs, variables = jax.jit(model.init_with_output)(key, x, key)
     monkeypatch.setattr(layers, "use_matmul", lambda: not jax.default_backend() == "cpu")
-    native = model.apply(variables, x, key)
+    native = jax.jit(model.apply)(variables, x, key)
     for a, b in zip(native, outputs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from wiseale_jax import plots
+from wiseale_jax import comparison_plots, plots
 from wiseale_jax.datasets import sine
 
 METRICS = ("loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
 
 
 def rows(kl=1.0):
+    """Three epochs, whose values are 2, 1 and 2/3 in training and 3 more in the test."""
     return [
-        {"epoch": epoch, "split": split, **dict.fromkeys(METRICS, 2.0 / epoch), "aevb_kl": kl}
+        {"epoch": epoch, "split": split, **dict.fromkeys(METRICS, more + 2 / epoch), "aevb_kl": kl}
         for epoch in (1, 2, 3)
-        for split in ("train", "test")
+        for split, more in (("train", 0.0), ("test", 3.0))
     ]
 
 
@@ -24,6 +25,19 @@ def test_curves():
     for axes in figure.axes:
         assert axes.get_xlabel() == "epoch" and axes.get_title()
         assert [t.get_text() for t in axes.get_legend().get_texts()] == ["train", "test"]
+    for line, more in zip(figure.axes[0].lines, (0, 3), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+        np.testing.assert_allclose(line.get_ydata(), more + np.array([2, 1, 2 / 3]))
+    assert [line.get_label() for line in figure.axes[0].lines] == ["train", "test"]
+
+
+def test_curves_of_several_runs_are_of_training():
+    other = [{**row, "elbo": row["elbo"] + 1} for row in rows()]
+    figure = comparison_plots.curves_by_label([("a", rows()), ("a", other), ("b", rows())], "t")
+    median, single = figure.axes[2].lines
+    for line, more in ((median, 0.5), (single, 0)):
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
+        np.testing.assert_allclose(line.get_ydata(), more + np.array([2, 1, 2 / 3]))
 
 
 def test_infinite_metrics_are_said_to_be():

@@ -6,6 +6,7 @@ import sys
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,7 +15,9 @@ from experiments import configs, processes, runs
 from tests import golden_run
 from tests.forks import ROOT
 from wiseale_jax import objectives, programs
-from wiseale_jax.datasets import sine
+from wiseale_jax.datasets import BINARIZE, as_stored, sine
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.networks import ARCHITECTURES
 
 
 @pytest.fixture
@@ -120,6 +123,62 @@ def test_images_stand_over_their_reconstructions(count, rows, columns):
     for top in range(0, 30 * rows, 60):
         at = drawn[top : top + 28, :28]
         np.testing.assert_allclose(at, 1 - drawn[top + 30 : top + 58, :28], atol=1e-6)
+
+
+def test_a_program_has_the_settings_of_its_run():
+    given = {
+        "dataset": "sine",
+        "batch_size": 32,
+        "latent_dim": 3,
+        "observation_noise": "learned",
+        "scale_head": "relu",
+        "precision": "bfloat16",
+        "microbatches": 4,
+        "skip_nonfinite": 3,
+        "kl_weight": "batch",
+        "bound": "tightest",
+    }
+    program = runs.make_program(configs.make_config(given), 100)
+    keywords = {"likelihood": LIKELIHOODS["gaussian"], "kl_weight": "batch", "bound": "tightest"}
+    assert program.objective.func is objectives.wiseale
+    assert program.objective.keywords == keywords
+    of_model = ("latent_dim", "observation_noise", "scale_head", "precision")
+    for name in given.keys() - keywords.keys() - {"dataset"}:
+        assert getattr(program.model if name in of_model else program, name) == given[name]
+    assert program.model.architecture is ARCHITECTURES["sine"]
+    assert program.model.encoder == "gaussian" and program.preprocess is as_stored
+    point = runs.make_program(configs.make_config({"dataset": "sine", "method": "ae"}), 100)
+    assert point.model.encoder == "deterministic"
+
+
+@pytest.mark.parametrize(("name", "value"), [("beta", 2.0), ("mmd_weight", 3.0)])
+def test_a_program_has_its_methods_weight(name, value):
+    method = {"beta": "beta_vae", "mmd_weight": "wae_mmd"}[name]
+    config = configs.make_config({"dataset": "sine", "method": method, name: value})
+    assert runs.make_program(config, 100).objective.keywords[name] == value
+
+
+@pytest.mark.parametrize("binarize", BINARIZE)
+def test_images_are_made_binary_as_the_run_says(binarize):
+    config = configs.make_config({"dataset": "mnist", "binarize": binarize})
+    preprocess = runs.make_program(config, 100).preprocess
+    assert preprocess is BINARIZE[binarize]
+    if binarize == "none":
+        x = preprocess(np.array([0, 51, 255], np.uint8), jax.random.key(0))
+        np.testing.assert_allclose(x, [0, 0.2, 1], rtol=1e-6)
+
+
+def test_the_learning_rate_drops_after_whole_epochs_of_steps():
+    given = {"dataset": "sine", "batch_size": 32, "learning_rate_drop_epoch": 1}
+    given |= {"learning_rate": 0.1, "learning_rate_drop_factor": 0.3}
+    optimizer = runs.make_program(configs.make_config(given), 100).optimizer
+    # Of a gradient that never changes, Adam's steps are as long as the rate.
+    gradient, steps = jnp.ones(()), []
+    state = optimizer.init(gradient)
+    for _ in range(5):
+        update, state = optimizer.update(gradient, state)
+        steps.append(float(update))
+    np.testing.assert_allclose(steps, [-0.1] * 3 + [-0.03] * 2, rtol=1e-4)
 
 
 def test_a_warmup_is_of_whole_epochs_of_steps():

@@ -9,18 +9,20 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, evaluate, runs, train
+from experiments import configs, epochs, evaluate, profiling, runs, train
 from tests.devices import environment, start_together
 from tests.forks import call
-from wiseale_jax import metrics, representation, run_folder
-from wiseale_jax.datasets import feeding
+from wiseale_jax import checkpoints, divergences, metrics, representation, run_folder, training
+from wiseale_jax.datasets import BINARIZE, feeding, pipeline, with_flip
 from wiseale_jax.evaluation import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +44,10 @@ def parameters_of(workdir):
     return wiseale_jax.load(workdir).variables
 
 
+def steps_saved(workdir, name=run_folder.CHECKPOINTS):
+    return sorted(int(path.name) for path in (workdir / name).iterdir())
+
+
 def assert_same(workdir, finished):
     assert rows_of(workdir) == rows_of(finished)
     jax.tree.map(np.testing.assert_array_equal, parameters_of(workdir), parameters_of(finished))
@@ -55,7 +61,9 @@ def finished(tmp_path_factory, data_dir):
     return workdir
 
 
-def test_another_number_of_examples_is_refused_and_leaves_no_mark(tmp_path, data_dir, monkeypatch):
+def test_other_examples_are_refused_by_number_and_else_noted(
+    tmp_path, data_dir, monkeypatch, capsys
+):
     config = configs.make_config({**GIVEN, "epochs": 1})
     train.train(config, tmp_path / "run", str(data_dir))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.json*")}
@@ -77,6 +85,13 @@ def test_another_number_of_examples_is_refused_and_leaves_no_mark(tmp_path, data
     assert train.check_workdir(config, tmp_path / "run").endswith("train on")
     train.train(longer, tmp_path / "run", str(data_dir))
     assert rows_of(tmp_path / "run")[-1]["epoch"] == 2
+    assert "are not those of before" not in capsys.readouterr().out
+    checksum = pipeline.checksum
+    monkeypatch.setattr(
+        pipeline, "checksum", lambda a: "of others" if len(a) == 640 else checksum(a)
+    )
+    train.train(dataclasses.replace(config, epochs=3), tmp_path / "run", str(data_dir))
+    assert "note: the training examples are not those of before" in capsys.readouterr().out
 
 
 def test_what_a_run_leaves(finished):
@@ -107,13 +122,89 @@ def test_elbo_is_likelihood_less_kl_in_every_row(finished):
     for row in rows_of(finished):
         nll = 0.5 * row["reconstruction_error"] + 0.5 * 256 * np.log(2 * np.pi)
         np.testing.assert_allclose(row["elbo"], -nll - row["aevb_kl"], rtol=1e-5)
-        np.testing.assert_allclose(row["loss"], nll + row["wiseale_kl"] / 32, rtol=1e-5)
+        share = (row["loss"] - nll) / row["wiseale_kl"]
+        if row["split"] == "train":
+            np.testing.assert_allclose(share, 1 / 32, rtol=1e-3)
+        else:
+            # 150 examples are four batches of 32 and one of 22, which bear more of its KL each.
+            assert 1 / 32 < share < 1 / 22
         np.testing.assert_allclose(row["mse"], row["reconstruction_error"] / 256, rtol=1e-5)
 
 
-def test_same_seed_same_bits(finished, tmp_path, data_dir):
-    train.train(configs.make_config(GIVEN), tmp_path / "again", str(data_dir))
+def test_the_same_seed_gives_the_same_bits_however_often_it_is_saved(finished, tmp_path, data_dir):
+    train.train(configs.make_config(GIVEN), tmp_path / "again", str(data_dir), checkpoint_every=2)
     assert_same(tmp_path / "again", finished)
+    # The last epoch is saved, too.
+    assert steps_saved(tmp_path / "again") == [40, 60] and steps_saved(finished) == [20, 40, 60]
+
+
+def test_the_checkpoint_of_the_lowest_test_loss_is_kept(tmp_path):
+    losses = {1: 3.0, 2: 1.0, 3: None, 4: 5.0, 5: 4.0}
+    rows = []
+    for step, loss in losses.items():
+        rows.append({"step": step, "split": "train", "loss": float(step)})
+        rows.append({"step": step, "split": "test", "loss": loss})
+    with checkpoints.open_checkpoints(tmp_path) as saved:
+        for step in losses:
+            checkpoints.save(saved, step, {"params": np.zeros(2)}, {})
+        train._prune(saved, rows, 2)
+    assert steps_saved(tmp_path.parent, tmp_path.name) == [2, 4, 5]
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    program = runs.make_program(configs.make_config(GIVEN), 64)
+    data, key = np.arange(64.0), jax.random.key_data(jax.random.key(0))
+    orders = []
+    for epoch in (1, 2):
+        state = types.SimpleNamespace(step=2 * (epoch - 1), key=key)
+        resident = next(epochs.parts(program, state, jnp.asarray(data), epoch))
+        streamed = next(epochs.parts(program, state, data, epoch))
+        orders.append(np.asarray(resident.order))
+        assert resident.start == 0 and sorted(orders[-1]) == list(range(64))
+        np.testing.assert_array_equal(np.ravel(streamed.data), data[orders[-1]])
+    assert not np.array_equal(*orders)
+
+
+def test_only_the_training_examples_are_mirrored(tmp_path, monkeypatch):
+    class Enough(Exception):
+        pass
+
+    def train_epoch(program, state, *rest):
+        used.append(program.preprocess)
+        return state, {}
+
+    def evaluate_epoch(program, *rest):
+        used.append(program.preprocess)
+        raise Enough
+
+    images, used = np.zeros((4, 28, 28, 1), np.uint8), []
+    data = runs.Data(images, runs.TestSet(images, {}))
+    key = jax.random.key_data(jax.random.key(0))
+    state = types.SimpleNamespace(step=0, key=key, params={}, variables={})
+    monkeypatch.setattr(runs, "load_data", lambda *_: data)
+    monkeypatch.setattr(training, "create_state", lambda *_: state)
+    monkeypatch.setattr(profiling, "report", lambda *_: (None, ()))
+    monkeypatch.setattr(epochs, "train", train_epoch)
+    monkeypatch.setattr(training, "evaluate", evaluate_epoch)
+    config = configs.make_config({"dataset": "mnist", "batch_size": 4, "flip": True})
+    with pytest.raises(Enough):
+        train.train(config, tmp_path / "run")
+    plain = BINARIZE["threshold"]
+    assert used == [with_flip(plain), plain]
+
+
+def test_a_batch_of_nan_stops_the_run_and_saves_it_as_it_was(tmp_path, data_dir, monkeypatch):
+    data = runs.load_data(configs.make_config(GIVEN), str(data_dir))
+    examples = np.array(data.train)
+    examples[7] = np.nan
+    monkeypatch.setattr(runs, "load_data", lambda *_: data._replace(train=examples))
+    with pytest.raises(FloatingPointError, match=r"in epoch 1, is not finite: .*loss nan") as error:
+        train.train(configs.make_config(GIVEN), tmp_path / "run", str(data_dir))
+    step = int(re.search(r"step (\d+),", str(error.value)).group(1))
+    assert 0 <= step < 20 and steps_saved(tmp_path / "run") == [step]
+    leaves = jax.tree.leaves(parameters_of(tmp_path / "run"))
+    assert all(np.isfinite(leaf).all() for leaf in leaves)
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
@@ -261,7 +352,7 @@ def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch
     def refuse(*arguments):
         raise DataNeeded
 
-    monkeypatch.setattr(runs, "load_data", refuse)  # Found again without the data.
+    monkeypatch.setattr(runs, "load_test", refuse)  # Found again without the data.
     again = evaluate.evaluate_run(finished, str(data_dir), settings)
     assert again == written and list(again) == list(written)
     assert evaluate.table(again) in done.stdout
@@ -281,6 +372,9 @@ def test_an_evaluation_with_other_settings_is_kept(finished, data_dir, capsys):
         for seed in (0, 1, 2)
     ]
     said = capsys.readouterr().out
+    # One that was kept is found again.
+    again = evaluate.evaluate_run(finished, str(data_dir), settings, progress=False)
+    assert again == found[0] and capsys.readouterr().out == ""
     for name, wanted in zip(("-1", "-2", ""), found, strict=True):
         path = finished / f"evaluation{name}.json"
         assert json.loads(path.read_text()) == wanted
@@ -323,16 +417,37 @@ assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modu
 
 
 @pytest.mark.parametrize(
-    "method", ["aevb", pytest.param("beta_vae", marks=pytest.mark.slow), "wae_mmd", "ae"]
+    ("method", "given"),
+    [
+        ("aevb", {"observation_noise": "learned"}),
+        # So heavy that the KL, small after an epoch, is seen in the loss.
+        pytest.param("beta_vae", {"beta": 1e4}, marks=pytest.mark.slow),
+        ("wae_mmd", {"mmd_weight": 100.0, "encoder": "deterministic"}),
+        ("ae", {"observation_noise": 0.5}),
+    ],
 )
-def test_every_method_trains(method, tmp_path, data_dir):
-    given = {**GIVEN, "epochs": 1, "method": method}
+def test_every_method_trains_by_its_settings(method, given, tmp_path, data_dir):
+    workdir = tmp_path / "run"
+    config = configs.make_config({**GIVEN, "epochs": 1, "method": method, **given})
+    train.train(config, workdir, str(data_dir))
+    summary = json.loads((workdir / "summary.json").read_text())
+    error, kl = summary["reconstruction_error"], summary["aevb_kl"]
+    assert (kl is None) == (config.encoder == "deterministic")
+    if method == "wae_mmd":
+        x = wiseale_jax.load_examples("sine", data_dir=data_dir).x
+        z, _ = wiseale_jax.load(workdir).encode(x)
+        prior_z = jax.random.normal(jax.random.key(0), (10_000, 4))
+        # Within what other draws from the prior make of it.
+        want = 100 * divergences.mmd(z, prior_z)
+        np.testing.assert_allclose(summary["loss"] - error, want, rtol=0.2)
+        return
+    noise_logvar = 2 * np.log(0.5) if method == "ae" else 0.0
     if method == "aevb":
-        given["observation_noise"] = "learned"
-    train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert (summary["aevb_kl"] is None) == (method == "ae")
-    assert np.isfinite(summary["reconstruction_error"])
+        noise_logvar = float(parameters_of(workdir)["params"]["observation_logvar"])
+        assert abs(noise_logvar) > 1e-3
+    nll = 0.5 * error / np.exp(noise_logvar) + 128 * (np.log(2 * np.pi) + noise_logvar)
+    weight = {"aevb": 1, "beta_vae": 1e4, "ae": 0}[method]
+    np.testing.assert_allclose(summary["loss"], nll + weight * (kl or 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from wiseale_jax import programs, training
+from tests.linear_gaussian import LinearGaussian
+from wiseale_jax import gradients, programs, training
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -20,13 +21,16 @@ NORMALISED = Architecture(
     (Dense(16),),
     (Dense(8), Reshape((4, 2)), ConvTranspose(1, 3, 2, relu=False, batch_norm=True)),
 )
+PLAIN = NORMALISED._replace(decoder=(Dense(8), Dense(8, relu=False), Reshape((8, 1))))
 DATA = jax.random.normal(jax.random.key(5), (50, 8, 1))
+# One optimiser of each kind, as tests whose programs are equal share what is compiled.
+ADAM, SGD = optax.adam(1e-2), optax.sgd(1.0)
+step = jax.jit(training.train_step, static_argnums=0)
 
 
-def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=None, **options):
+def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=ADAM, **options):
     model = Autoencoder(architecture, 2, **options)
     objective = bind(method, LIKELIHOODS["gaussian"], {})
-    optimizer = optimizer or optax.adam(1e-2)
     return programs.Program(model, objective, optimizer, as_stored, batch_size)
 
 
@@ -66,7 +70,6 @@ def test_one_call_is_the_loop_of_steps_written_out():
     state = training.create_state(program, 0, DATA[:1])
     order = training.epoch_order(state.key, 1, len(DATA))
     want, losses = state, []
-    step = jax.jit(training.train_step, static_argnums=0)
     for i in range(6):
         want, metrics = step(program, want, DATA[order[8 * i : 8 * i + 8]])
         losses.append(float(metrics["loss"]))
@@ -81,21 +84,51 @@ def test_one_call_is_the_loop_of_steps_written_out():
 
 @pytest.mark.parametrize("microbatches", [1, 4])
 def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
-    likelihood = LIKELIHOODS["gaussian"]
-    plain = make("beta_vae")._replace(microbatches=microbatches)
-    warm = plain._replace(warmup_steps=4)
-    step = jax.jit(training.train_step, static_argnums=0)
-    state = training.create_state(warm, 0, DATA[:1])
+    whole = make("beta_vae", 8, PLAIN, SGD, observation_noise="learned")
+    without = whole._replace(objective=bind("beta_vae", LIKELIHOODS["gaussian"], {"beta": 0.0}))
+    warm = whole._replace(warmup_steps=4, microbatches=microbatches)
+    start = training.create_state(warm, 0, DATA[:1])
     for number, part in enumerate([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]):
-        light = plain._replace(objective=bind("beta_vae", likelihood, {"beta": 4 * part}))
-        want, expected = step(light, state, DATA[:8])
-        state, metrics = step(warm, state, DATA[:8])
-        assert int(state.step) == number + 1
+        state = start._replace(step=jnp.int32(number))
+        # The loss, and so a step of plain gradient descent, is linear in the weight.
+        ends = [step(program, state, DATA[:8]) for program in (without, whole)]
+        want, expected = jax.tree.map(lambda a, b, part=part: a + part * (b - a), *ends)
+        got, metrics = step(warm, state, DATA[:8])
+        assert int(got.step) == number + 1
         np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
-        for a, b in zip(*map(jax.tree.leaves, (state.params, want.params)), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    whole = (training.evaluate(program, state.variables, DATA, 0) for program in (warm, plain))
-    assert next(whole) == next(whole)
+        for a, b in zip(*map(jax.tree.leaves, (got.params, want.params)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_evaluation_has_the_whole_weight_from_the_start():
+    program = make("beta_vae")._replace(warmup_steps=4)
+    variables = training.create_state(program, 0, DATA[:1]).variables
+    found = training.evaluate(program, variables, DATA, 0)
+    # Of the KL, one is in the ELBO already.
+    np.testing.assert_allclose(found["loss"], 3 * found["aevb_kl"] - found["elbo"], rtol=1e-6)
+
+
+def test_every_step_and_every_batch_of_an_evaluation_has_noise_of_its_own():
+    true = LinearGaussian(scale=2.0)
+    x, _ = true.draw(64)
+    objective = bind("aevb", LIKELIHOODS["gaussian"], {})
+    program = programs.Program(true.trained.model, objective, optax.sgd(0.0), as_stored, 64)
+    state = training.create_state(program, 0, x[:1])
+    state = state._replace(params=true.trained.variables["params"])
+    errors = []
+    for _ in range(200):
+        state, metrics = step(program, state, x)
+        errors.append(float(metrics["reconstruction_error"]))
+    assert len(set(errors)) == 200
+    centred = x - true.offset
+    gain = true.weight * true.variance / true.noise**2
+    at_mean = np.mean(np.sum((centred - centred @ gain @ true.weight.T) ** 2, axis=1))
+    # The noise of z adds tr(W diag(sigma^2) W').
+    want = at_mean + np.sum(4 * true.variance * np.sum(true.weight**2, axis=0))
+    stderr = np.std(errors) / 200**0.5
+    assert abs(np.mean(errors) - want) < 5 * stderr
+    found = training.evaluate(program, state.variables, np.tile(x, (200, 1)), 0)
+    assert abs(found["reconstruction_error"] - want) < 5 * stderr
 
 
 def test_training_lowers_the_loss_and_moves_the_batch_statistics():
@@ -178,15 +211,11 @@ def test_a_single_example_left_over_joins_no_batch():
     assert np.isfinite(got["loss"])
 
 
-PLAIN = NORMALISED._replace(decoder=(Dense(8), Dense(8, relu=False), Reshape((8, 1))))
-
-
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
-    program = make(method, 8, PLAIN, optax.sgd(1.0), observation_noise="learned")
+    program = make(method, 8, PLAIN, SGD, observation_noise="learned")
     state = training.create_state(program, 0, DATA[:1])
-    step = jax.jit(training.train_step, static_argnums=0)
     want, metrics = step(program, state, DATA[:8])
     got, metrics_in_parts = step(program._replace(microbatches=microbatches), state, DATA[:8])
     for name, value in metrics.items():
@@ -197,10 +226,11 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
 
 
 def test_parts_optimise_something_else_if_their_gradients_are_averaged():
-    program = make("wiseale", 4, PLAIN, optax.sgd(1.0))
+    program = make("wiseale", 8, PLAIN, SGD, observation_noise="learned")
     state = training.create_state(program, 0, DATA[:1])
-    whole, _ = training.train_step(program._replace(batch_size=8, microbatches=2), state, DATA[:8])
-    parts = [training.train_step(program, state, DATA[i : i + 4])[0].params for i in (0, 4)]
+    whole, _ = step(program._replace(microbatches=2), state, DATA[:8])
+    part = program._replace(batch_size=4)
+    parts = [step(part, state, DATA[i : i + 4])[0].params for i in (0, 4)]
     average = jax.tree.map(lambda a, b: (a + b) / 2, *parts)
     difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole.params, average)
     assert max(jax.tree.leaves(difference)) > 1e-3
@@ -209,10 +239,26 @@ def test_parts_optimise_something_else_if_their_gradients_are_averaged():
 def test_parts_move_the_batch_statistics_one_after_the_other():
     program = make()._replace(microbatches=4)
     state = training.create_state(program, 0, DATA[:1])
-    after, metrics = jax.jit(training.train_step, static_argnums=0)(program, state, DATA[:8])
+    noise = jax.random.normal(jax.random.key(6), (8, 2))
+    _, metrics, got = jax.jit(gradients.gradient, static_argnums=0)(
+        program, state.params, state.batch_stats, DATA[:8], noise, jax.random.key(7)
+    )
     assert np.isfinite(metrics["loss"])
-    for a, b in zip(*map(jax.tree.leaves, (state.batch_stats, after.batch_stats)), strict=True):
-        assert not np.array_equal(a, b)
+
+    @jax.jit
+    def apply(batch_stats, x, noise):
+        variables = {"params": state.params, "batch_stats": batch_stats}
+        _, updated = program.model.apply(
+            variables, x, noise, True, mutable=["batch_stats"], method="with_noise"
+        )
+        return updated["batch_stats"]
+
+    want = state.batch_stats
+    for i in range(0, 8, 2):
+        want = apply(want, DATA[i : i + 2], noise[i : i + 2])
+    for a, b, before in zip(*map(jax.tree.leaves, (got, want, state.batch_stats)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+        assert not np.array_equal(a, before)
 
 
 def test_bfloat16_follows_float32():
@@ -224,6 +270,7 @@ def test_bfloat16_follows_float32():
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(ends[-1][0].params))
     assert curves[0][-1] < curves[0][0] - 0.5
     np.testing.assert_allclose(curves[1], curves[0], rtol=0.01)
+    assert curves[1] != curves[0]
 
 
 def poisoned(steps):
