@@ -123,7 +123,7 @@ def train_all(
 
 def _check_finished(workdir: Path) -> None:
     missing = [] if run_folder.read_metrics(workdir) else [run_folder.METRICS]
-    if not any((workdir / run_folder.CHECKPOINTS).glob("[0-9]*")):
+    if not train.has_checkpoint(workdir):
         missing.append("checkpoint")
     if missing:
         raise ValueError(

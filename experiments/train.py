@@ -7,7 +7,7 @@ same command again resumes where it stopped, or says that it is finished.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,8 @@ def _train(
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
-        state, rows = _resume(saved, config, state, data)
+        about = _describe(data)  # Once: not from disk again at every checkpoint.
+        state, rows = _resume(saved, config, state, about)
         if first and resumed:
             if int(state.step) == 0 and (workdir / run_folder.METRICS).exists():
                 print("the run has no checkpoint: it starts again from epoch 1")
@@ -179,7 +180,7 @@ def _train(
             last = stop or epoch == config.epochs
             if last or epoch % checkpoint_every == 0:
                 _prune(saved, rows, keep)
-                _save(saved, config, state, rows, data)
+                _save(saved, config, state, rows, about)
             if last:
                 _prune(saved, rows, keep)
             if first and row is not None:
@@ -203,7 +204,7 @@ def _resume(
     saved: ocp.CheckpointManager,
     config: configs.Config,
     state: training.TrainState,
-    data: runs.Data,
+    about: Mapping[str, Any],
 ) -> tuple[training.TrainState, list[dict]]:
     """The newest good checkpoint's state and rows of metrics; those of a start if there is none.
 
@@ -213,7 +214,7 @@ def _resume(
     if not saved.all_steps():
         return state, []
     restored = checkpoints.restore(saved, dataclasses.asdict(config), state)
-    now = _sizes(data)
+    now = about["examples"]
     if (before := restored.record.get("examples", now)) != now:
         raise ValueError(
             f"the run has trained on {before['train']:,} examples and tested on "
@@ -221,13 +222,13 @@ def _resume(
             "the data set back, or choose another --workdir"
         )
     before = restored.record.get("sha256", {})
-    if other := [name for name, sha256 in _checksums(data).items() if before.get(name) != sha256]:
+    if other := [name for name, sha256 in about["sha256"].items() if before.get(name) != sha256]:
         if before and processes.is_first():
             print(
                 f"note: the {' and '.join(other)} examples are not those of before, only as many: "
                 "the data set has been made anew"
             )
-    steps = len(data.train) // config.batch_size
+    steps = now["train"] // config.batch_size
     for step, reason in restored.damaged.items():
         aside = checkpoints.set_aside(saved, step)
         if processes.is_first():
@@ -246,25 +247,22 @@ def _save(
     config: configs.Config,
     state: training.TrainState,
     rows: list[dict],
-    data: runs.Data,
+    about: Mapping[str, Any],
 ) -> None:
     """Begins to save a checkpoint, unless this step's is there."""
     step = int(state.step)
     if step not in saved.all_steps():
         record = run_folder.describe(dataclasses.asdict(config))
-        record |= {"examples": _sizes(data), "sha256": _checksums(data)}
-        record |= {"metrics": run_folder.finite(rows)}
+        record |= {**about, "metrics": run_folder.finite(rows)}
         checkpoints.save(saved, step, state, record)
 
 
-def _sizes(data: runs.Data) -> dict[str, int]:
-    return {"train": len(data.train), "test": len(data.test.examples)}
-
-
-def _checksums(data: runs.Data) -> dict[str, str | None]:
+def _describe(data: runs.Data) -> dict[str, dict[str, Any]]:
+    """What a checkpoint says of the data: how many examples there are, and which."""
+    train, test = data.train, data.test.examples
     return {
-        "training": pipeline.checksum(data.train),
-        "test": pipeline.checksum(data.test.examples),
+        "examples": {"train": len(train), "test": len(test)},
+        "sha256": {"training": pipeline.checksum(train), "test": pipeline.checksum(test)},
     }
 
 
@@ -302,10 +300,9 @@ def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") 
             raise ValueError(f"{workdir} holds another run: {differs}; choose another --{flag}")
         summary = workdir / run_folder.SUMMARY
         if summary.exists() and stored.epochs == config.epochs:
-            kept = (workdir / run_folder.CHECKPOINTS).glob("[0-9]*")
             more = (
                 "more --epochs train on"
-                if any(kept)
+                if has_checkpoint(workdir)
                 else ("it has no checkpoint any more: to train it again, remove summary.json")
             )
             return (
@@ -320,6 +317,11 @@ def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") 
     elif workdir.is_dir() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         raise ValueError(f"{workdir} is not empty and not a run folder; choose another --{flag}")
     return None
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether a run folder has a checkpoint, be it damaged."""
+    return any((workdir / run_folder.CHECKPOINTS).glob("[0-9]*"))
 
 
 def _finish(

@@ -140,9 +140,9 @@ def build_autoencoder(
     Raises:
       ValueError: an argument is unknown or out of range; the message lists what is known.
     """
-    own = isinstance(network, Architecture)
+    networks = {network: network} if isinstance(network, Architecture) else ARCHITECTURES
     for what, value, known in (
-        ("network", network, (network,) if own else ARCHITECTURES),
+        ("network", network, networks),
         ("encoder", encoder, ENCODERS),
         ("scale_head", scale_head, SCALE_HEADS),
         ("precision", precision, PRECISIONS),
@@ -158,10 +158,5 @@ def build_autoencoder(
             f"observation_noise must be a positive number or 'learned', got {observation_noise!r}"
         )
     return Autoencoder(
-        network if own else ARCHITECTURES[network],
-        latent_dim,
-        encoder,
-        scale_head,
-        observation_noise,
-        precision,
+        networks[network], latent_dim, encoder, scale_head, observation_noise, precision
     )

@@ -104,8 +104,8 @@ def wiseale_kl(
         large for identical posteriors and for well-separated ones; it may be more where a narrow
         one lies inside of a wide one. "bhattacharyya" is that of Kolchinsky & Tracey (2017), exact
         for both; between them, in few dimensions, Jensen's may be the smaller. "tightest" is the
-        smaller of the two, with its gradient. Static, as the two that follow: jitted
-        already, it is called as it is inside of a jitted function.
+        smaller of the two, with its gradient. Static, as the two that follow; as the function is
+        jitted, it needs no `jit` of its own.
       tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
       axis_name: inside `shard_map`, the mesh axis that the batch is split over (as well as the
         axis of `vmap(axis_name=...)`); the result is then the bound for the whole batch, the same
