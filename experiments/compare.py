@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import compared, evaluate, report_page, runs, sections
+from experiments import compared, evaluate, report_page, runs, tables
 from experiments.compared import Compared
 from experiments.report_page import Column
 from wiseale_jax import comparison_plots, metrics, plots, run_folder
@@ -58,7 +58,7 @@ def tabulate(done: Sequence[Compared], labels: Sequence[str]) -> list[dict[str, 
     """A row for each label; "" where a run of it lacks a number that others have."""
     order = list(dict.fromkeys([*plots.METRIC_LABELS, *(n for run in done for n in run.numbers)]))
     values = {name: [run.numbers.get(name) for run in done] for name in order}
-    table = sections.tabulate(labels, values)
+    table = tables.tabulate(labels, values)
     for row in table:
         of_row = [run for run, label in zip(done, labels, strict=True) if label == row["run"]]
         row |= {name: "" for name in order if any(name not in run.numbers for run in of_row)}
@@ -72,7 +72,7 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
         print(line)
     labels = compared.name_runs(done)
     table = tabulate(done, labels)
-    print(sections.write_tables(output, "table", table))
+    print(tables.write_tables(output, "table", table))
     datasets = ", ".join(dict.fromkeys(run.config.dataset for run in done))
     title = f"{datasets}: {len(done)} runs"
     drawn = {

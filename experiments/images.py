@@ -53,11 +53,10 @@ def report(
         traversals and interpolations.
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
     """
-    config = done[0].config
-    test = runs.load_test(config, data_dir, **preparing)
-    title = f"{config.dataset}, {config.epochs} epochs"
+    test = runs.load_test(done[0].config, data_dir, **preparing)
+    title = sections.title_of_first(done)
     drawn = (figures or _figures)(sections.load_first(done), test, title)
-    sections.write_figures(done, output, title, drawn)
+    sections.write_figures(done, output, drawn)
     names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
     columns = sections.last_metrics(done, *names)
     # Last, as it takes longest.

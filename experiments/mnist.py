@@ -72,7 +72,6 @@ def main(argv: list[str]) -> None:
 
 def figures(models: images.Models, test: runs.TestSet, title: str) -> dict[str, Any]:
     """The latent planes of models."""
-    del title
     x = images.as_model(models, test.examples)
     posteriors = {
         label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in models.items()
@@ -82,12 +81,13 @@ def figures(models: images.Models, test: runs.TestSet, title: str) -> dict[str, 
         "posteriors": latent_plots.posteriors(
             {label: (mean[:64], logvar[:64]) for label, (mean, logvar) in posteriors.items()},
             labels[:64],
+            title,
         ),
         "latent-plane": latent_plots.labelled_means(
-            {label: mean for label, (mean, _) in posteriors.items()}, labels
+            {label: mean for label, (mean, _) in posteriors.items()}, labels, title
         ),
         "decoded-plane": latent_plots.decoded_planes(
-            {label: trained.decode for label, trained in models.items()}
+            {label: trained.decode for label, trained in models.items()}, title=title
         ),
     }
 

@@ -22,7 +22,7 @@ from absl import flags
 from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
-from experiments import runs, sections
+from experiments import runs, tables
 from wiseale_jax import comparison_plots, constraint_plots, gaussian_kl, run_folder, wiseale_kl
 
 FLAGS = flags.FLAGS
@@ -301,9 +301,9 @@ def write(output: Path, tolerance: float) -> None:
     }
     for name, figure in figures.items():
         comparison_plots.save_both(figure, output / name)
-    print(sections.write_tables(output, "preferred", preferred_table(tolerance)))
+    print(tables.write_tables(output, "preferred", preferred_table(tolerance)))
     tolerances = tuple(sorted({tolerance, *TOLERANCES}))
-    print(sections.write_tables(output, "acceptable", region_table(maps, tolerances)))
+    print(tables.write_tables(output, "acceptable", region_table(maps, tolerances)))
     text = verdict(regions(maps, tolerance), tolerance)
     run_folder.write_text(output / "verdict.md", text)
     print(f"{text}\nwritten to {output}")

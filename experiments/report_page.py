@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.sections import Spread
+from experiments.tables import Spread
 
 _HERE = Path(__file__).parent
 _LARGEST_PICTURE = 8 * 2**20

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import configs, stopping
+from experiments import configs, optimizers, stopping
 from wiseale_jax import objectives, programs, run_folder
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
@@ -222,13 +222,13 @@ def make_program(
     return programs.Program(
         model=model,
         objective=objectives.bind(config.method, likelihood, settings),
-        optimizer=configs.optimizer(config, steps_per_epoch),
+        optimizer=optimizers.optimizer(config, steps_per_epoch),
         preprocess=preprocessing(config.dataset, config.binarize),
         batch_size=config.batch_size,
         microbatches=config.microbatches,
         mesh=mesh,
         skip_nonfinite=config.skip_nonfinite,
-        warmup_steps=configs.steps_of(config.warmup_epochs or 0, steps_per_epoch),
+        warmup_steps=optimizers.steps_of(config.warmup_epochs or 0, steps_per_epoch),
     )
 
 

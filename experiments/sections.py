@@ -1,11 +1,8 @@
-"""What the sections of the paper share: many runs, one after the other, and tables of them."""
+"""What the sections of the paper share: many runs, one after the other, and their numbers."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +10,9 @@ from typing import Any, NamedTuple
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import configs, evaluate, runs, train
+from experiments import configs, evaluate, runs, tables, train
 from wiseale_jax import comparison_plots, evaluation, run_folder
+from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.frechet import load_features
 from wiseale_jax.trained import TrainedAutoencoder, load
@@ -172,7 +170,7 @@ def evaluate_all(
     data_dir: str | None,
     **preparing: Any,
 ) -> dict[str, list[float | None]]:
-    """Numbers of `evaluate.evaluate_run`, by name and for every run, as `tabulate` takes them.
+    """Numbers of `evaluate.evaluate_run`, by name, for every run, as `tables.tabulate` takes them.
 
     With their standard errors, as `<name>_stderr`.
 
@@ -221,51 +219,6 @@ def parse_seeds(seeds: Sequence[str]) -> list[int]:
     return numbers
 
 
-def _rounded(value: float, digits: int) -> str:
-    """To significant digits, without a power of ten from 0.0001 to a million."""
-    return f"{float(f'{value:.{digits}g}'):g}"
-
-
-class Spread(NamedTuple):
-    """Mean and sample standard deviation over seeds; one seed has no deviation."""
-
-    mean: float
-    deviation: float | None
-
-    def __str__(self) -> str:
-        mean = _rounded(self.mean, 4)
-        return mean if self.deviation is None else f"{mean} ± {_rounded(self.deviation, 2)}"
-
-
-def spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and standard deviation; None where a value is missing or not finite."""
-    if not values or any(value is None or not math.isfinite(value) for value in values):
-        return None
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-
-
-def tabulate(
-    labels: Sequence[str], columns: Mapping[str, Sequence[float | None]]
-) -> list[dict[str, Any]]:
-    """One row per label, with the spread over its runs.
-
-    Args:
-      labels: of every run.
-      columns: by name, a value for every run.
-    """
-    return [
-        {
-            "run": label,
-            "seeds": labels.count(label),
-            **{
-                name: spread([v for v, of in zip(values, labels, strict=True) if of == label])
-                for name, values in columns.items()
-            },
-        }
-        for label in dict.fromkeys(labels)
-    ]
-
-
 def write_numbers(
     done: Sequence[Run],
     output: Path,
@@ -290,10 +243,10 @@ def write_numbers(
       settings, data_dir, **preparing: as of `evaluate_all`.
     """
     labels = [run.label for run in done]
-    print(write_tables(output, "table", tabulate(labels, columns)))
+    print(tables.write_tables(output, "table", tables.tabulate(labels, columns)))
     numbers = evaluate_all(done, settings, data_dir, **preparing)
     chosen = {name: numbers[name] for name in names if name in numbers}
-    print(write_tables(output, "evaluation", tabulate(labels, chosen)))
+    print(tables.write_tables(output, "evaluation", tables.tabulate(labels, chosen)))
     more = {  # What both have is of other draws there, or of fewer examples.
         f"evaluation_{name}" if name.removesuffix("_stderr") in columns else name: values
         for name, values in numbers.items()
@@ -305,7 +258,7 @@ def write_numbers(
         rows.append(
             [run.label, run.config.seed, *("" if v is None else f"{v:.6g}" for v in values)]
         )
-    _write_csv(output / "runs.csv", rows)
+    tables.write_csv(output / "runs.csv", rows)
 
 
 def load_first(done: Sequence[Run]) -> dict[str, TrainedAutoencoder]:
@@ -325,18 +278,31 @@ def first_runs(done: Sequence[Run]) -> dict[str, Run]:
     }
 
 
-def write_figures(
-    done: Sequence[Run], output: Path, title: str, figures: Mapping[str, Figure]
-) -> None:
+def title_of_first(done: Sequence[Run]) -> str:
+    """What the runs of `first_runs` are, for the title of a picture."""
+    seeds = {run.config.seed for run in first_runs(done).values()}
+    return _title(done) + (f", seed {min(seeds)}" if len(seeds) == 1 else "")
+
+
+def _title(done: Sequence[Run]) -> str:
+    return f"{done[0].config.dataset}, {done[0].config.epochs} epochs"
+
+
+def write_figures(done: Sequence[Run], output: Path, figures: Mapping[str, Figure]) -> None:
     """Writes figures by name, and what every section has: the training by epoch, as "curves".
 
     Args:
       done: the runs.
       output: the folder.
-      title: of the curves.
       figures: by name.
     """
-    curves = comparison_plots.curves_by_label([(run.label, run.rows) for run in done], title)
+    counts = sorted(Counter(run.label for run in done).values())
+    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    curves = comparison_plots.curves_by_label(
+        [(run.label, run.rows) for run in done],
+        f"{_title(done)}, {seeds} seed{'s' * (counts[-1] > 1)}",
+        "squared" if DATASETS[done[0].config.dataset].likelihood == "gaussian" else "nats",
+    )
     for name, figure in {**figures, "curves": curves}.items():
         comparison_plots.save_both(figure, output / name)
 
@@ -344,43 +310,3 @@ def write_figures(
 def last_metrics(done: Sequence[Run], *names: str) -> dict[str, list[float]]:
     """The last epoch's metrics on the test set, by name and for every run."""
     return {name: [run.test[name] for run in done] for name in names}
-
-
-def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) -> str:
-    """Writes a table as Markdown and as CSV, and returns the Markdown.
-
-    None is a number that is infinite or does not exist, and "" one that was not asked for.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    columns = list(table[0])
-    lines = ["| " + " | ".join(columns) + " |"]
-    lines.append("| --- |" + " ---: |" * (len(columns) - 1))
-    for row in table:
-        cells = ["none" if row[c] is None else str(row[c]) for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    markdown = "\n".join(lines) + "\n"
-    run_folder.write_text(folder / f"{name}.md", markdown)
-
-    rows = [[c for column in columns for c in _csv_columns(column, table)]]
-    for row in table:
-        rows.append([v for column in columns for v in _csv_values(row[column], column, table)])
-    _write_csv(folder / f"{name}.csv", rows)
-    return markdown
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    run_folder.write_text(path, buffer.getvalue())
-
-
-def _csv_columns(column: str, table: Sequence[Mapping[str, Any]]) -> list[str]:
-    has_spread = any(isinstance(row[column], Spread | None) for row in table)
-    return [column, f"{column}_deviation"] if has_spread else [column]
-
-
-def _csv_values(value: Any, column: str, table: Sequence[Mapping[str, Any]]) -> list[Any]:
-    if isinstance(value, Spread):
-        return [f"{value.mean:.6g}", "" if value.deviation is None else f"{value.deviation:.6g}"]
-    empty = value is None or value == ""
-    return [""] * len(_csv_columns(column, table)) if empty else [value]

@@ -91,8 +91,7 @@ def report(
     done: list[sections.Run], output: Path, data_dir: str | None, settings: Settings
 ) -> None:
     """Writes the tables and figures of finished runs."""
-    config = done[0].config
-    stored, factors = runs.load_test(config, data_dir)
+    stored, factors = runs.load_test(done[0].config, data_dir)
     wave = jnp.asarray(stored)
     columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
     at_mean: dict[str, list[float]] = {}
@@ -106,12 +105,12 @@ def report(
             at_mean.setdefault(f"error at mean, {name}", []).append(value)
         drawn[run.workdir] = again[chosen]
     sections.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
-    seeds = len({run.config.seed for run in done})
-    title = f"sine waves, {config.epochs} epochs, {seeds} seed{'s' * (seeds > 1)}"
     pictures = {label: drawn[run.workdir] for label, run in sections.first_runs(done).items()}
     picked = {name: factors[name][chosen] for name in ("clean", "frequency", "amplitude")}
-    waves = comparison_plots.waves_by_label(stored[chosen], **picked, reconstructions=pictures)
-    sections.write_figures(done, output, title, {"reconstructions": waves})
+    waves = comparison_plots.waves_by_label(
+        stored[chosen], **picked, reconstructions=pictures, title=sections.title_of_first(done)
+    )
+    sections.write_figures(done, output, {"reconstructions": waves})
 
 
 def errors_by_group(error: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:

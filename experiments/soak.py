@@ -43,10 +43,14 @@ def main(argv: list[str]) -> None:
     runs.prepare(configs.make_config({"dataset": "sine"}), FLAGS.data_dir)
     arguments = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
     folder = Path(tempfile.mkdtemp(prefix="wiseale-jax-soak-"))
-    if FLAGS.memory_epochs:
-        print(memory(folder, arguments, FLAGS.memory_epochs))
-    else:
-        print(soak(folder, arguments, FLAGS.minutes, FLAGS.kills, FLAGS.epochs, FLAGS.seed))
+    try:
+        if FLAGS.memory_epochs:
+            print(memory(folder, arguments, FLAGS.memory_epochs))
+        else:
+            print(soak(folder, arguments, FLAGS.minutes, FLAGS.kills, FLAGS.epochs, FLAGS.seed))
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     shutil.rmtree(folder)  # Only now: of a run that failed, it is the evidence.
 
 

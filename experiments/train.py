@@ -7,18 +7,27 @@ same command again resumes where it stopped, or says that it is finished.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from absl import flags
 
-from experiments import configs, epochs, locking, messages, processes, profiling, runs, stopping
+from experiments import (
+    configs,
+    epochs,
+    locking,
+    messages,
+    processes,
+    profiling,
+    runs,
+    saving,
+    stopping,
+)
 from wiseale_jax import checkpoints, programs, run_folder, training
-from wiseale_jax.datasets import feeding, pipeline
+from wiseale_jax.datasets import feeding
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 FLAGS = flags.FLAGS
@@ -143,8 +152,8 @@ def _train(
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
-        about = _describe(data)  # Once: not from disk again at every checkpoint.
-        state, rows = _resume(saved, config, state, about)
+        about = saving.describe(data)  # Once: not from disk again at every checkpoint.
+        state, rows = saving.resume(saved, config, state, about)
         if first and resumed:
             if int(state.step) == 0 and (workdir / run_folder.METRICS).exists():
                 print("the run has no checkpoint: it starts again from epoch 1")
@@ -158,7 +167,7 @@ def _train(
         if feed == "resident":
             train_data = programs.replicate(program, np.asarray(data.train))
         test_data = programs.replicate(program, np.asarray(data.test.examples))
-        if (start := _epochs_done(rows) + 1) <= config.epochs:
+        if (start := saving.epochs_done(rows) + 1) <= config.epochs:
             part = next(epochs.parts(training_program, state, train_data, start))
             trace = workdir / run_folder.PROFILE if profile else None
             flops, lines = profiling.report(training_program, state, part, trace)
@@ -179,10 +188,10 @@ def _train(
             stop = row is None or asked_to_stop()
             last = stop or epoch == config.epochs
             if last or epoch % checkpoint_every == 0:
-                _prune(saved, rows, keep)
-                _save(saved, config, state, rows, about)
+                saving.prune(saved, rows, keep)
+                saving.save(saved, config, state, rows, about)
             if last:
-                _prune(saved, rows, keep)
+                saving.prune(saved, rows, keep)
             if first and row is not None:
                 line = messages.epoch_line(epoch, config.epochs, row, test)
                 if flops:
@@ -191,94 +200,13 @@ def _train(
                 print(line, flush=True)
             if fault is not None:
                 raise FloatingPointError(fault)
-            if stop and _epochs_done(rows) < config.epochs:
+            if stop and saving.epochs_done(rows) < config.epochs:
                 raise stopping.Stopped(
                     f"stopped at step {int(state.step)}, epoch {epoch}, and saved: the same "
                     f"command goes on from there (exit code {stopping.EXIT_CODE})"
                 )
     if first:
         _finish(config, workdir, data, state, rows)
-
-
-def _resume(
-    saved: ocp.CheckpointManager,
-    config: configs.Config,
-    state: training.TrainState,
-    about: Mapping[str, Any],
-) -> tuple[training.TrainState, list[dict]]:
-    """The newest good checkpoint's state and rows of metrics; those of a start if there is none.
-
-    Raises:
-      ValueError: it was trained on another number of examples; or as `checkpoints.restore`.
-    """
-    if not saved.all_steps():
-        return state, []
-    restored = checkpoints.restore(saved, dataclasses.asdict(config), state)
-    now = about["examples"]
-    if (before := restored.record.get("examples", now)) != now:
-        raise ValueError(
-            f"the run has trained on {before['train']:,} examples and tested on "
-            f"{before['test']:,}, and now there are {now['train']:,} and {now['test']:,}: bring "
-            "the data set back, or choose another --workdir"
-        )
-    before = restored.record.get("sha256", {})
-    if other := [name for name, sha256 in about["sha256"].items() if before.get(name) != sha256]:
-        if before and processes.is_first():
-            print(
-                f"note: the {' and '.join(other)} examples are not those of before, only as many: "
-                "the data set has been made anew"
-            )
-    steps = now["train"] // config.batch_size
-    for step, reason in restored.damaged.items():
-        aside = checkpoints.set_aside(saved, step)
-        if processes.is_first():
-            print(f"checkpoint {step} is damaged ({reason}): moved to {aside}")
-    rows = restored.record["metrics"]
-    done = _epochs_done(rows)
-    if processes.is_first():
-        beyond = restored.step - done * steps
-        also = f" and {beyond} of the next one's {steps} steps" if beyond else ""
-        print(f"resuming after epoch {done}{also}")
-    return restored.state, rows
-
-
-def _save(
-    saved: ocp.CheckpointManager,
-    config: configs.Config,
-    state: training.TrainState,
-    rows: list[dict],
-    about: Mapping[str, Any],
-) -> None:
-    """Begins to save a checkpoint, unless this step's is there."""
-    step = int(state.step)
-    if step not in saved.all_steps():
-        record = run_folder.describe(dataclasses.asdict(config))
-        record |= {**about, "metrics": run_folder.finite(rows)}
-        checkpoints.save(saved, step, state, record)
-
-
-def _describe(data: runs.Data) -> dict[str, dict[str, Any]]:
-    """What a checkpoint says of the data: how many examples there are, and which."""
-    train, test = data.train, data.test.examples
-    return {
-        "examples": {"train": len(train), "test": len(test)},
-        "sha256": {"training": pipeline.checksum(train), "test": pipeline.checksum(test)},
-    }
-
-
-def _prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
-    """Waits for the last save, and deletes the checkpoints that are then no longer kept."""
-    losses = {
-        row["step"]: row["loss"]
-        for row in run_folder.finite(rows)
-        if row["split"] == "test" and row["loss"] is not None
-    }
-    kept = [step for step in saved.all_steps() if step in losses]
-    checkpoints.prune(saved, keep, min(kept, key=losses.get, default=None))
-
-
-def _epochs_done(rows: list[dict]) -> int:
-    return rows[-1]["epoch"] if rows else 0
 
 
 def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") -> str | None:

@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from experiments import compare, compared, configs, report_page
-from experiments.sections import Spread
+from experiments.tables import Spread
 from tests.browser import chromium, resize
 from wiseale_jax import plots, run_folder
 from wiseale_jax.comparison_plots import curves_by_label, metrics_by_label

@@ -36,11 +36,14 @@ def test_a_narrow_posterior_is_drawn_as_wide_as_can_be_seen():
         figure = latent_plots.posteriors({"a": (mean, np.full((1, 2), -90.0))}, np.array([3]))
         height = np.asarray(figure.axes[0].images[0].get_array())[..., 3]
         assert height.max() > 0.9 and np.sum(height > 0.1) < 100
+        said = figure.axes[0].texts[-1].get_text()
+        assert said.endswith("; below 0.03 drawn as 0.03") and said.startswith("median σ 2.9e-20")
 
 
 def test_labelled_means():
     figure = latent_plots.labelled_means({"a": MEAN}, np.array([3, 4]))
     np.testing.assert_array_equal(figure.axes[0].collections[0].get_offsets(), MEAN)
+    assert "of 2 test examples" in figure.get_suptitle()
 
 
 def test_decoded_plane_has_the_first_dimension_across_and_the_second_up():

@@ -40,6 +40,14 @@ def test_curves_of_several_runs_are_of_training():
         np.testing.assert_allclose(line.get_ydata(), more + np.array([2, 1, 2 / 3]))
 
 
+def test_a_method_looks_the_same_in_every_figure():
+    few = comparison_plots.styles(["AEVB", "WiSE-ALE, M = 64", "WiSE-ALE"])
+    many = comparison_plots.styles(["WAE", "WiSE-ALE", "beta-VAE", "AEVB", "a", "b", "c", "d", "e"])
+    assert few["AEVB"] == many["AEVB"] and few["WiSE-ALE"] == many["WiSE-ALE"]
+    assert list(few) == ["AEVB", "WiSE-ALE, M = 64", "WiSE-ALE"]
+    assert len(set(few.values())) == 3 and len(set(many.values())) == 9
+
+
 def test_infinite_metrics_are_said_to_be():
     axes = plots.curves(rows(kl=None), "title").axes[2]
     assert [text.get_text() for text in axes.texts] == ["infinite"]

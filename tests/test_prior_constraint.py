@@ -146,8 +146,11 @@ def test_figures_say_what_they_show():
         [0.5, 1.0], {"a": [0.5, 1.0], "b": [0.5, 1.0]}, sigma, losses, ["a"]
     )
     assert len(figure.axes) == 4 and figure.axes[2].get_ylabel() == "prior loss (nats)"
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["a", "b"]
+    legends = [[t.get_text() for t in legend.get_texts()] for legend in figure.legends]
+    assert legends == [["prior", "posteriors", "aggregate posterior"], ["a", "b"]]
     np.testing.assert_allclose(figure.axes[2].lines[1].get_xydata(), [[0.5, 0.5]])
     maps = constraint_plots.loss_maps({"m": (means, losses)}, sigma, [0.1, 0.5])
     assert [axes.get_title() for axes in maps.axes] == ["(a) a", "(b) b"]
+    key = [t.get_text() for t in maps.legends[0].get_texts()]
+    assert key == ["up to 0.1 nats", "up to 0.5 nats"]
     np.testing.assert_allclose(maps.axes[1].lines[0].get_xydata(), [[1, 0.1]])

@@ -15,14 +15,6 @@ from wiseale_jax import run_folder
 from wiseale_jax.evaluation import Settings
 
 
-def test_spread():
-    assert str(sections.spread([1.0, 2.0, 3.0])) == "2 ± 1"
-    assert sections.spread([1.0]) == (1.0, None) and str(sections.spread([1.0])) == "1"
-    assert str(sections.spread([1.0, 1.0])) == "1 ± 0"
-    assert sections.spread([1.0, None]) is None and sections.spread([]) is None
-    assert sections.spread([float("inf"), 1.0]) is None and sections.spread([float("nan")]) is None
-
-
 @pytest.mark.parametrize("seeds", [[], ["a"], ["-1"], ["1", "1"], ["0", "00"]])
 def test_bad_seeds(seeds):
     with pytest.raises(ValueError, match="seeds must be different numbers"):
@@ -35,26 +27,6 @@ def test_rows_to_train_are_chosen_by_label():
     assert list(sections.choose(variants, ["AEVB", "WiSE-ALE"])) == ["WiSE-ALE", "AEVB"]
     with pytest.raises(ValueError, match="got 'VAE'; known: WiSE-ALE; AEVB; beta-VAE; WAE"):
         sections.choose(variants, ["AEVB", "VAE"])
-
-
-def test_tables(tmp_path):
-    table = sections.tabulate("aabb", {"loss": [1.0, 3.0, 5.0, 5.0], "kl": [1.0, 1.0, None, None]})
-    markdown = sections.write_tables(tmp_path, "t", table)
-    assert markdown == (tmp_path / "t.md").read_text()
-    assert "| a | 2 | 2 ± 1.4 | 1 ± 0 |" in markdown and "| b | 2 | 5 ± 0 | none |" in markdown
-    rows = list(csv.DictReader((tmp_path / "t.csv").open()))
-    assert rows[0] == {
-        "run": "a",
-        "seeds": "2",
-        "loss": "2",
-        "loss_deviation": "1.41421",
-        "kl": "1",
-        "kl_deviation": "0",
-    }
-    assert rows[1]["kl"] == rows[1]["kl_deviation"] == ""
-    sections.write_tables(tmp_path, "one", sections.tabulate(["a"], {"loss": [1.0]}))
-    assert (tmp_path / "one.csv").read_text() == "run,seeds,loss,loss_deviation\na,1,1,\n"
-    assert "| a | 1 | 1 |" in (tmp_path / "one.md").read_text()
 
 
 def test_a_number_that_one_run_lacks_is_no_ones_loss(tmp_path, monkeypatch):
@@ -171,6 +143,32 @@ def test_the_first_run_of_each_label():
     # One whose first seed did not get to its end is seen all the same.
     done = [run("a", 0), run("a", 1), run("b", 1)]
     assert sections.first_runs(done) == {"a, seed 0": done[0], "b, seed 1": done[2]}
+
+
+def test_a_picture_says_what_it_is_of(tmp_path, monkeypatch):
+    rows = [{"epoch": 1, "split": "train", "reconstruction_error": 1, "aevb_kl": 1, "elbo": 1}]
+
+    def run(label, seed, dataset="sine"):
+        config = configs.make_config({"dataset": dataset, "seed": seed, "epochs": 7})
+        return sections.Run(label, config, Path(f"{label}-{seed}"), rows)
+
+    saved = {}
+    monkeypatch.setattr(
+        sections.comparison_plots, "save_both", lambda figure, path: saved.update({path: figure})
+    )
+
+    def curves(*done):
+        sections.write_figures(done, tmp_path, {})
+        return saved[tmp_path / "curves"]
+
+    many = (run("a", 0), run("b", 0), run("b", 1))
+    assert curves(*many).get_suptitle().startswith("sine, 7 epochs, 1 to 2 seeds; lines: medians")
+    assert sections.title_of_first(many) == "sine, 7 epochs, seed 0"
+    assert curves(*many).axes[0].get_ylabel().endswith("(squared, per example, training)")
+    few = curves(run("a", 2, "mnist"))
+    assert few.get_suptitle() == "mnist, 7 epochs, 1 seed"
+    assert few.axes[0].get_ylabel().endswith("(nats, per example, training)")
+    assert sections.title_of_first((run("a", 0), run("b", 1))) == "sine, 7 epochs"
 
 
 @pytest.mark.parametrize("study", sine.STUDIES)

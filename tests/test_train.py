@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, epochs, evaluate, profiling, runs, train
+from experiments import configs, epochs, evaluate, profiling, runs, saving, train
 from tests.devices import environment, start_together
 from tests.forks import call
 from wiseale_jax import checkpoints, divergences, metrics, representation, run_folder, training
@@ -147,7 +147,7 @@ def test_the_checkpoint_of_the_lowest_test_loss_is_kept(tmp_path):
     with checkpoints.open_checkpoints(tmp_path) as saved:
         for step in losses:
             checkpoints.save(saved, step, {"params": np.zeros(2)}, {})
-        train._prune(saved, rows, 2)
+        saving.prune(saved, rows, 2)
     assert steps_saved(tmp_path.parent, tmp_path.name) == [2, 4, 5]
 
 

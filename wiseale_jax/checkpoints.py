@@ -208,7 +208,8 @@ def restore(
     if not damaged:
         raise ValueError(f"{folder} holds no checkpoint yet: train for an epoch first")
     reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
-    raise ValueError(f"every checkpoint in {folder} is damaged ({reasons})")
+    which = "every checkpoint" if newest else "the checkpoint asked for"
+    raise ValueError(f"{which} in {folder} is damaged ({reasons})")
 
 
 def set_aside(checkpoints: ocp.CheckpointManager, step: int) -> Path:

@@ -26,8 +26,11 @@ _STYLES = [
     ("#3d2b1f", (0, (2, 4))),
 ]
 
+# What is in many figures looks the same in each; other labels take the styles that are left.
+_FAMILIAR = ("WiSE-ALE", "AEVB", "beta-VAE", "WAE")
+
 _PANELS = {
-    "reconstruction_error": "reconstruction error\n(squared, or nats; per example, training)",
+    "reconstruction_error": "reconstruction error\n({unit}, per example, training)",
     "aevb_kl": "mean KL[q(z|x) || p(z)]\n(nats, training)",
     "elbo": "ELBO\n(nats per example, training)",
 }
@@ -41,7 +44,11 @@ def save_both(figure: Figure, path: Path) -> None:
 
 def styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
     """Colour and line style of each label."""
-    return {label: _STYLES[i % len(_STYLES)] for i, label in enumerate(dict.fromkeys(labels))}
+    familiar = {label: i for i, label in enumerate(_FAMILIAR) if label in labels}
+    others = [label for label in dict.fromkeys(labels) if label not in familiar]
+    left = [i for i in range(len(_STYLES)) if i not in familiar.values()]
+    places = familiar | {label: left[i % len(left)] for i, label in enumerate(others)}
+    return {label: _STYLES[places[label]] for label in dict.fromkeys(labels)}
 
 
 def _short(label: str) -> str:
@@ -50,7 +57,11 @@ def _short(label: str) -> str:
     return label.replace("$", r"\$")
 
 
-def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], title: str) -> Figure:
+def curves_by_label(
+    runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    title: str,
+    unit: str = "squared, or nats",
+) -> Figure:
     """The paper's Figure 6: training metrics by epoch, median and range over runs of a label.
 
     An epoch in which a step went far astray, or first ones far from all others, would leave nothing
@@ -59,6 +70,7 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
     Args:
       runs: label and rows of metrics.jsonl, several runs of a label one per seed.
       title: of the figure.
+      unit: of the reconstruction error.
     """
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     drawn = styles([label for label, _ in runs])
@@ -93,7 +105,7 @@ def curves_by_label(runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]], tit
             axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         _leave_out_strays(axes, shown)
         axes.set_xlabel("epoch")
-        axes.set_ylabel(description)
+        axes.set_ylabel(description.format(unit=unit))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
@@ -177,6 +189,7 @@ def waves_by_label(
     frequency: np.ndarray,
     amplitude: np.ndarray,
     reconstructions: Mapping[str, np.ndarray],
+    title: str,
 ) -> Figure:
     """The paper's Figure 5a: reconstructions of a few waves, a row per label.
 
@@ -185,9 +198,11 @@ def waves_by_label(
       frequency: `[count]`, Hz.
       amplitude: `[count]`.
       reconstructions: by label, `[count, samples, 1]`.
+      title: of the figure.
     """
     count = len(wave)
     figure = Figure(figsize=(3.4 * count, 1.7 * len(reconstructions) + 1), layout="constrained")
+    figure.suptitle(title)
     grid = figure.subplots(len(reconstructions), count, sharex=True, sharey="col", squeeze=False)
     for row, (label, again) in zip(grid, reconstructions.items(), strict=True):
         for i, axes in enumerate(row):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from wiseale_jax.comparison_plots import styles
@@ -41,7 +42,8 @@ def preferred_variances(
             axes.set_title(f"means ±{m:g}: {name} prefers σ = {s:.2f}", fontsize=9)
             axes.set_xlabel("z")
         row[0].set_ylabel("density")
-    grid[0, 0].legend(fontsize=7, loc="upper left")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     for i, axes in enumerate(grid[-1]):
         for name, (colour, style) in styles(list(losses)).items():
             axes.plot(sigma, losses[name][i], color=colour, linestyle=style, label=name)
@@ -110,9 +112,11 @@ def loss_maps(
             axes.set_title(f"({next(letters)}) {name}", fontsize=10)
             axes.set_xlabel(description, fontsize=9)
             axes.grid(alpha=0.3)
-        row[0].set_ylabel("σ", fontsize=10)
-    steps = ", ".join(f"{tolerance:g}" for tolerance in tolerances)
-    figure.suptitle(
-        f"prior loss: contours {steps} nats above its minimum, which the cross marks", fontsize=10
-    )
+        row[0].set_ylabel("σ (prior's standard deviations)", fontsize=9)
+    figure.suptitle("prior loss above its minimum, which the cross marks", fontsize=10)
+    key = [
+        Patch(facecolor=shade, edgecolor=DARK, label=f"up to {tolerance:g} nats")
+        for shade, tolerance in zip(shades, tolerances, strict=False)
+    ]
+    figure.legend(handles=key, loc="outside lower center", ncols=len(key))
     return figure

@@ -19,10 +19,11 @@ EXTENT = 4.0
 _GRID = 600
 # A narrower density would fall between the pixels.
 _NARROWEST = 0.03
+_CIRCLES = "circles: 1 and 2 standard deviations of the prior"
 
 
 def posteriors(
-    by_label: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: np.ndarray
+    by_label: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: np.ndarray, title: str = ""
 ) -> Figure:
     """The paper's Figure 1: posteriors as densities, on the same axes, with the prior's circles.
 
@@ -30,8 +31,11 @@ def posteriors(
       by_label: mean and log variance of the posteriors, each `[count, 2]`; those of a standard
         deviation below 0.03 are drawn with that.
       classes: `[count]`, in 0 ... 9, the class of each, for its colour.
+      title: what it begins with.
     """
-    figure, grid = _planes(by_label, "posteriors q(z|x) of test examples; circles: the prior")
+    figure, grid = _planes(
+        by_label, f"{_before(title)}posteriors q(z|x) of {len(classes)} test examples; {_CIRCLES}"
+    )
     axis = -EXTENT + (np.arange(_GRID) + 0.5) * 2 * EXTENT / _GRID
     scale = ScalarMappable(Normalize(-0.5, 9.5), "tab10")
     colours = scale.to_rgba(np.asarray(classes))[:, :3]
@@ -48,19 +52,27 @@ def posteriors(
             pixels[..., 3] = np.maximum(height, pixels[..., 3])
         axes.imshow(pixels, extent=(-EXTENT, EXTENT, -EXTENT, EXTENT), origin="lower", zorder=3)
         _say_outside(axes, mean)
-        _say(axes, f"median σ {np.median(deviation):.2g}", 0.03, "bottom")
+        width = f"median σ {np.median(deviation):.2g}"
+        if np.any(deviation < _NARROWEST):
+            width += f"; below {_NARROWEST:g} drawn as {_NARROWEST:g}"
+        _say(axes, width, 0.03, "bottom")
     figure.colorbar(scale, ax=grid, ticks=range(10), shrink=0.8, label="class")
     return figure
 
 
-def labelled_means(by_label: Mapping[str, np.ndarray], classes: np.ndarray) -> Figure:
+def labelled_means(
+    by_label: Mapping[str, np.ndarray], classes: np.ndarray, title: str = ""
+) -> Figure:
     """The posterior means of a labelled set.
 
     Args:
       by_label: means, `[size, 2]`.
       classes: `[size]`, in 0 ... 9.
+      title: what it begins with.
     """
-    figure, grid = _planes(by_label, "posterior means of the test set; circles: the prior")
+    figure, grid = _planes(
+        by_label, f"{_before(title)}posterior means of {len(classes):,} test examples; {_CIRCLES}"
+    )
     for axes, mean in zip(grid, by_label.values(), strict=True):
         points = axes.scatter(
             mean[:, 0], mean[:, 1], c=classes, cmap="tab10", vmin=-0.5, vmax=9.5, s=1.5, alpha=0.5
@@ -90,17 +102,18 @@ def _say(axes: Axes, text: str, height: float, side: str) -> None:
 
 
 def decoded_planes(
-    by_label: Mapping[str, Callable[[np.ndarray], np.ndarray]], count: int = 15
+    by_label: Mapping[str, Callable[[np.ndarray], np.ndarray]], count: int = 15, title: str = ""
 ) -> Figure:
     """What the decoder draws over the plane, at the quantiles of the prior.
 
     Args:
       by_label: `z [n, 2] -> images [n, height, width, 1]` in [0, 1].
       count: images along each axis.
+      title: what it begins with.
     """
     z = np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)], np.float32)
     plane = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
-    figure, grid = _panels(by_label, "decoder over the prior's quantiles")
+    figure, grid = _panels(by_label, f"{_before(title)}decoder over the prior's quantiles")
     for axes, decode in zip(grid, by_label.values(), strict=True):
         images = np.asarray(decode(plane))[..., 0]
         height, width = images.shape[1:]
@@ -110,6 +123,10 @@ def decoded_planes(
         axes.set_xticks([(i + 0.5) * width for i in ticks], [f"{z[i]:.1f}" for i in ticks])
         axes.set_yticks([(i + 0.5) * height for i in ticks], [f"{z[::-1][i]:.1f}" for i in ticks])
     return figure
+
+
+def _before(title: str) -> str:
+    return f"{title}: " if title else ""
 
 
 def _panels(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndarray]:

@@ -1,0 +1,111 @@
+"""A run's checkpoints: what they say besides the state, when they go, and how a run resumes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from experiments import configs, processes, runs
+from wiseale_jax import checkpoints, run_folder, training
+from wiseale_jax.datasets import pipeline
+
+
+def resume(
+    saved: ocp.CheckpointManager,
+    config: configs.Config,
+    state: training.TrainState,
+    about: Mapping[str, Any],
+) -> tuple[training.TrainState, list[dict]]:
+    """The newest good checkpoint's state and rows of metrics; those of a start if there is none.
+
+    Damaged ones that are newer are renamed, with a line that says so.
+
+    Args:
+      saved: the run's checkpoints.
+      config: of the run.
+      state: of a start.
+      about: the data, as `describe` gives it.
+
+    Raises:
+      ValueError: it was trained on another number of examples; or as `checkpoints.restore`.
+    """
+    if not saved.all_steps():
+        return state, []
+    restored = checkpoints.restore(saved, dataclasses.asdict(config), state)
+    now = about["examples"]
+    if (before := restored.record.get("examples", now)) != now:
+        raise ValueError(
+            f"the run has trained on {before['train']:,} examples and tested on "
+            f"{before['test']:,}, and now there are {now['train']:,} and {now['test']:,}: bring "
+            "the data set back, or choose another --workdir"
+        )
+    before = restored.record.get("sha256", {})
+    if other := [name for name, sha256 in about["sha256"].items() if before.get(name) != sha256]:
+        if before and processes.is_first():
+            print(
+                f"note: the {' and '.join(other)} examples are not those of before, only as many: "
+                "the data set has been made anew"
+            )
+    steps = now["train"] // config.batch_size
+    for step, reason in restored.damaged.items():
+        aside = checkpoints.set_aside(saved, step)
+        if processes.is_first():
+            print(f"checkpoint {step} is damaged ({reason}): moved to {aside}")
+    rows = restored.record["metrics"]
+    done = epochs_done(rows)
+    if processes.is_first():
+        beyond = restored.step - done * steps
+        also = f" and {beyond} of the next one's {steps} steps" if beyond else ""
+        print(f"resuming after epoch {done}{also}")
+    return restored.state, rows
+
+
+def save(
+    saved: ocp.CheckpointManager,
+    config: configs.Config,
+    state: training.TrainState,
+    rows: list[dict],
+    about: Mapping[str, Any],
+) -> None:
+    """Begins to save a checkpoint, unless this step's is there.
+
+    Args:
+      saved: the run's checkpoints.
+      config: of the run.
+      state: of the training.
+      rows: of the metrics until now.
+      about: the data, as `describe` gives it.
+    """
+    step = int(state.step)
+    if step not in saved.all_steps():
+        record = run_folder.describe(dataclasses.asdict(config))
+        record |= {**about, "metrics": run_folder.finite(rows)}
+        checkpoints.save(saved, step, state, record)
+
+
+def describe(data: runs.Data) -> dict[str, dict[str, Any]]:
+    """What a checkpoint says of the data: how many examples there are, and which."""
+    train, test = data.train, data.test.examples
+    return {
+        "examples": {"train": len(train), "test": len(test)},
+        "sha256": {"training": pipeline.checksum(train), "test": pipeline.checksum(test)},
+    }
+
+
+def prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
+    """Waits for the last save, and deletes the checkpoints that are then no longer kept."""
+    losses = {
+        row["step"]: row["loss"]
+        for row in run_folder.finite(rows)
+        if row["split"] == "test" and row["loss"] is not None
+    }
+    kept = [step for step in saved.all_steps() if step in losses]
+    checkpoints.prune(saved, keep, min(kept, key=losses.get, default=None))
+
+
+def epochs_done(rows: list[dict]) -> int:
+    """The number of whole epochs that metrics are of."""
+    return rows[-1]["epoch"] if rows else 0
