@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from statistics import NormalDist
 
@@ -130,8 +131,9 @@ def _before(title: str) -> str:
 
 
 def _panels(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(3.4 * len(by_label) + 0.6, 4), layout="constrained")
-    figure.suptitle(title)
+    width = 3.4 * len(by_label) + 0.6
+    figure = Figure(figsize=(width, 4), layout="constrained")
+    figure.suptitle(textwrap.fill(title, int(11 * width)), fontsize=11)
     grid = figure.subplots(1, len(by_label), squeeze=False)[0]
     for axes, label in zip(grid, by_label, strict=True):
         axes.set_title(label, fontsize=10)
