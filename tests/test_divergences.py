@@ -154,10 +154,9 @@ def test_forward_mode_and_second_derivatives(bound):
     np.testing.assert_allclose(tangent, sum(np.vdot(g, t) for g, t in pairs), rtol=1e-5)
     _, second = jax.jvp(gradient, (mean, logvar), direction)
     step = 1e-6
+    sides = mean, logvar
     moved = [
-        reference(
-            mean + np.float64(sign) * direction[0], logvar + np.float64(sign) * direction[1], bound
-        )
+        reference(*(np.float64(a) + sign * b for a, b in zip(sides, direction, strict=True)), bound)
         for sign in (step, -step)
     ]
     for k in (0, 1):

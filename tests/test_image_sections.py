@@ -53,13 +53,13 @@ def test_faces_replaced_by_images_of_ones_own(tmp_path):
 def test_teapots(tmp_path, monkeypatch):
     monkeypatch.setattr(teapot_data, "SPLITS", {"train": 8, "validation": 2, "test": 12})
     pipeline.prepare("teapot", tmp_path / "data")
-    short = ("--epochs=1", "--batch_size=4", "--seeds=0", "--only=WiSE-ALE", "--only=AEVB")
+    short = ("--epochs=1", "--batch_size=4", "--seeds=0", "--only=WiSE-ALE", "--only=beta-VAE")
     few = ("--examples=12", "--likelihood_examples=2")
     folders = (f"--output={tmp_path}/out", f"--data_dir={tmp_path}/data")
     done = call("teapot", *short, *few, *folders)
     assert done.returncode == 0, done.stderr
     text = check_report(tmp_path / "out")
-    assert "| AEVB | 1 |" in text and "dci_disentanglement" in text and "mig" in text
+    assert "| beta-VAE | 1 |" in text and "dci_disentanglement" in text and "mig" in text
 
 
 @pytest.mark.parametrize("section", [celeba, mnist, teapot])
