@@ -83,7 +83,9 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
     figures = {
         "comparison": comparison_plots.metrics_by_label(drawn, title),
         "curves": comparison_plots.curves_by_label(
-            [(label, run.rows) for label, run in zip(labels, done, strict=True)], title
+            [(label, run.rows) for label, run in zip(labels, done, strict=True)],
+            title,
+            runs.error_unit([run.config for run in done]),
         ),
     }
     for name, figure in figures.items():

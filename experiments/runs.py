@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from experiments import configs, optimizers, stopping
 from wiseale_jax import objectives, programs, run_folder
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
+from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 
 _M_ARENA_MAX = -8  # Of malloc.h.
@@ -265,6 +266,12 @@ def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str
     # Anything else as lines, of its first channel.
     lines = (np.reshape(a, (*a.shape[:2], -1))[..., :1] for a in (x, reconstruction))
     return plots.wave_reconstructions(*lines, title)
+
+
+def error_unit(of: Iterable[configs.Config]) -> str:
+    """The unit of the runs' reconstruction error, for the axes of figures."""
+    likelihoods = dict.fromkeys(DATASETS[config.dataset].likelihood for config in of)
+    return " or ".join(LIKELIHOODS[name].error_unit for name in likelihoods)
 
 
 def default_workdir(config: configs.Config) -> Path:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from experiments import configs, evaluate, runs, tables, train
 from wiseale_jax import comparison_plots, evaluation, run_folder
-from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.frechet import load_features
 from wiseale_jax.trained import TrainedAutoencoder, load
@@ -301,7 +300,7 @@ def write_figures(done: Sequence[Run], output: Path, figures: Mapping[str, Figur
     curves = comparison_plots.curves_by_label(
         [(run.label, run.rows) for run in done],
         f"{_title(done)}, {seeds} seed{'s' * (counts[-1] > 1)}",
-        "squared" if DATASETS[done[0].config.dataset].likelihood == "gaussian" else "nats",
+        runs.error_unit([done[0].config]),
     )
     for name, figure in {**figures, "curves": curves}.items():
         comparison_plots.save_both(figure, output / name)

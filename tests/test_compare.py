@@ -333,20 +333,20 @@ def test_in_a_browser(tmp_path, scheme):
 def test_a_step_far_astray_does_not_hide_the_others():
     names = ("reconstruction_error", "aevb_kl", "elbo")
     rows = [{"split": "train", **dict.fromkeys(names, 5.0 + 5 / n)} for n in range(1, 51)]
-    calm = curves_by_label([("a", rows)], "t")
+    calm = curves_by_label([("a", rows)], "t", "nats")
     assert [axes.get_title() for axes in calm.axes] == ["", "", ""]
     rows[7] = {**rows[7], "aevb_kl": 1e6, "elbo": None}
-    error, kl, elbo = curves_by_label([("a", rows)], "t").axes
+    error, kl, elbo = curves_by_label([("a", rows)], "t", "nats").axes
     assert kl.get_ylim()[1] < 20 and kl.get_title() == "1 of 50 values are beyond the axis"
     # Many of them, the last one too; and a beginning far from all that follows.
     for epoch in (10, 14, 15, 30, 40, 49):
         rows[epoch] = {**rows[epoch], "aevb_kl": 1e5 * epoch}
     rows[0] = {**rows[0], "aevb_kl": 300.0}
     rows[20] = {**rows[20], "reconstruction_error": 1e9}
-    error, kl, elbo = curves_by_label([("a", rows)], "t").axes
+    error, kl, elbo = curves_by_label([("a", rows)], "t", "nats").axes
     assert kl.get_ylim()[1] < 20 and kl.get_title() == "10 of 50 values are beyond the axis"
     assert error.get_yscale() == "log" and error.get_ylim()[1] < 20
     assert error.get_title() == "1 of 50 values are beyond the axis" and elbo.get_title() == ""
     # What a curve falls through at first is seen, where the rest is not too small beside it.
     falling = [{"split": "train", **dict.fromkeys(names, 5.0 + 15 / n)} for n in range(1, 51)]
-    assert curves_by_label([("a", falling)], "t").axes[1].get_ylim()[1] > 20
+    assert curves_by_label([("a", falling)], "t", "nats").axes[1].get_ylim()[1] > 20

@@ -33,7 +33,9 @@ def test_curves():
 
 def test_curves_of_several_runs_are_of_training():
     other = [{**row, "elbo": row["elbo"] + 1} for row in rows()]
-    figure = comparison_plots.curves_by_label([("a", rows()), ("a", other), ("b", rows())], "t")
+    figure = comparison_plots.curves_by_label(
+        [("a", rows()), ("a", other), ("b", rows())], "t", "nats"
+    )
     median, single = figure.axes[2].lines
     for line, more in ((median, 0.5), (single, 0)):
         np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])

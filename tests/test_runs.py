@@ -226,3 +226,9 @@ def test_an_error_with_its_traceback_if_one_asks_for_it():
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr
     assert "ValueError: unknown dataset 'sinus'" in done.stderr
+
+
+def test_the_unit_of_the_error():
+    sine, mnist = (configs.make_config({"dataset": name}) for name in ("sine", "mnist"))
+    assert runs.error_unit([sine, sine]) == "squared" and runs.error_unit([mnist]) == "nats"
+    assert runs.error_unit([sine, mnist]) == "squared or nats"

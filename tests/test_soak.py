@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import types
 
 import pytest
 
@@ -27,6 +28,23 @@ def test_a_run_that_ends_by_itself_is_no_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "_command", command)
     with pytest.raises(ValueError, match=r"a run ended with -6: see .*killed-0"):
         soak.soak(tmp_path, [], 10, kills=None, epochs=1, seed=0)
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, ValueError])
+def test_only_what_failed_leaves_its_folder(tmp_path, data_dir, monkeypatch, ending):
+    def soaking(folder, *_):
+        (folder / "run").mkdir()
+        raise ending
+
+    folder = tmp_path / "soak"
+    folder.mkdir()
+    given = {"minutes": 5.0, "kills": None, "epochs": 3, "seed": 0, "memory_epochs": None}
+    monkeypatch.setattr(soak, "FLAGS", types.SimpleNamespace(data_dir=str(data_dir), **given))
+    monkeypatch.setattr(soak.tempfile, "mkdtemp", lambda prefix: str(folder))
+    monkeypatch.setattr(soak, "soak", soaking)
+    with pytest.raises(ending):
+        soak.main([])
+    assert folder.exists() == (ending is ValueError)
 
 
 def test_what_differs_is_noticed(tmp_path):

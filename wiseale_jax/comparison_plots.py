@@ -60,7 +60,7 @@ def _short(label: str) -> str:
 def curves_by_label(
     runs: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
     title: str,
-    unit: str = "squared, or nats",
+    unit: str,
 ) -> Figure:
     """The paper's Figure 6: training metrics by epoch, median and range over runs of a label.
 

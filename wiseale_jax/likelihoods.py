@@ -89,11 +89,13 @@ class Likelihood(NamedTuple):
       error: `(x, reconstruction) -> [batch]`, the reconstruction error per example: squared units
         of the data for "gaussian", nats of cross-entropy for "bernoulli".
       mean: `reconstruction -> E[x|z]`, from the decoder's output.
+      error_unit: "squared" or "nats", for the axes of figures.
     """
 
     log_prob: Callable[[Array, Array, Array], Array]
     error: Callable[[Array, Array], Array]
     mean: Callable[[Array], Array]
+    error_unit: str
 
 
 # By name, and not lambdas: a likelihood can then be pickled.
@@ -115,6 +117,6 @@ def _sigmoid(logits: Array) -> Array:
 
 
 LIKELIHOODS = {
-    "gaussian": Likelihood(gaussian_log_likelihood, squared_error, _itself),
-    "bernoulli": Likelihood(_bernoulli_log_prob, _cross_entropy, _sigmoid),
+    "gaussian": Likelihood(gaussian_log_likelihood, squared_error, _itself, "squared"),
+    "bernoulli": Likelihood(_bernoulli_log_prob, _cross_entropy, _sigmoid, "nats"),
 }

@@ -40,8 +40,9 @@ def label_accuracy(
 
     Returns:
       `knn_accuracy`, by the 5 nearest neighbours, and `logistic_regression_accuracy`, both on
-      standardised codes; in [0, 1]. Alain and Bengio, "Understanding Intermediate Layers Using
-      Linear Classifier Probes" (2016), for the second.
+      standardised codes; in [0, 1]. Cover and Hart, "Nearest Neighbor Pattern Classification"
+      (1967), for the first; Alain and Bengio, "Understanding Intermediate Layers Using Linear
+      Classifier Probes" (2016), for the second.
 
     Raises:
       NothingToPredict: the examples that a classifier is fitted to are of one class.
