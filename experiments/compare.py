@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import compared, evaluate, report_page, runs, tables
+from experiments import compared, evaluate, messages, report_page, runs, tables
 from experiments.compared import Compared
 from experiments.report_page import Column
 from wiseale_jax import comparison_plots, metrics, plots, run_folder
@@ -74,9 +74,10 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
     table = tabulate(done, labels)
     print(tables.write_tables(output, "table", table))
     datasets = ", ".join(dict.fromkeys(run.config.dataset for run in done))
-    title = f"{datasets}: {len(done)} runs"
+    title = f"{datasets}: {messages.count(len(done), 'run')}"
+    unit = runs.error_unit(run.config for run in done)
     drawn = {
-        description: by_label
+        description.format(unit=unit): by_label
         for name, description in plots.METRIC_LABELS.items()
         if (by_label := _finite(done, labels, name))
     }
@@ -85,7 +86,7 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
         "curves": comparison_plots.curves_by_label(
             [(label, run.rows) for label, run in zip(labels, done, strict=True)],
             title,
-            runs.error_unit([run.config for run in done]),
+            unit,
         ),
     }
     for name, figure in figures.items():

@@ -93,11 +93,13 @@ def _figures(first: Models, test: runs.TestSet, title: str) -> dict[str, Any]:
                 for label, trained in first.items()
             },
             _TRAVERSED,
+            f"{title}: latent traversals; in brackets, the variance of posterior means",
         ),
     }
     if pairs:
         figures["interpolations"] = image_plots.interpolations(
             {label: (means[label][:pairs], trained.decode) for label, trained in first.items()},
             _STEPS,
+            f"{title}: interpolations between posterior means of test images",
         )
     return figures

@@ -42,3 +42,8 @@ def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> st
         f"elbo {test['elbo']:.5g}  {row['examples_per_second']:,.0f} examples/s"
         + (f"  {row['skipped']} steps skipped in all" if row["skipped"] else "")
     )
+
+
+def count(number: int, noun: str) -> str:
+    """So many of something: 1 epoch, 2 epochs."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -270,8 +270,8 @@ def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str
 
 def error_unit(of: Iterable[configs.Config]) -> str:
     """The unit of the runs' reconstruction error, for the axes of figures."""
-    likelihoods = dict.fromkeys(DATASETS[config.dataset].likelihood for config in of)
-    return " or ".join(LIKELIHOODS[name].error_unit for name in likelihoods)
+    likelihoods = (LIKELIHOODS[DATASETS[config.dataset].likelihood] for config in of)
+    return " or ".join(dict.fromkeys(likelihood.error_unit for likelihood in likelihoods))
 
 
 def default_workdir(config: configs.Config) -> Path:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import configs, evaluate, runs, tables, train
+from experiments import configs, evaluate, messages, runs, tables, train
 from wiseale_jax import comparison_plots, evaluation, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.frechet import load_features
@@ -284,7 +284,7 @@ def title_of_first(done: Sequence[Run]) -> str:
 
 
 def _title(done: Sequence[Run]) -> str:
-    return f"{done[0].config.dataset}, {done[0].config.epochs} epochs"
+    return f"{done[0].config.dataset}, {messages.count(done[0].config.epochs, 'epoch')}"
 
 
 def write_figures(done: Sequence[Run], output: Path, figures: Mapping[str, Figure]) -> None:

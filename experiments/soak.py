@@ -8,6 +8,7 @@ memory.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -15,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -89,9 +91,8 @@ def soak(
         workdir = folder / f"killed-{done}"
         while True:
             was_killed = False
-            with subprocess.Popen(
-                _command(workdir, epochs, arguments), stdout=subprocess.DEVNULL
-            ) as process:
+            command = _command(workdir, epochs, arguments)
+            with _running(command, stdout=subprocess.DEVNULL) as process:
                 if kills is None or killed < kills:
                     try:
                         process.wait(moments.uniform(0.5 * first, first + _SHARE * (total - first)))
@@ -116,7 +117,7 @@ def _train(workdir: Path, epochs: int, arguments: Sequence[str]) -> tuple[float,
     start = time.monotonic()
     first = 0.0
     command = _command(workdir, epochs, arguments)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with _running(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("epoch 1/"):
                 first = time.monotonic() - start
@@ -158,7 +159,7 @@ def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
     """
     resident = []
     command = _command(folder / "memory", epochs, arguments)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with _running(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.startswith("epoch "):
                 pages = Path(f"/proc/{process.pid}/statm").read_text().split()[1]
@@ -172,6 +173,18 @@ def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
         "| ---: | ---: | ---: | ---: |\n"
         f"| {epochs} | {warm:.1f} | {last:.1f} | {last / warm - 1:+.2%} |"
     )
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], **given: Any) -> Iterator[subprocess.Popen]:
+    """A command that ends when the block does, and is killed if that is broken off."""
+    with subprocess.Popen(command, **given) as process:
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
 
 
 def _command(workdir: Path, epochs: int, arguments: Sequence[str]) -> list[str]:

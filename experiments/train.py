@@ -233,10 +233,8 @@ def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") 
                 if has_checkpoint(workdir)
                 else ("it has no checkpoint any more: to train it again, remove summary.json")
             )
-            return (
-                f"{workdir} is finished: {stored.epochs} epochs. See summary.json and figures/; "
-                f"{more}"
-            )
+            done = messages.count(stored.epochs, "epoch")
+            return f"{workdir} is finished: {done}. See summary.json and figures/; {more}"
         if stored.epochs > config.epochs:
             raise ValueError(
                 f"{workdir} is a run of {stored.epochs} epochs, more than {config.epochs}; "
@@ -262,12 +260,14 @@ def _finish(
     """Draws the figures and, last, writes the summary, which marks the run as finished."""
     from wiseale_jax import plots  # Only now: matplotlib takes a third of a start's time.
 
-    title = f"{config.method} on {config.dataset}, {config.epochs} epochs, seed {config.seed}"
+    epochs_trained = messages.count(config.epochs, "epoch")
+    title = f"{config.method} on {config.dataset}, {epochs_trained}, seed {config.seed}"
     settings = dataclasses.asdict(config)
     model, likelihood = model_from_config(settings)
     trained = TrainedAutoencoder(model, jax.device_get(state.variables), likelihood, settings)
     figures = workdir / run_folder.FIGURES
-    plots.save(plots.curves(rows, title), figures / "curves.png")
+    curves = plots.curves(rows, title, likelihood.error_unit)
+    plots.save(curves, figures / "curves.png")
     picture = runs.reconstruction_figure(trained, data.test, title)
     plots.save(picture, figures / "reconstructions.png")
     last = {name: value for name, value in rows[-1].items() if name != "examples_per_second"}

@@ -56,7 +56,7 @@ def decode(z):
 
 def test_traversals_change_one_dimension_and_begin_with_the_most_varied():
     z, variance = np.array([0.1, 0.2, 0.0]), np.array([0.5, 0.0, 0.9])
-    figure = image_plots.traversals({"a": (z, variance, decode)}, [0.0, 0.4], largest=2)
+    figure = image_plots.traversals({"a": (z, variance, decode)}, [0.0, 0.4], "t", largest=2)
     axes = figure.axes[0]
     assert names(axes) == (["z3 (0.90)", "z1 (0.50)"], ["0", "0.4"])
     drawn = np.asarray(axes.images[0].get_array())
@@ -67,7 +67,7 @@ def test_traversals_change_one_dimension_and_begin_with_the_most_varied():
 
 def test_interpolations_are_straight_and_even():
     mean = np.array([[0.0, 0.0, 0], [0.4, 0.4, 0], [0.2, 0.0, 0], [0.0, 0.0, 0]])
-    axes = image_plots.interpolations({"a": (mean, decode)}, 3).axes[0]
+    axes = image_plots.interpolations({"a": (mean, decode)}, 3, "t").axes[0]
     assert names(axes) == (["a, 1", "a, 2"], ["0", "0.5", "1"])
     drawn = np.asarray(axes.images[0].get_array())
     shown = [[drawn[int(y), int(x)] for x in axes.get_xticks()] for y in axes.get_yticks()]

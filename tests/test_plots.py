@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from wiseale_jax import comparison_plots, plots
+from wiseale_jax import comparison_plots, image_plots, latent_plots, plots
 from wiseale_jax.datasets import sine
 
 METRICS = ("loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
@@ -20,7 +20,7 @@ def rows(kl=1.0):
 
 
 def test_curves():
-    figure = plots.curves(rows(), "title")
+    figure = plots.curves(rows(), "title", "nats")
     assert len(figure.axes) == len(METRICS)
     for axes in figure.axes:
         assert axes.get_xlabel() == "epoch" and axes.get_title()
@@ -29,6 +29,7 @@ def test_curves():
         np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3])
         np.testing.assert_allclose(line.get_ydata(), more + np.array([2, 1, 2 / 3]))
     assert [line.get_label() for line in figure.axes[0].lines] == ["train", "test"]
+    assert figure.axes[1].get_title() == "reconstruction error (nats, per example)"
 
 
 def test_curves_of_several_runs_are_of_training():
@@ -51,7 +52,7 @@ def test_a_method_looks_the_same_in_every_figure():
 
 
 def test_infinite_metrics_are_said_to_be():
-    axes = plots.curves(rows(kl=None), "title").axes[2]
+    axes = plots.curves(rows(kl=None), "title", "nats").axes[2]
     assert [text.get_text() for text in axes.texts] == ["infinite"]
 
 
@@ -79,6 +80,15 @@ def test_wave_reconstructions():
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["input", "noise-free wave", "reconstruction"]
     np.testing.assert_array_equal(shown[2].lines[1].get_ydata(), waves["clean"][2, :, 0])
+
+
+def test_a_long_title_stays_on_the_figure():
+    sheets = image_plots.panels({"a": np.zeros((4, 8, 8, 1))}, 2, "a title of many words " * 5)
+    planes = latent_plots.labelled_means({"a": np.zeros((3, 2))}, np.arange(3), "celeba, 50 epochs")
+    for figure in (sheets, planes):
+        figure.draw_without_rendering()
+        title = figure._suptitle.get_window_extent()
+        assert title.x0 > 0 and title.x1 < figure.bbox.width
 
 
 def test_a_figure_is_written_whole(tmp_path):

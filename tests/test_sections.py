@@ -169,6 +169,9 @@ def test_a_picture_says_what_it_is_of(tmp_path, monkeypatch):
     assert few.get_suptitle() == "mnist, 7 epochs, 1 seed"
     assert few.axes[0].get_ylabel().endswith("(nats, per example, training)")
     assert sections.title_of_first((run("a", 0), run("b", 1))) == "sine, 7 epochs"
+    once = run("a", 0)
+    once = once._replace(config=dataclasses.replace(once.config, epochs=1))
+    assert sections.title_of_first((once,)) == "sine, 1 epoch, seed 0"
 
 
 @pytest.mark.parametrize("study", sine.STUDIES)

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import types
 
@@ -28,6 +30,20 @@ def test_a_run_that_ends_by_itself_is_no_kill(tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "_command", command)
     with pytest.raises(ValueError, match=r"a run ended with -6: see .*killed-0"):
         soak.soak(tmp_path, [], 10, kills=None, epochs=1, seed=0)
+
+
+def test_what_is_broken_off_trains_on_no_more(tmp_path):
+    ignoring = (
+        "import signal, time; signal.signal(2, signal.SIG_IGN); print(1, flush=1); time.sleep(60)"
+    )
+    with (
+        pytest.raises(KeyboardInterrupt),
+        soak._running([sys.executable, "-c", ignoring], stdout=subprocess.PIPE) as process,
+    ):
+        assert process.stdout.readline() == b"1\n"
+        process.send_signal(signal.SIGINT)
+        raise KeyboardInterrupt
+    assert process.poll() == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt, ValueError])

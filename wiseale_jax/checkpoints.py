@@ -173,8 +173,8 @@ def restore(
       step: of the checkpoint; None for the newest.
 
     Raises:
-      ValueError: there is none, or none of that step, all are damaged, or it is another
-        configuration's; the message says which.
+      ValueError: there is none, or none of that step; all are damaged, or the one asked for; or it
+        is another configuration's; the message says which.
       PermissionError, MemoryError, jax.errors.JaxRuntimeError: the newest cannot be read by this
         process, or there is too little memory for it.
     """

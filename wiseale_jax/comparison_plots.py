@@ -26,7 +26,7 @@ _STYLES = [
     ("#3d2b1f", (0, (2, 4))),
 ]
 
-# What is in many figures looks the same in each; other labels take the styles that are left.
+# The rows of the paper look the same in every figure; other labels take the styles that are left.
 _FAMILIAR = ("WiSE-ALE", "AEVB", "beta-VAE", "WAE")
 
 _PANELS = {
@@ -46,7 +46,9 @@ def styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
     """Colour and line style of each label."""
     familiar = {label: i for i, label in enumerate(_FAMILIAR) if label in labels}
     others = [label for label in dict.fromkeys(labels) if label not in familiar]
-    left = [i for i in range(len(_STYLES)) if i not in familiar.values()]
+    # First those that no row of the paper has.
+    left = [*range(len(_FAMILIAR), len(_STYLES)), *range(len(_FAMILIAR))]
+    left = [i for i in left if i not in familiar.values()]
     places = familiar | {label: left[i % len(left)] for i, label in enumerate(others)}
     return {label: _STYLES[places[label]] for label in dict.fromkeys(labels)}
 
@@ -75,7 +77,9 @@ def curves_by_label(
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     drawn = styles([label for label, _ in runs])
     several = len(drawn) < len(runs)
-    figure.suptitle(f"{title}; lines: medians, bands: range over seeds" if several else title)
+    plots.set_title(
+        figure, f"{title}; lines: medians, bands: range over seeds" if several else title
+    )
     panels = figure.subplots(1, len(_PANELS))
     for axes, (name, description) in zip(panels, _PANELS.items(), strict=True):
         shown: list[np.ndarray] = []
@@ -159,7 +163,7 @@ def metrics_by_label(values: Mapping[str, Mapping[str, Sequence[float]]], title:
     rows = max(1, -(-len(values) // columns))
     height = rows * (0.9 + 0.28 * len(labels)) + 0.9
     figure = Figure(figsize=(3.6 * columns + 1.4, height), layout="constrained")
-    figure.suptitle(f"{title}: mean, deviation and each seed", fontsize=10)
+    plots.set_title(figure, f"{title}: mean, deviation and each seed")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(values) :]:
         axes.set_axis_off()
@@ -202,7 +206,7 @@ def waves_by_label(
     """
     count = len(wave)
     figure = Figure(figsize=(3.4 * count, 1.7 * len(reconstructions) + 1), layout="constrained")
-    figure.suptitle(title)
+    plots.set_title(figure, title)
     grid = figure.subplots(len(reconstructions), count, sharex=True, sharey="col", squeeze=False)
     for row, (label, again) in zip(grid, reconstructions.items(), strict=True):
         for i, axes in enumerate(row):

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wiseale_jax.plots import set_title
+
 Images = Float[np.ndarray, "count height width channels"]
 
 # White between the images of a sheet, in pixels.
@@ -57,7 +59,7 @@ def rows(
     labels, images = zip(*labelled, strict=True)
     count, height, width = images[0].shape[:3]
     figure = Figure(figsize=(1.1 * count + 1.6, 1.1 * len(labels) + 0.9), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     axes = figure.subplots()
     _draw(axes, np.concatenate(images), count)
     axes.set_yticks(_centres(len(labels), height), labels, fontsize=9)
@@ -81,7 +83,7 @@ def panels(by_label: Mapping[str, Images], columns: int, title: str) -> Figure:
     figure = Figure(
         figsize=(side * len(by_label), side * high / columns + 0.8), layout="constrained"
     )
-    figure.suptitle(title, fontsize=10)
+    set_title(figure, title)
     grid = figure.subplots(1, len(by_label), squeeze=False)[0]
     for axes, (label, images) in zip(grid, by_label.items(), strict=True):
         _draw(axes, images, columns)
@@ -92,16 +94,18 @@ def panels(by_label: Mapping[str, Images], columns: int, title: str) -> Figure:
 def traversals(
     by_label: Mapping[str, tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]],
     values: Sequence[float],
+    title: str,
     largest: int = 10,
 ) -> Figure:
     """Latent traversals: a row for each dimension of z, which alone is changed along the row.
 
-    The dimensions whose posterior means vary most come first.
+    The dimensions whose posterior means vary most come first; that variance stands in brackets.
 
     Args:
       by_label: the z that is changed, `[latent]`; the variance of every dimension's posterior
         means, `[latent]`; and the decoder, `z [n, latent] -> images`.
       values: that the dimension takes, in the prior's standard deviations.
+      title: of the figure.
       largest: so many dimensions are drawn at most.
     """
     count = min(largest, max(len(z) for z, _, _ in by_label.values()))
@@ -109,7 +113,7 @@ def traversals(
         figsize=(0.62 * len(values) * len(by_label) + 1.4, 0.62 * count + 1.1),
         layout="constrained",
     )
-    figure.suptitle("latent traversals; in brackets, the variance of posterior means", fontsize=10)
+    set_title(figure, title)
     grid = figure.subplots(1, len(by_label), squeeze=False)[0]
     for axes, (label, (z, variance, decode)) in zip(grid, by_label.items(), strict=True):
         order = np.argsort(-variance)[:largest]
@@ -129,13 +133,16 @@ def traversals(
 
 
 def interpolations(
-    by_label: Mapping[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]], steps: int
+    by_label: Mapping[str, tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]],
+    steps: int,
+    title: str,
 ) -> Figure:
     """Decoded straight lines from one posterior mean to another, for pairs of examples.
 
     Args:
       by_label: posterior means, `[2 pairs, latent]`, of which each two are a pair; the decoder.
       steps: images along each line, its ends included.
+      title: of the figure.
     """
     share = np.linspace(0, 1, steps)[:, None]
     drawn = []
@@ -144,6 +151,4 @@ def interpolations(
             z = np.asarray((1 - share) * a + share * b, np.float32)
             drawn.append((f"{label}, {pair}", np.asarray(decode(z))))
     across = [f"{s:.2g}" for s in share[:, 0]]
-    return rows(
-        drawn, "interpolations between posterior means of test examples", across, "share of the way"
-    )
+    return rows(drawn, title, across, "share of the way")

@@ -13,7 +13,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from wiseale_jax.plots import MIDDLE
+from wiseale_jax.plots import MIDDLE, set_title
 
 # Half the width of the planes drawn, in standard deviations of the prior.
 EXTENT = 4.0
@@ -131,12 +131,11 @@ def _before(title: str) -> str:
 
 
 def _panels(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndarray]:
-    width = 3.4 * len(by_label) + 0.6
-    figure = Figure(figsize=(width, 4), layout="constrained")
-    figure.suptitle(textwrap.fill(title, int(11 * width)), fontsize=11)
+    figure = Figure(figsize=(3.4 * len(by_label) + 0.6, 4), layout="constrained")
+    set_title(figure, title)
     grid = figure.subplots(1, len(by_label), squeeze=False)[0]
     for axes, label in zip(grid, by_label, strict=True):
-        axes.set_title(label, fontsize=10)
+        axes.set_title(textwrap.fill(label, 36), fontsize=10)
         axes.set_xlabel("z₁ (prior's standard deviations)", fontsize=8)
     grid[0].set_ylabel("z₂ (prior's standard deviations)", fontsize=8)
     return figure, grid

@@ -4,6 +4,7 @@ survive greyscale."""
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from wiseale_jax import run_folder
 
 DARK, MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
 
+# With `unit`, that of the reconstruction error.
 METRIC_LABELS = {
     "loss": "loss (per example)",
-    "reconstruction_error": "reconstruction error (per example)",
+    "reconstruction_error": "reconstruction error ({unit}, per example)",
     "aevb_kl": "mean KL[q(z|x) || p(z)] (nats)",
     "wiseale_kl": "WiSE-ALE bound on KL[aggregate || p(z)] (nats)",
     "elbo": "ELBO (nats per example)",
@@ -33,15 +35,21 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=130)
 
 
-def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+def set_title(figure: Figure, title: str) -> None:
+    """The title of a figure, in as many lines as its width asks for."""
+    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10)
+
+
+def curves(rows: Sequence[Mapping[str, Any]], title: str, unit: str) -> Figure:
     """Every metric by epoch, training and test.
 
     Args:
       rows: of metrics.jsonl.
       title: of the figure.
+      unit: of the reconstruction error.
     """
     figure = Figure(figsize=(11, 6.2), layout="constrained")
-    figure.suptitle(title)
+    set_title(figure, title)
     for axes, (name, label) in zip(figure.subplots(2, 3).flat, METRIC_LABELS.items(), strict=True):
         for split, style, colour in (("train", "-", DARK), ("test", "--", MIDDLE)):
             points = [(r["epoch"], r[name]) for r in rows if r["split"] == split]
@@ -51,7 +59,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         if not axes.lines:
             axes.text(0.5, 0.5, "infinite", ha="center", va="center", transform=axes.transAxes)
         axes.set_xlabel("epoch")
-        axes.set_title(label, fontsize=10)
+        axes.set_title(label.format(unit=unit), fontsize=10)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.margins(x=0.04)

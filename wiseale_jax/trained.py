@@ -124,9 +124,9 @@ def load(workdir: str | os.PathLike, step: int | None = None) -> TrainedAutoenco
         metrics.jsonl has the steps. None for the newest.
 
     Raises:
-      ValueError: it is not a run folder, has no checkpoint yet, or none of that step, config.json
-        or every checkpoint is damaged, or the parameters are of other shapes than this release's
-        network; the message says which.
+      ValueError: it is not a run folder, has no checkpoint yet, or none of that step, config.json,
+        every checkpoint or the one asked for is damaged, or the parameters are of other shapes
+        than this release's network; the message says which.
 
     Warns:
       UserWarning: newer checkpoints than the one that is used are damaged.
