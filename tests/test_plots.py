@@ -49,6 +49,11 @@ def test_a_method_looks_the_same_in_every_figure():
     assert few["AEVB"] == many["AEVB"] and few["WiSE-ALE"] == many["WiSE-ALE"]
     assert list(few) == ["AEVB", "WiSE-ALE, M = 64", "WiSE-ALE"]
     assert len(set(few.values())) == 3 and len(set(many.values())) == 9
+    assert comparison_plots.styles(["wiseale", "x"])["wiseale"] == few["WiSE-ALE"]
+    # Another's look is not that of a method which is absent, but where there is none.
+    assert few["WiSE-ALE, M = 64"] not in (many["WAE"], many["beta-VAE"])
+    assert comparison_plots.styles(["x", "y"])["x"] == few["WiSE-ALE"]
+    assert len(comparison_plots.styles([str(i) for i in range(30)])) == 30
 
 
 def test_infinite_metrics_are_said_to_be():

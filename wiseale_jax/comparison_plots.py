@@ -26,8 +26,10 @@ _STYLES = [
     ("#3d2b1f", (0, (2, 4))),
 ]
 
-# The rows of the paper look the same in every figure; other labels take the styles that are left.
-_FAMILIAR = ("WiSE-ALE", "AEVB", "beta-VAE", "WAE")
+# The paper's methods look the same in every figure, by place in _STYLES; beside them, others do not
+# look like one that is absent, as long as there are styles left.
+_FAMILIAR = {"WiSE-ALE": 0, "AEVB": 1, "beta-VAE": 2, "WAE": 3}
+_FAMILIAR |= {"wiseale": 0, "aevb": 1, "beta_vae": 2, "wae_mmd": 3}
 
 _PANELS = {
     "reconstruction_error": "reconstruction error\n({unit}, per example, training)",
@@ -44,11 +46,10 @@ def save_both(figure: Figure, path: Path) -> None:
 
 def styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
     """Colour and line style of each label."""
-    familiar = {label: i for i, label in enumerate(_FAMILIAR) if label in labels}
+    familiar = {label: _FAMILIAR[label] for label in labels if label in _FAMILIAR}
     others = [label for label in dict.fromkeys(labels) if label not in familiar]
-    # First those that no row of the paper has.
-    left = [*range(len(_FAMILIAR), len(_STYLES)), *range(len(_FAMILIAR))]
-    left = [i for i in left if i not in familiar.values()]
+    order = [*range(4, len(_STYLES)), *range(4)] if familiar else range(len(_STYLES))
+    left = [i for i in order if i not in familiar.values()]
     places = familiar | {label: left[i % len(left)] for i, label in enumerate(others)}
     return {label: _STYLES[places[label]] for label in dict.fromkeys(labels)}
 
