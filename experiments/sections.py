@@ -296,10 +296,12 @@ def write_figures(done: Sequence[Run], output: Path, figures: Mapping[str, Figur
       figures: by name.
     """
     counts = sorted(Counter(run.label for run in done).values())
-    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    seeds = messages.count(counts[-1], "seed")
+    if counts[0] < counts[-1]:
+        seeds = f"{counts[0]} to {seeds}"
     curves = comparison_plots.curves_by_label(
         [(run.label, run.rows) for run in done],
-        f"{_title(done)}, {seeds} seed{'s' * (counts[-1] > 1)}",
+        f"{_title(done)}, {seeds}",
         runs.error_unit([done[0].config]),
     )
     for name, figure in {**figures, "curves": curves}.items():

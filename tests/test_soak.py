@@ -32,7 +32,7 @@ def test_a_run_that_ends_by_itself_is_no_kill(tmp_path, monkeypatch):
         soak.soak(tmp_path, [], 10, kills=None, epochs=1, seed=0)
 
 
-def test_what_is_broken_off_trains_on_no_more(tmp_path):
+def test_what_is_broken_off_trains_on_no_more():
     ignoring = (
         "import signal, time; signal.signal(2, signal.SIG_IGN); print(1, flush=1); time.sleep(60)"
     )

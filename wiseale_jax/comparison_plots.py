@@ -48,8 +48,9 @@ def styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
     """Colour and line style of each label."""
     familiar = {label: _FAMILIAR[label] for label in labels if label in _FAMILIAR}
     others = [label for label in dict.fromkeys(labels) if label not in familiar]
-    order = [*range(4, len(_STYLES)), *range(4)] if familiar else range(len(_STYLES))
-    left = [i for i in order if i not in familiar.values()]
+    left = [i for i in range(len(_STYLES)) if i not in familiar.values()]
+    if familiar:  # Stable: those of absent methods come last.
+        left.sort(key=lambda i: i in _FAMILIAR.values())
     places = familiar | {label: left[i % len(left)] for i, label in enumerate(others)}
     return {label: _STYLES[places[label]] for label in dict.fromkeys(labels)}
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from wiseale_jax.comparison_plots import styles
-from wiseale_jax.plots import DARK, MIDDLE
+from wiseale_jax.plots import DARK, MIDDLE, set_title
 
 _PRIOR = "#c9ced6"
 
@@ -113,7 +113,7 @@ def loss_maps(
             axes.set_xlabel(description, fontsize=9)
             axes.grid(alpha=0.3)
         row[0].set_ylabel("σ (prior's standard deviations)", fontsize=9)
-    figure.suptitle("prior loss above its minimum, which the cross marks", fontsize=10)
+    set_title(figure, "prior loss above its minimum, which the cross marks")
     key = [
         Patch(facecolor=shade, edgecolor=DARK, label=f"up to {tolerance:g} nats")
         for shade, tolerance in zip(shades, tolerances, strict=False)

@@ -114,7 +114,7 @@ def wave_reconstructions(
     columns = min(3, len(wave))
     rows = -(-len(wave) // columns)
     figure = Figure(figsize=(4 * columns, 2.5 * rows + 0.6), layout="constrained")
-    figure.suptitle(title)
+    set_title(figure, title)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     for i, axes in enumerate(grid.flat):
         if i >= len(wave):
@@ -144,7 +144,7 @@ def samples(x: np.ndarray, title: str) -> Figure:
     columns = math.isqrt(len(x) - 1) + 1
     rows = -(-len(x) // columns)
     figure = Figure(figsize=(columns, rows + 0.4), layout="constrained")
-    figure.suptitle(title)
+    set_title(figure, title)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes in grid.flat:
         axes.set_axis_off()
