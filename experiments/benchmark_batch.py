@@ -19,7 +19,8 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import benchmark_train, configs, runs
-from wiseale_jax import objectives, training
+from wiseale_jax import objectives
+from wiseale_jax.training.steps import create_state, epoch_order, train_steps
 
 FLAGS = flags.FLAGS
 
@@ -54,18 +55,18 @@ def measure(size: int, rounds: int) -> None:
     steps = max(1, 2048 // size)
     data = np.random.default_rng(0).standard_normal((max(2 * size, 4096), 256, 1), np.float32)
     data = jax.device_put(data)
-    order = training.epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
+    order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
     programs, states, seconds = {}, {}, {"aevb": [], "wiseale": []}
     for method in seconds:
         config = configs.make_config({"dataset": "sine", "method": method, "batch_size": size})
         program = runs.make_program(config, len(data))
         programs[method] = program._replace(objective=_without_metrics(program.objective))
-        states[method] = training.create_state(programs[method], 0, data[:1])
+        states[method] = create_state(programs[method], 0, data[:1])
     for number in range(rounds + 1):
         for method, program in programs.items():
             start = time.perf_counter()
             states[method] = jax.block_until_ready(
-                training.train_steps(program, states[method], data, order, 0, steps)
+                train_steps(program, states[method], data, order, 0, steps)
             )
             if number:  # The first round compiles.
                 seconds[method].append((time.perf_counter() - start) / steps)

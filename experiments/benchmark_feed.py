@@ -17,8 +17,9 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, runs
-from wiseale_jax import programs, training
+from wiseale_jax import programs
 from wiseale_jax.datasets import feeding
+from wiseale_jax.training import steps
 
 FLAGS = flags.FLAGS
 
@@ -51,11 +52,11 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
       rounds: epochs of each feed that count; one more of each comes first, and compiles.
     """
     program = runs.augmented(config, runs.make_program(config, len(data)))
-    state = training.create_state(program, config.seed, data[:1])
+    state = steps.create_state(program, config.seed, data[:1])
     on_device = jax.device_put(np.asarray(data))
     seconds: dict[str, list[float]] = {"resident": [], "stream": []}
     for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
-        order = training.epoch_order(state.key, number, len(data)).block_until_ready()
+        order = steps.epoch_order(state.key, number, len(data)).block_until_ready()
         # Each goes first as often as the other.
         for feed in list(seconds)[:: 1 if number % 2 else -1]:
             start = time.perf_counter()
@@ -70,11 +71,11 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
 
 
 def _train(
-    program: programs.Program, state: training.TrainState, parts: Iterable[feeding.Steps]
-) -> training.TrainState:
+    program: programs.Program, state: steps.TrainState, parts: Iterable[feeding.Steps]
+) -> steps.TrainState:
     for part in parts:
         # Waited for, as a run does, which shows its loss.
-        state = jax.block_until_ready(training.train_steps(program, state, *part))
+        state = jax.block_until_ready(steps.train_steps(program, state, *part))
     return state
 
 

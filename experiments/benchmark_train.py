@@ -29,8 +29,9 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, runs
-from wiseale_jax import programs, training
+from wiseale_jax import programs
 from wiseale_jax.datasets import DATASETS
+from wiseale_jax.training.steps import create_state, epoch_order, train_step, train_steps
 
 FLAGS = flags.FLAGS
 
@@ -151,15 +152,15 @@ def _scanned(config: configs.Config, data: np.ndarray, precision: str = "float32
     program = _program(config)
     program = program._replace(model=program.model.clone(precision=precision))
     data = jnp.asarray(data)
-    order = training.epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
-    state = training.create_state(program, 0, data[:1])
+    order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
+    state = create_state(program, 0, data[:1])
     each = len(data) // program.batch_size
 
     def train(steps: int) -> None:
         nonlocal state
         while steps:
             now = min(steps, each)
-            state = training.train_steps(program, state, data, order, 0, now)
+            state = train_steps(program, state, data, order, 0, now)
             steps -= now
         jax.block_until_ready(state)
 
@@ -169,11 +170,9 @@ def _scanned(config: configs.Config, data: np.ndarray, precision: str = "float32
 def _one_call_per_step(config: configs.Config, data: np.ndarray) -> Contestant:
     program = _program(config)
     data = jnp.asarray(data)
-    order = training.epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
-    state = training.create_state(program, 0, data[:1])
-    step = jax.jit(
-        lambda state, rows: training.train_step(program, state, data[rows])[0], donate_argnums=0
-    )
+    order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
+    state = create_state(program, 0, data[:1])
+    step = jax.jit(lambda state, rows: train_step(program, state, data[rows])[0], donate_argnums=0)
 
     def train(steps: int) -> None:
         nonlocal state

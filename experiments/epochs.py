@@ -11,16 +11,17 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import processes
-from wiseale_jax import programs, training
+from wiseale_jax import programs
 from wiseale_jax.datasets import feeding
+from wiseale_jax.training import steps
 
 
 def parts(
-    program: programs.Program, state: training.TrainState, data: jax.Array | np.ndarray, epoch: int
+    program: programs.Program, state: steps.TrainState, data: jax.Array | np.ndarray, epoch: int
 ) -> Iterator[feeding.Steps]:
     """The steps of an epoch from where the state stands."""
     done = int(state.step) - (epoch - 1) * (len(data) // program.batch_size)
-    order = training.epoch_order(state.key, epoch, len(data))
+    order = steps.epoch_order(state.key, epoch, len(data))
     if isinstance(data, jax.Array):
         return feeding.resident(data, order, program.batch_size, done)
     sharding = programs.batches_sharding(program)
@@ -29,21 +30,21 @@ def parts(
 
 def train(
     program: programs.Program,
-    state: training.TrainState,
+    state: steps.TrainState,
     data: jax.Array | np.ndarray,
     epoch: int,
     epochs: int,
     asked_to_stop: Callable[[], bool],
-) -> tuple[training.TrainState, dict[str, object] | None]:
+) -> tuple[steps.TrainState, dict[str, object] | None]:
     """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
 
     None instead of a row if it was asked to stop before the end, or a step is at fault.
     """
-    steps = len(data) // program.batch_size
-    done = already = int(state.step) - (epoch - 1) * steps
+    per_epoch = len(data) // program.batch_size
+    done = already = int(state.step) - (epoch - 1) * per_epoch
     start = None
     with tqdm(
-        total=steps * program.batch_size,
+        total=per_epoch * program.batch_size,
         initial=already * program.batch_size,
         desc=f"epoch {epoch}/{epochs}",
         unit=" examples",
@@ -54,25 +55,25 @@ def train(
         for part in parts(program, state, data, epoch):
             if start is None:
                 # No steps: this only compiles, so that the speed measured is training's.
-                state = training.train_steps(program, state, *part._replace(count=0))
+                state = steps.train_steps(program, state, *part._replace(count=0))
                 jax.block_until_ready(state)
                 start = time.perf_counter()
-            state = training.train_steps(program, state, *part)
+            state = steps.train_steps(program, state, *part)
             done += part.count
-            if training.has_fault(state):
+            if steps.has_fault(state):
                 return state, None
-            loss = training.metric_means(state)["loss"]
+            loss = steps.metric_means(state)["loss"]
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
             bar.update(part.count * program.batch_size)
-            if asked_to_stop() and done < steps:
+            if asked_to_stop() and done < per_epoch:
                 return state, None
     seconds = time.perf_counter() - start if start else math.inf
-    state, means = training.finish_epoch(state)
+    state, means = steps.finish_epoch(state)
     return state, {
         "epoch": epoch,
         "step": int(state.step),
         "split": "train",
         **means,
         "skipped": int(state.skipped),
-        "examples_per_second": (steps - already) * program.batch_size / seconds,
+        "examples_per_second": (per_epoch - already) * program.batch_size / seconds,
     }

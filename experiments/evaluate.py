@@ -19,9 +19,10 @@ from absl import flags
 
 import wiseale_jax
 from experiments import configs, runs
-from wiseale_jax import evaluation, metrics, representation, run_folder, training
+from wiseale_jax import evaluation, metrics, representation, run_folder
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.training import steps
 from wiseale_jax.version import __version__
 
 FLAGS = flags.FLAGS
@@ -125,7 +126,7 @@ def evaluate_run(
     # However many steps an epoch has: no step is made.
     program = runs.make_program(config, config.batch_size)
     some = jnp.asarray(test[: settings.examples])
-    found = training.evaluate(program, trained.variables, some, config.seed)
+    found = steps.evaluate(program, trained.variables, some, config.seed)
     # Of what both know, its numbers are the ones: they have a standard error.
     found |= evaluation.evaluate(trained, test, factors, settings, progress=progress)
     result = run_folder.finite(

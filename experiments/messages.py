@@ -6,11 +6,11 @@ import jax
 import numpy as np
 
 from experiments import configs
-from wiseale_jax import training
 from wiseale_jax.metrics import NEEDS_DENSITY
+from wiseale_jax.training import steps
 
 
-def explain(state: training.TrainState, config: configs.Config, epoch: int) -> str:
+def explain(state: steps.TrainState, config: configs.Config, epoch: int) -> str:
     """What is not finite in the step that comes next, and what usually helps."""
     # A plain auto-encoder's KL is infinite, and that is no fault.
     no_fault = NEEDS_DENSITY if config.encoder == "deterministic" else ()

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wiseale_jax import programs, training
+from wiseale_jax import programs
 from wiseale_jax.datasets import feeding
+from wiseale_jax.training import steps
 
 # Dense bfloat16 operations per second, from the vendors' data sheets, by part of `device_kind`; the
 # first that fits counts. A CPU's peak is not known.
@@ -36,7 +37,7 @@ TRACED_STEPS = 5
 
 
 def flops_per_step(
-    program: programs.Program, state: training.TrainState, part: feeding.Steps
+    program: programs.Program, state: steps.TrainState, part: feeding.Steps
 ) -> float | None:
     """Floating-point operations of one training step, by XLA's cost analysis; None if unknown.
 
@@ -46,12 +47,12 @@ def flops_per_step(
     if program.microbatches > 1:
         return None
     # XLA counts the body of the loop over steps once, whatever the number of steps.
-    cost = training.train_steps.lower(program, state, *part).cost_analysis()
+    cost = steps.train_steps.lower(program, state, *part).cost_analysis()
     return cost.get("flops") if cost else None
 
 
 def report(
-    program: programs.Program, state: training.TrainState, part: feeding.Steps, folder: Path | None
+    program: programs.Program, state: steps.TrainState, part: feeding.Steps, folder: Path | None
 ) -> tuple[float | None, list[str]]:
     """What a step costs: `flops_per_step`, and in words, with a trace's times if it has a folder.
 
@@ -86,7 +87,7 @@ class Time(NamedTuple):
 
 
 def write_trace(
-    program: programs.Program, state: training.TrainState, part: feeding.Steps, folder: Path
+    program: programs.Program, state: steps.TrainState, part: feeding.Steps, folder: Path
 ) -> dict[str, Time]:
     """Traces a few steps with `jax.profiler`, on a copy of the state, which is then dropped.
 
@@ -104,11 +105,11 @@ def write_trace(
     size = part.count if part.order is None else len(part.order) // program.batch_size
     few = part._replace(count=min(TRACED_STEPS, size - part.start))
     # Compiles, and touches the memory that it works in for the first time.
-    state = training.train_steps(program, state, *few)
+    state = steps.train_steps(program, state, *few)
     jax.block_until_ready(state)
-    known = origins(training.train_steps.lower(program, state, *few).compile().as_text())
+    known = origins(steps.train_steps.lower(program, state, *few).compile().as_text())
     with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-        jax.block_until_ready(training.train_steps(program, state, *few))
+        jax.block_until_ready(steps.train_steps(program, state, *few))
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     times = by_part(executed(newest), known)
     return {name: Time(*(each / few.count for each in time)) for name, time in times.items()}

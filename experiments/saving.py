@@ -9,16 +9,17 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from experiments import configs, processes, runs
-from wiseale_jax import checkpoints, run_folder, training
+from wiseale_jax import checkpoints, run_folder
 from wiseale_jax.datasets import pipeline
+from wiseale_jax.training.steps import TrainState
 
 
 def resume(
     saved: ocp.CheckpointManager,
     config: configs.Config,
-    state: training.TrainState,
+    state: TrainState,
     about: Mapping[str, Any],
-) -> tuple[training.TrainState, list[dict]]:
+) -> tuple[TrainState, list[dict]]:
     """The newest good checkpoint's state and rows of metrics; those of a start if there is none.
 
     Damaged ones that are newer are renamed, with a line that says so.
@@ -66,7 +67,7 @@ def resume(
 def save(
     saved: ocp.CheckpointManager,
     config: configs.Config,
-    state: training.TrainState,
+    state: TrainState,
     rows: list[dict],
     about: Mapping[str, Any],
 ) -> None:

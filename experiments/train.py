@@ -26,9 +26,10 @@ from experiments import (
     saving,
     stopping,
 )
-from wiseale_jax import checkpoints, programs, run_folder, training
+from wiseale_jax import checkpoints, programs, run_folder
 from wiseale_jax.datasets import feeding
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
+from wiseale_jax.training import steps
 
 FLAGS = flags.FLAGS
 
@@ -138,7 +139,7 @@ def _train(
             run_folder.remove_partials(written)
     if first and not resumed:
         run_folder.write_config(workdir, dataclasses.asdict(config))
-    state = training.create_state(program, config.seed, data.train[:1])
+    state = steps.create_state(program, config.seed, data.train[:1])
     devices = program.mesh.size if program.mesh else 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if first:
@@ -178,13 +179,13 @@ def _train(
                 training_program, state, train_data, epoch, config.epochs, asked_to_stop
             )
             if row is not None:
-                test = training.evaluate(program, state.variables, test_data, config.seed)
+                test = steps.evaluate(program, state.variables, test_data, config.seed)
                 rows.append(row)
                 rows.append({**row, "split": "test", **test, "examples_per_second": None})
                 if first:
                     run_folder.write_metrics(workdir, rows)
-            fault = messages.explain(state, config, epoch) if training.has_fault(state) else None
-            state = training.clear_fault(state)
+            fault = messages.explain(state, config, epoch) if steps.has_fault(state) else None
+            state = steps.clear_fault(state)
             stop = row is None or asked_to_stop()
             last = stop or epoch == config.epochs
             if last or epoch % checkpoint_every == 0:
@@ -254,7 +255,7 @@ def _finish(
     config: configs.Config,
     workdir: Path,
     data: runs.Data,
-    state: training.TrainState,
+    state: steps.TrainState,
     rows: list[dict],
 ) -> None:
     """Draws the figures and, last, writes the summary, which marks the run as finished."""

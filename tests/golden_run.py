@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import configs, runs
-from wiseale_jax import checkpoints, run_folder, training
+from wiseale_jax import checkpoints, run_folder
+from wiseale_jax.training import steps
 
 FOLDER = Path(__file__).parent / "golden" / f"format-{run_folder.FORMAT}"
 PLACE = Path("/tmp/golden-run")  # orbax notes where it wrote.
@@ -33,7 +34,7 @@ def write(folder):
     """Writes the run folder."""
     config = configs.make_config({"dataset": "sine", "latent_dim": 2, "epochs": 1})
     program = runs.make_program(config, 64)
-    state = training.create_state(program, 0, np.zeros((1, 256, 1), np.float32))
+    state = steps.create_state(program, 0, np.zeros((1, 256, 1), np.float32))
     state = state._replace(
         step=jnp.int32(STEP),
         params=jax.tree.map(pattern, state.params),

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from wiseale_jax import checkpoints, run_folder
-from wiseale_jax.training import TrainState
+from wiseale_jax.training.steps import TrainState
 
 
 def state(value):

@@ -19,8 +19,9 @@ import wiseale_jax
 from experiments import configs, locking, runs, stopping, train
 from tests.forks import call
 from tests.test_train import FLAGS, GIVEN, ROOT, assert_same, command
-from wiseale_jax import checkpoints, run_folder, training
+from wiseale_jax import checkpoints, run_folder
 from wiseale_jax.datasets import feeding
+from wiseale_jax.training import steps
 
 # orbax leaves coroutines behind when it fails.
 pytestmark = [
@@ -55,16 +56,16 @@ def run(workdir, data_dir, **given):
 def step_by_step(monkeypatch, act):
     """Makes training take one step a call, and call `act` with the steps done after each."""
     monkeypatch.setattr(feeding, "_CALL_SECONDS", 0)
-    steps = training.train_steps
+    original = steps.train_steps
 
     def train_steps(program, state, data, order, start, count):
-        state = steps(program, state, data, order, start, count)
+        state = original(program, state, data, order, start, count)
         if count:
             act(int(state.step))
         return state
 
-    train_steps.lower = steps.lower  # What the cost of a step is told by.
-    monkeypatch.setattr(training, "train_steps", train_steps)
+    train_steps.lower = original.lower  # What the cost of a step is told by.
+    monkeypatch.setattr(steps, "train_steps", train_steps)
 
 
 def wait_for_checkpoint(workdir, step):

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 
 from experiments import configs, messages
 from tests.test_training import DATA, make
-from wiseale_jax import training
+from wiseale_jax.training import steps
 
 
 def explain(method, fault):
     config = configs.make_config({"dataset": "sine", "method": method})
-    state = training.create_state(make(), 0, DATA[:1])
+    state = steps.create_state(make(), 0, DATA[:1])
     found = {**state.fault, **{name: jnp.float32(value) for name, value in fault.items()}}
     return messages.explain(state._replace(fault=found), config, 1)
 

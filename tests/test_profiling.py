@@ -6,9 +6,9 @@ import numpy as np
 
 from experiments import profiling
 from tests.test_training import DATA, assert_same, make
-from wiseale_jax import training
 from wiseale_jax.datasets.feeding import Steps
 from wiseale_jax.networks import Architecture, Dense, Reshape
+from wiseale_jax.training import steps
 
 
 def test_flops_of_dense_layers_are_those_of_a_count_by_hand():
@@ -20,8 +20,8 @@ def test_flops_of_dense_layers_are_those_of_a_count_by_hand():
     )
     program = make("aevb", 32, wide)
     data = jnp.zeros((64, 256, 1))
-    state = training.create_state(program, 0, data[:1])
-    part = Steps(data, training.epoch_order(state.key, 1, 64), 0, 2)
+    state = steps.create_state(program, 0, data[:1])
+    part = Steps(data, steps.epoch_order(state.key, 1, 64), 0, 2)
     forward = sum(2 * 32 * rows * columns for rows, columns in layers)
     # Backwards, every product is two, but for the first layer's, whose input has no gradient.
     by_hand = 3 * forward - 2 * 32 * 256 * 512
@@ -33,10 +33,10 @@ def test_flops_of_dense_layers_are_those_of_a_count_by_hand():
 
 def test_a_trace_is_written_of_all_parts_and_the_state_is_left(tmp_path):
     program = make()
-    state = training.create_state(program, 0, DATA[:1])
+    state = steps.create_state(program, 0, DATA[:1])
     before = jax.tree.map(np.asarray, state)
     # A resident set's first part is of one step, as its speed is not known yet.
-    part = Steps(DATA, training.epoch_order(state.key, 1, len(DATA)), 0, 1)
+    part = Steps(DATA, steps.epoch_order(state.key, 1, len(DATA)), 0, 1)
     times = profiling.write_trace(program, state, part, tmp_path / "profile")
     assert_same(jax.tree.map(np.asarray, state), before)
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")

@@ -21,9 +21,10 @@ import wiseale_jax
 from experiments import configs, epochs, evaluate, profiling, runs, saving, train
 from tests.devices import environment, start_together
 from tests.forks import call
-from wiseale_jax import checkpoints, divergences, metrics, representation, run_folder, training
+from wiseale_jax import checkpoints, divergences, metrics, representation, run_folder
 from wiseale_jax.datasets import BINARIZE, feeding, pipeline, with_flip
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.training import steps
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {"dataset": "sine", "epochs": 3, "batch_size": 32}
@@ -182,10 +183,10 @@ def test_only_the_training_examples_are_mirrored(tmp_path, monkeypatch):
     key = jax.random.key_data(jax.random.key(0))
     state = types.SimpleNamespace(step=0, key=key, params={}, variables={})
     monkeypatch.setattr(runs, "load_data", lambda *_: data)
-    monkeypatch.setattr(training, "create_state", lambda *_: state)
+    monkeypatch.setattr(steps, "create_state", lambda *_: state)
     monkeypatch.setattr(profiling, "report", lambda *_: (None, ()))
     monkeypatch.setattr(epochs, "train", train_epoch)
-    monkeypatch.setattr(training, "evaluate", evaluate_epoch)
+    monkeypatch.setattr(steps, "evaluate", evaluate_epoch)
     config = configs.make_config({"dataset": "mnist", "batch_size": 4, "flip": True})
     with pytest.raises(Enough):
         train.train(config, tmp_path / "run")

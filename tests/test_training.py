@@ -9,12 +9,24 @@ import optax
 import pytest
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import gradients, programs, training
+from wiseale_jax import gradients, programs
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.networks import Architecture, ConvTranspose, Dense, Reshape
 from wiseale_jax.objectives import METHODS, bind
+from wiseale_jax.training.steps import (
+    _evaluate_batches,
+    clear_fault,
+    create_state,
+    epoch_order,
+    evaluate,
+    finish_epoch,
+    has_fault,
+    metric_means,
+    train_step,
+    train_steps,
+)
 
 NORMALISED = Architecture(
     (8, 1),
@@ -25,7 +37,7 @@ PLAIN = NORMALISED._replace(decoder=(Dense(8), Dense(8, relu=False), Reshape((8,
 DATA = jax.random.normal(jax.random.key(5), (50, 8, 1))
 # One optimiser of each kind, as tests whose programs are equal share what is compiled.
 ADAM, SGD = optax.adam(1e-2), optax.sgd(1.0)
-step = jax.jit(training.train_step, static_argnums=0)
+step = jax.jit(train_step, static_argnums=0)
 
 
 def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=ADAM, **options):
@@ -35,14 +47,14 @@ def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=ADAM
 
 
 def run(program, cuts, epochs=2, seed=0):
-    state = training.create_state(program, seed, DATA[:1])
+    state = create_state(program, seed, DATA[:1])
     steps = len(DATA) // program.batch_size
     for epoch in range(1, epochs + 1):
-        order = training.epoch_order(state.key, epoch, len(DATA))
+        order = epoch_order(state.key, epoch, len(DATA))
         edges = [0, *cuts, steps]
         for start, stop in itertools.pairwise(edges):
-            state = training.train_steps(program, state, DATA, order, start, stop - start)
-        state, means = training.finish_epoch(state)
+            state = train_steps(program, state, DATA, order, start, stop - start)
+        state, means = finish_epoch(state)
     return state, means
 
 
@@ -67,13 +79,13 @@ def test_seed_decides():
 
 def test_one_call_is_the_loop_of_steps_written_out():
     program = make()
-    state = training.create_state(program, 0, DATA[:1])
-    order = training.epoch_order(state.key, 1, len(DATA))
+    state = create_state(program, 0, DATA[:1])
+    order = epoch_order(state.key, 1, len(DATA))
     want, losses = state, []
     for i in range(6):
         want, metrics = step(program, want, DATA[order[8 * i : 8 * i + 8]])
         losses.append(float(metrics["loss"]))
-    got, means = training.finish_epoch(training.train_steps(program, state, DATA, order, 0, 6))
+    got, means = finish_epoch(train_steps(program, state, DATA, order, 0, 6))
     assert int(got.step) == 6
     np.testing.assert_allclose(means["loss"], np.mean(losses), rtol=1e-5)
     jax.tree.map(
@@ -87,7 +99,7 @@ def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
     whole = make("beta_vae", 8, PLAIN, SGD, observation_noise="learned")
     without = whole._replace(objective=bind("beta_vae", LIKELIHOODS["gaussian"], {"beta": 0.0}))
     warm = whole._replace(warmup_steps=4, microbatches=microbatches)
-    start = training.create_state(warm, 0, DATA[:1])
+    start = create_state(warm, 0, DATA[:1])
     for number, part in enumerate([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]):
         state = start._replace(step=jnp.int32(number))
         # The loss, and so a step of plain gradient descent, is linear in the weight.
@@ -102,8 +114,8 @@ def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
 
 def test_evaluation_has_the_whole_weight_from_the_start():
     program = make("beta_vae")._replace(warmup_steps=4)
-    variables = training.create_state(program, 0, DATA[:1]).variables
-    found = training.evaluate(program, variables, DATA, 0)
+    variables = create_state(program, 0, DATA[:1]).variables
+    found = evaluate(program, variables, DATA, 0)
     # Of the KL, one is in the ELBO already.
     np.testing.assert_allclose(found["loss"], 3 * found["aevb_kl"] - found["elbo"], rtol=1e-6)
 
@@ -113,7 +125,7 @@ def test_every_step_and_every_batch_of_an_evaluation_has_noise_of_its_own():
     x, _ = true.draw(64)
     objective = bind("aevb", LIKELIHOODS["gaussian"], {})
     program = programs.Program(true.trained.model, objective, optax.sgd(0.0), as_stored, 64)
-    state = training.create_state(program, 0, x[:1])
+    state = create_state(program, 0, x[:1])
     state = state._replace(params=true.trained.variables["params"])
     errors = []
     for _ in range(200):
@@ -127,24 +139,24 @@ def test_every_step_and_every_batch_of_an_evaluation_has_noise_of_its_own():
     want = at_mean + np.sum(4 * true.variance * np.sum(true.weight**2, axis=0))
     stderr = np.std(errors) / 200**0.5
     assert abs(np.mean(errors) - want) < 5 * stderr
-    found = training.evaluate(program, state.variables, np.tile(x, (200, 1)), 0)
+    found = evaluate(program, state.variables, np.tile(x, (200, 1)), 0)
     assert abs(found["reconstruction_error"] - want) < 5 * stderr
 
 
 def test_training_lowers_the_loss_and_moves_the_batch_statistics():
     program = make()
-    before = training.create_state(program, 0, DATA[:1])
-    start = training.evaluate(program, before.variables, DATA, 0)
+    before = create_state(program, 0, DATA[:1])
+    start = evaluate(program, before.variables, DATA, 0)
     after, _ = run(program, [], epochs=10)
-    assert training.evaluate(program, after.variables, DATA, 0)["loss"] < start["loss"] - 0.5
+    assert evaluate(program, after.variables, DATA, 0)["loss"] < start["loss"] - 0.5
     moved = jax.tree.leaves(after.batch_stats)
-    still = jax.tree.leaves(training.create_state(program, 0, DATA[:1]).batch_stats)
+    still = jax.tree.leaves(create_state(program, 0, DATA[:1]).batch_stats)
     assert all(not np.array_equal(a, b) for a, b in zip(moved, still, strict=True))
 
 
 def test_epoch_order_is_a_fresh_permutation():
     key = jax.random.key_data(jax.random.key(0))
-    first, second = (np.asarray(training.epoch_order(key, epoch, 100)) for epoch in (1, 2))
+    first, second = (np.asarray(epoch_order(key, epoch, 100)) for epoch in (1, 2))
     np.testing.assert_array_equal(np.sort(first), np.arange(100))
     assert not np.array_equal(first, second)
 
@@ -156,9 +168,9 @@ def test_every_example_of_an_epoch_is_seen_once():
 
     data = jnp.arange(48.0)[:, None, None] * jnp.ones((1, 8, 1))
     program = make()._replace(objective=seen)
-    state = training.create_state(program, 0, data[:1])
-    order = training.epoch_order(state.key, 1, 48)
-    state = training.train_steps(program, state, data, order, 0, 6)
+    state = create_state(program, 0, data[:1])
+    order = epoch_order(state.key, 1, 48)
+    state = train_steps(program, state, data, order, 0, 6)
     assert float(state.metric_sums["loss"]) == 8 * np.arange(48).sum()
     assert float(state.metric_sums["squares"]) == 8 * np.sum(np.arange(48) ** 2)
 
@@ -166,20 +178,20 @@ def test_every_example_of_an_epoch_is_seen_once():
 @pytest.mark.parametrize(("size", "batch_size"), [(48, 8), (50, 8), (7, 8), (1, 8)])
 def test_evaluation_weighs_every_example_alike(size, batch_size):
     program = make("aevb", batch_size, encoder="gaussian")
-    variables = training.create_state(program, 0, DATA[:1]).variables
-    got = training.evaluate(program, variables, DATA[:size], 0)
+    variables = create_state(program, 0, DATA[:1]).variables
+    got = evaluate(program, variables, DATA[:size], 0)
     mean, logvar = program.model.apply(variables, DATA[:size], method="encode")
     kl = 0.5 * np.sum(np.float64(mean) ** 2 + np.exp(logvar) - 1 - logvar, axis=1)
     np.testing.assert_allclose(got["aevb_kl"], kl.mean(), rtol=1e-5)
-    assert got == training.evaluate(program, variables, DATA[:size], 0)
+    assert got == evaluate(program, variables, DATA[:size], 0)
 
 
 @pytest.mark.parametrize("size", [48, 50, 7])
 def test_evaluation_in_parts_is_that_of_whole_batches(size):
     program = make("wiseale", 8, observation_noise="learned")
-    variables = training.create_state(program, 0, DATA[:1]).variables
-    want = training.evaluate(program, variables, DATA[:size], 0)
-    got = training.evaluate(program._replace(microbatches=4), variables, DATA[:size], 0)
+    variables = create_state(program, 0, DATA[:1]).variables
+    want = evaluate(program, variables, DATA[:size], 0)
+    got = evaluate(program._replace(microbatches=4), variables, DATA[:size], 0)
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5)
 
@@ -196,18 +208,18 @@ def test_evaluation_in_parts_takes_less_memory():
             data,
             jax.random.key(0),
         )
-        lowered = training._evaluate_batches.lower(*arguments, 0, 2048, 1024)
+        lowered = _evaluate_batches.lower(*arguments, 0, 2048, 1024)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    variables = training.create_state(program, 0, DATA[:1]).variables
+    variables = create_state(program, 0, DATA[:1]).variables
     assert used(16) < 0.2 * used(1)
 
 
 def test_a_single_example_left_over_joins_no_batch():
     program = make("wae_mmd", 7)
-    variables = training.create_state(program, 0, DATA[:1]).variables
-    got = training.evaluate(program, variables, DATA, 0)
-    assert got == training.evaluate(program, variables, DATA[:49], 0)
+    variables = create_state(program, 0, DATA[:1]).variables
+    got = evaluate(program, variables, DATA, 0)
+    assert got == evaluate(program, variables, DATA[:49], 0)
     assert np.isfinite(got["loss"])
 
 
@@ -215,7 +227,7 @@ def test_a_single_example_left_over_joins_no_batch():
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
     program = make(method, 8, PLAIN, SGD, observation_noise="learned")
-    state = training.create_state(program, 0, DATA[:1])
+    state = create_state(program, 0, DATA[:1])
     want, metrics = step(program, state, DATA[:8])
     got, metrics_in_parts = step(program._replace(microbatches=microbatches), state, DATA[:8])
     for name, value in metrics.items():
@@ -227,7 +239,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
 
 def test_parts_optimise_something_else_if_their_gradients_are_averaged():
     program = make("wiseale", 8, PLAIN, SGD, observation_noise="learned")
-    state = training.create_state(program, 0, DATA[:1])
+    state = create_state(program, 0, DATA[:1])
     whole, _ = step(program._replace(microbatches=2), state, DATA[:8])
     part = program._replace(batch_size=4)
     parts = [step(part, state, DATA[i : i + 4])[0].params for i in (0, 4)]
@@ -238,7 +250,7 @@ def test_parts_optimise_something_else_if_their_gradients_are_averaged():
 
 def test_parts_move_the_batch_statistics_one_after_the_other():
     program = make()._replace(microbatches=4)
-    state = training.create_state(program, 0, DATA[:1])
+    state = create_state(program, 0, DATA[:1])
     noise = jax.random.normal(jax.random.key(6), (8, 2))
     _, metrics, got = jax.jit(gradients.gradient, static_argnums=0)(
         program, state.params, state.batch_stats, DATA[:8], noise, jax.random.key(7)
@@ -282,28 +294,28 @@ def poisoned(steps):
 
 
 def train_on(program, data, count=6):
-    state = training.create_state(program, 0, DATA[:1])
-    return training.train_steps(program, state, data, jnp.arange(len(data)), 0, count)
+    state = create_state(program, 0, DATA[:1])
+    return train_steps(program, state, data, jnp.arange(len(data)), 0, count)
 
 
 def test_training_stops_before_a_step_that_is_not_finite():
     program = make()
     want = train_on(program, DATA, 3)
-    assert not training.has_fault(want)
+    assert not has_fault(want)
     got = train_on(program, poisoned([3]))
-    assert training.has_fault(got)
+    assert has_fault(got)
     assert np.isnan(got.fault["loss"]) and np.isnan(got.fault["reconstruction_error"])
-    assert_same(training.clear_fault(got), want)
+    assert_same(clear_fault(got), want)
 
 
 def test_steps_are_skipped_and_counted_up_to_a_number():
     program = make()._replace(skip_nonfinite=2)
     got = train_on(program, poisoned([1, 3]))
-    assert not training.has_fault(got)
+    assert not has_fault(got)
     assert (int(got.step), int(got.skipped), int(got.summed)) == (6, 2, 4)
-    assert np.isfinite(training.metric_means(got)["loss"])
+    assert np.isfinite(metric_means(got)["loss"])
     third = train_on(program, poisoned([1, 3, 4]))
-    assert training.has_fault(third) and (int(third.step), int(third.skipped)) == (4, 2)
+    assert has_fault(third) and (int(third.step), int(third.skipped)) == (4, 2)
 
 
 def test_skipping_changes_nothing_of_a_run_that_needs_none():
@@ -312,5 +324,5 @@ def test_skipping_changes_nothing_of_a_run_that_needs_none():
 
 def test_a_learning_rate_too_large_is_a_fault():
     got = train_on(make(optimizer=optax.sgd(1e30)), DATA)
-    assert training.has_fault(got) and int(got.step) > 0
+    assert has_fault(got) and int(got.step) > 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got.params))

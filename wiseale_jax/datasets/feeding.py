@@ -32,7 +32,7 @@ _RESIDENT_SHARE = 0.4
 
 
 class Steps(NamedTuple):
-    """The next steps of an epoch, as `training.train_steps` takes them.
+    """The next steps of an epoch, as `train_steps` takes them.
 
     Attributes:
       data: resident: `[size, ...]`, every example. Streamed: `[steps, batch, ...]`, the batches.

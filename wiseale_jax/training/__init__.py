@@ -1,0 +1,1 @@
+"""Training: a `Recipe` and batches in, a trained state out."""
