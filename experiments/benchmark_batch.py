@@ -56,17 +56,17 @@ def measure(size: int, rounds: int) -> None:
     data = np.random.default_rng(0).standard_normal((max(2 * size, 4096), 256, 1), np.float32)
     data = jax.device_put(data)
     order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
-    programs, states, seconds = {}, {}, {"aevb": [], "wiseale": []}
+    recipes, states, seconds = {}, {}, {"aevb": [], "wiseale": []}
     for method in seconds:
         config = configs.make_config({"dataset": "sine", "method": method, "batch_size": size})
-        program = runs.make_program(config, len(data))
-        programs[method] = program._replace(objective=_without_metrics(program.objective))
-        states[method] = create_state(programs[method], 0, data[:1])
+        recipe = runs.make_recipe(config, len(data))
+        recipes[method] = recipe._replace(objective=_without_metrics(recipe.objective))
+        states[method] = create_state(recipes[method], 0, data[:1])
     for number in range(rounds + 1):
-        for method, program in programs.items():
+        for method, recipe in recipes.items():
             start = time.perf_counter()
             states[method] = jax.block_until_ready(
-                train_steps(program, states[method], data, order, 0, steps)
+                train_steps(recipe, states[method], data, order, 0, steps)
             )
             if number:  # The first round compiles.
                 seconds[method].append((time.perf_counter() - start) / steps)

@@ -17,9 +17,9 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, runs
-from wiseale_jax import programs
 from wiseale_jax.datasets import feeding
 from wiseale_jax.training import steps
+from wiseale_jax.training.recipe import Recipe
 
 FLAGS = flags.FLAGS
 
@@ -51,8 +51,8 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
       data: `[size, ...]`, the training examples, memory-mapped.
       rounds: epochs of each feed that count; one more of each comes first, and compiles.
     """
-    program = runs.augmented(config, runs.make_program(config, len(data)))
-    state = steps.create_state(program, config.seed, data[:1])
+    recipe = runs.augmented(config, runs.make_recipe(config, len(data)))
+    state = steps.create_state(recipe, config.seed, data[:1])
     on_device = jax.device_put(np.asarray(data))
     seconds: dict[str, list[float]] = {"resident": [], "stream": []}
     for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
@@ -64,18 +64,18 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
                 parts = feeding.resident(on_device, order, config.batch_size)
             else:
                 parts = feeding.stream(data, order, config.batch_size)
-            state = _train(program, state, parts)
+            state = _train(recipe, state, parts)
             if number:
                 seconds[feed].append(time.perf_counter() - start)
     return seconds
 
 
 def _train(
-    program: programs.Program, state: steps.TrainState, parts: Iterable[feeding.Steps]
+    recipe: Recipe, state: steps.TrainState, parts: Iterable[feeding.Steps]
 ) -> steps.TrainState:
     for part in parts:
         # Waited for, as a run does, which shows its loss.
-        state = jax.block_until_ready(steps.train_steps(program, state, *part))
+        state = jax.block_until_ready(steps.train_steps(recipe, state, *part))
     return state
 
 

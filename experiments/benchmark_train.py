@@ -29,8 +29,8 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, runs
-from wiseale_jax import programs
 from wiseale_jax.datasets import DATASETS
+from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import create_state, epoch_order, train_step, train_steps
 
 FLAGS = flags.FLAGS
@@ -93,7 +93,7 @@ def make_case(network: str) -> tuple[configs.Config, np.ndarray]:
     """The config of a network, and random data of its shape, as stored."""
     given = {"dataset": network, "batch_size": _BATCH.get(network)}
     config = configs.make_config({k: v for k, v in given.items() if v is not None})
-    shape = _program(config).model.architecture.shape
+    shape = _recipe(config).model.architecture.shape
     data = np.random.default_rng(0).standard_normal((_EXAMPLES[network], *shape), np.float32)
     if DATASETS[network].likelihood == "bernoulli":
         data = (data > 0).astype(np.float32)
@@ -142,25 +142,25 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _program(config: configs.Config) -> programs.Program:
+def _recipe(config: configs.Config) -> Recipe:
     # The random data are floats already: the data set's own scaling is left out.
-    program = runs.make_program(config, _EXAMPLES[config.dataset])
-    return program._replace(preprocess=lambda batch, key: batch)
+    recipe = runs.make_recipe(config, _EXAMPLES[config.dataset])
+    return recipe._replace(preprocess=lambda batch, key: batch)
 
 
 def _scanned(config: configs.Config, data: np.ndarray, precision: str = "float32") -> Contestant:
-    program = _program(config)
-    program = program._replace(model=program.model.clone(precision=precision))
+    recipe = _recipe(config)
+    recipe = recipe._replace(model=recipe.model.clone(precision=precision))
     data = jnp.asarray(data)
     order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
-    state = create_state(program, 0, data[:1])
-    each = len(data) // program.batch_size
+    state = create_state(recipe, 0, data[:1])
+    each = len(data) // recipe.batch_size
 
     def train(steps: int) -> None:
         nonlocal state
         while steps:
             now = min(steps, each)
-            state = train_steps(program, state, data, order, 0, now)
+            state = train_steps(recipe, state, data, order, 0, now)
             steps -= now
         jax.block_until_ready(state)
 
@@ -168,17 +168,17 @@ def _scanned(config: configs.Config, data: np.ndarray, precision: str = "float32
 
 
 def _one_call_per_step(config: configs.Config, data: np.ndarray) -> Contestant:
-    program = _program(config)
+    recipe = _recipe(config)
     data = jnp.asarray(data)
     order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
-    state = create_state(program, 0, data[:1])
-    step = jax.jit(lambda state, rows: train_step(program, state, data[rows])[0], donate_argnums=0)
+    state = create_state(recipe, 0, data[:1])
+    step = jax.jit(lambda state, rows: train_step(recipe, state, data[rows])[0], donate_argnums=0)
 
     def train(steps: int) -> None:
         nonlocal state
         for i in range(steps):
-            start = i * program.batch_size % (len(data) - program.batch_size + 1)
-            state = step(state, order[start : start + program.batch_size])
+            start = i * recipe.batch_size % (len(data) - recipe.batch_size + 1)
+            state = step(state, order[start : start + recipe.batch_size])
         jax.block_until_ready(state)
 
     return train
@@ -192,7 +192,7 @@ def _torch(config: configs.Config, data: np.ndarray, how: str) -> Contestant:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     examples = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, -1, 1))).to(device)
-    architecture = _program(config).model.architecture
+    architecture = _recipe(config).model.architecture
     model = torch_peer.TorchAutoencoder(architecture, config.latent_dim).to(device)
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
     likelihood = DATASETS[config.dataset].likelihood
@@ -238,7 +238,7 @@ def _pythae(config: configs.Config, data: np.ndarray) -> Contestant:
     from experiments import torch_peer
 
     torch.manual_seed(0)
-    architecture = _program(config).model.architecture
+    architecture = _recipe(config).model.architecture
     net = torch_peer.TorchAutoencoder(architecture, config.latent_dim)
 
     class Encoder(BaseEncoder):

@@ -11,25 +11,25 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import processes
-from wiseale_jax import programs
 from wiseale_jax.datasets import feeding
 from wiseale_jax.training import steps
+from wiseale_jax.training.recipe import Recipe, batches_sharding
 
 
 def parts(
-    program: programs.Program, state: steps.TrainState, data: jax.Array | np.ndarray, epoch: int
+    recipe: Recipe, state: steps.TrainState, data: jax.Array | np.ndarray, epoch: int
 ) -> Iterator[feeding.Steps]:
     """The steps of an epoch from where the state stands."""
-    done = int(state.step) - (epoch - 1) * (len(data) // program.batch_size)
+    done = int(state.step) - (epoch - 1) * (len(data) // recipe.batch_size)
     order = steps.epoch_order(state.key, epoch, len(data))
     if isinstance(data, jax.Array):
-        return feeding.resident(data, order, program.batch_size, done)
-    sharding = programs.batches_sharding(program)
-    return feeding.stream(data, order, program.batch_size, done, sharding)
+        return feeding.resident(data, order, recipe.batch_size, done)
+    sharding = batches_sharding(recipe)
+    return feeding.stream(data, order, recipe.batch_size, done, sharding)
 
 
 def train(
-    program: programs.Program,
+    recipe: Recipe,
     state: steps.TrainState,
     data: jax.Array | np.ndarray,
     epoch: int,
@@ -40,31 +40,31 @@ def train(
 
     None instead of a row if it was asked to stop before the end, or a step is at fault.
     """
-    per_epoch = len(data) // program.batch_size
+    per_epoch = len(data) // recipe.batch_size
     done = already = int(state.step) - (epoch - 1) * per_epoch
     start = None
     with tqdm(
-        total=per_epoch * program.batch_size,
-        initial=already * program.batch_size,
+        total=per_epoch * recipe.batch_size,
+        initial=already * recipe.batch_size,
         desc=f"epoch {epoch}/{epochs}",
         unit=" examples",
         unit_scale=True,
         leave=False,
         disable=None if processes.is_first() else True,
     ) as bar:
-        for part in parts(program, state, data, epoch):
+        for part in parts(recipe, state, data, epoch):
             if start is None:
                 # No steps: this only compiles, so that the speed measured is training's.
-                state = steps.train_steps(program, state, *part._replace(count=0))
+                state = steps.train_steps(recipe, state, *part._replace(count=0))
                 jax.block_until_ready(state)
                 start = time.perf_counter()
-            state = steps.train_steps(program, state, *part)
+            state = steps.train_steps(recipe, state, *part)
             done += part.count
             if steps.has_fault(state):
                 return state, None
             loss = steps.metric_means(state)["loss"]
             bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-            bar.update(part.count * program.batch_size)
+            bar.update(part.count * recipe.batch_size)
             if asked_to_stop() and done < per_epoch:
                 return state, None
     seconds = time.perf_counter() - start if start else math.inf
@@ -75,5 +75,5 @@ def train(
         "split": "train",
         **means,
         "skipped": int(state.skipped),
-        "examples_per_second": (per_epoch - already) * program.batch_size / seconds,
+        "examples_per_second": (per_epoch - already) * recipe.batch_size / seconds,
     }

@@ -124,9 +124,9 @@ def evaluate_run(
     test, factors = runs.load_test(config, data_dir, **preparing)
     evaluation.check(settings, len(test))
     # However many steps an epoch has: no step is made.
-    program = runs.make_program(config, config.batch_size)
+    recipe = runs.make_recipe(config, config.batch_size)
     some = jnp.asarray(test[: settings.examples])
-    found = steps.evaluate(program, trained.variables, some, config.seed)
+    found = steps.evaluate(recipe, trained.variables, some, config.seed)
     # Of what both know, its numbers are the ones: they have a standard error.
     found |= evaluation.evaluate(trained, test, factors, settings, progress=progress)
     result = run_folder.finite(

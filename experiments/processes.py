@@ -14,7 +14,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from experiments import stopping
-from wiseale_jax import programs
+from wiseale_jax.training.recipe import make_mesh
 
 # What JAX's errors say where another process is lost.
 _LOST = re.compile("gloo|nccl|peer|unavailable|heartbeat|coordination", re.IGNORECASE)
@@ -105,7 +105,7 @@ def choose_mesh(flag: str, batch_size: int, microbatches: int = 1) -> jax.shardi
         count = int(flag)
     else:
         raise ValueError(f"mesh must be a number of devices or 'auto', got {flag!r}")
-    mesh = programs.make_mesh(count)
+    mesh = make_mesh(count)
     if part % count:
         parts = "" if microbatches == 1 else f" in {microbatches} microbatches"
         raise ValueError(

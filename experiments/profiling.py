@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wiseale_jax import programs
 from wiseale_jax.datasets import feeding
 from wiseale_jax.training import steps
+from wiseale_jax.training.recipe import Recipe
 
 # Dense bfloat16 operations per second, from the vendors' data sheets, by part of `device_kind`; the
 # first that fits counts. A CPU's peak is not known.
@@ -36,35 +36,33 @@ _PEAKS = {
 TRACED_STEPS = 5
 
 
-def flops_per_step(
-    program: programs.Program, state: steps.TrainState, part: feeding.Steps
-) -> float | None:
+def flops_per_step(recipe: Recipe, state: steps.TrainState, part: feeding.Steps) -> float | None:
     """Floating-point operations of one training step, by XLA's cost analysis; None if unknown.
 
     They are those of the program before XLA optimises it. What repeats inside a step, such as the
     tiles of pairs of a large batch, is counted once; so a batch in parts is unknown.
     """
-    if program.microbatches > 1:
+    if recipe.microbatches > 1:
         return None
     # XLA counts the body of the loop over steps once, whatever the number of steps.
-    cost = steps.train_steps.lower(program, state, *part).cost_analysis()
+    cost = steps.train_steps.lower(recipe, state, *part).cost_analysis()
     return cost.get("flops") if cost else None
 
 
 def report(
-    program: programs.Program, state: steps.TrainState, part: feeding.Steps, folder: Path | None
+    recipe: Recipe, state: steps.TrainState, part: feeding.Steps, folder: Path | None
 ) -> tuple[float | None, list[str]]:
     """What a step costs: `flops_per_step`, and in words, with a trace's times if it has a folder.
 
     Args:
-      program, state, part: as of `write_trace`.
+      recipe, state, part: as of `write_trace`.
       folder: where the trace is written; None for no trace.
     """
-    flops, lines = flops_per_step(program, state, part), []
+    flops, lines = flops_per_step(recipe, state, part), []
     if flops:
         lines.append(f"a step takes {flops / 1e9:,.3g} GFLOP, by XLA's count")
     if folder is not None:
-        lines.append(table(write_trace(program, state, part, folder)))
+        lines.append(table(write_trace(recipe, state, part, folder)))
         lines.append(f"trace of {TRACED_STEPS} steps: {folder}")
     return flops, lines
 
@@ -87,12 +85,12 @@ class Time(NamedTuple):
 
 
 def write_trace(
-    program: programs.Program, state: steps.TrainState, part: feeding.Steps, folder: Path
+    recipe: Recipe, state: steps.TrainState, part: feeding.Steps, folder: Path
 ) -> dict[str, Time]:
     """Traces a few steps with `jax.profiler`, on a copy of the state, which is then dropped.
 
     Args:
-      program: what is trained.
+      recipe: what is trained.
       state: to begin from; it is left as it is.
       part: the steps to take, at most `TRACED_STEPS` of them.
       folder: where the trace is written, for XProf (TensorBoard) or Perfetto.
@@ -102,14 +100,14 @@ def write_trace(
     """
     state = jax.tree.map(jnp.copy, state)
     # Of a resident set, the part is any steps of the epoch.
-    size = part.count if part.order is None else len(part.order) // program.batch_size
+    size = part.count if part.order is None else len(part.order) // recipe.batch_size
     few = part._replace(count=min(TRACED_STEPS, size - part.start))
     # Compiles, and touches the memory that it works in for the first time.
-    state = steps.train_steps(program, state, *few)
+    state = steps.train_steps(recipe, state, *few)
     jax.block_until_ready(state)
-    known = origins(steps.train_steps.lower(program, state, *few).compile().as_text())
+    known = origins(steps.train_steps.lower(recipe, state, *few).compile().as_text())
     with jax.profiler.trace(str(folder), create_perfetto_trace=True):
-        jax.block_until_ready(steps.train_steps(program, state, *few))
+        jax.block_until_ready(steps.train_steps(recipe, state, *few))
     newest = max(folder.rglob("*.xplane.pb"), key=lambda path: path.stat().st_mtime)
     times = by_part(executed(newest), known)
     return {name: Time(*(each / few.count for each in time)) for name, time in times.items()}
@@ -171,7 +169,7 @@ def _part(path: str) -> str:
 
 
 def origins(hlo: str) -> dict[str, str]:
-    """By name of an instruction of a compiled program, the path of calls that it comes from."""
+    """By name of an instruction of a compiled recipe, the path of calls that it comes from."""
     body, _, entry = hlo.partition("\nENTRY ")
     instruction = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = (?:.*op_name="([^"]*)")?', re.MULTILINE)
     paths = {found[1]: found[2] or "" for found in instruction.finditer(body)}

@@ -1,4 +1,4 @@
-"""What the entry points share: a run's data, its program, its figures and how errors are shown."""
+"""What the entry points share: a run's data, its recipe, its figures and how errors are shown."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import configs, optimizers, stopping
-from wiseale_jax import objectives, programs, run_folder
+from wiseale_jax import objectives, run_folder
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
+from wiseale_jax.training.recipe import Recipe
 
 _M_ARENA_MAX = -8  # Of malloc.h.
 
@@ -210,9 +211,9 @@ def _load_test(builder: Any, dataset: Dataset) -> TestSet:
     return TestSet(arrays.pop(dataset.feature), arrays)
 
 
-def make_program(
+def make_recipe(
     config: configs.Config, train_size: int, mesh: jax.sharding.Mesh | None = None
-) -> programs.Program:
+) -> Recipe:
     """The static half of a run: model, objective, optimiser, preprocessing, batch and devices.
 
     Without the augmentation of training examples, which `augmented` adds.
@@ -220,7 +221,7 @@ def make_program(
     settings = dataclasses.asdict(config)
     model, likelihood = model_from_config(settings)
     steps_per_epoch = train_size // config.batch_size
-    return programs.Program(
+    return Recipe(
         model=model,
         objective=objectives.bind(config.method, likelihood, settings),
         optimizer=optimizers.optimizer(config, steps_per_epoch),
@@ -233,11 +234,11 @@ def make_program(
     )
 
 
-def augmented(config: configs.Config, program: programs.Program) -> programs.Program:
-    """The program that trains: what `make_program` gives, which evaluates, and augmentation."""
+def augmented(config: configs.Config, recipe: Recipe) -> Recipe:
+    """The recipe that trains: what `make_recipe` gives, which evaluates, and augmentation."""
     if not config.flip:
-        return program
-    return program._replace(preprocess=with_flip(program.preprocess))
+        return recipe
+    return recipe._replace(preprocess=with_flip(recipe.preprocess))
 
 
 def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str) -> Any:

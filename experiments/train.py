@@ -26,10 +26,11 @@ from experiments import (
     saving,
     stopping,
 )
-from wiseale_jax import checkpoints, programs, run_folder
+from wiseale_jax import checkpoints, run_folder
 from wiseale_jax.datasets import feeding
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import steps
+from wiseale_jax.training.recipe import Recipe, replicate
 
 FLAGS = flags.FLAGS
 
@@ -101,12 +102,12 @@ def train(
             return
         data = runs.load_data(config, data_dir, **preparing)
         feed = processes.agree(feeding.choose(feed, data.train), feeding.FEEDS)
-        program = runs.make_program(config, len(data.train), mesh)
+        recipe = runs.make_recipe(config, len(data.train), mesh)
         with stopping.listen() as asked_to_stop:
             _train(
                 config,
                 workdir,
-                program,
+                recipe,
                 data,
                 feed=feed,
                 checkpoint_every=checkpoint_every,
@@ -123,7 +124,7 @@ def train(
 def _train(
     config: configs.Config,
     workdir: Path,
-    program: programs.Program,
+    recipe: Recipe,
     data: runs.Data,
     *,
     feed: str,
@@ -139,8 +140,8 @@ def _train(
             run_folder.remove_partials(written)
     if first and not resumed:
         run_folder.write_config(workdir, dataclasses.asdict(config))
-    state = steps.create_state(program, config.seed, data.train[:1])
-    devices = program.mesh.size if program.mesh else 1
+    state = steps.create_state(recipe, config.seed, data.train[:1])
+    devices = recipe.mesh.size if recipe.mesh else 1
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     if first:
         print(
@@ -163,23 +164,23 @@ def _train(
             run_folder.write_config(workdir, dataclasses.asdict(config))
             if rows:
                 run_folder.write_metrics(workdir, rows)
-        training_program = runs.augmented(config, program)
+        training_recipe = runs.augmented(config, recipe)
         train_data = data.train
         if feed == "resident":
-            train_data = programs.replicate(program, np.asarray(data.train))
-        test_data = programs.replicate(program, np.asarray(data.test.examples))
+            train_data = replicate(recipe, np.asarray(data.train))
+        test_data = replicate(recipe, np.asarray(data.test.examples))
         if (start := saving.epochs_done(rows) + 1) <= config.epochs:
-            part = next(epochs.parts(training_program, state, train_data, start))
+            part = next(epochs.parts(training_recipe, state, train_data, start))
             trace = workdir / run_folder.PROFILE if profile else None
-            flops, lines = profiling.report(training_program, state, part, trace)
+            flops, lines = profiling.report(training_recipe, state, part, trace)
             for line in lines if first else ():
                 print(line, flush=True)
         for epoch in range(start, config.epochs + 1):
             state, row = epochs.train(
-                training_program, state, train_data, epoch, config.epochs, asked_to_stop
+                training_recipe, state, train_data, epoch, config.epochs, asked_to_stop
             )
             if row is not None:
-                test = steps.evaluate(program, state.variables, test_data, config.seed)
+                test = steps.evaluate(recipe, state.variables, test_data, config.seed)
                 rows.append(row)
                 rows.append({**row, "split": "test", **test, "examples_per_second": None})
                 if first:

@@ -33,8 +33,8 @@ def pattern(leaf):
 def write(folder):
     """Writes the run folder."""
     config = configs.make_config({"dataset": "sine", "latent_dim": 2, "epochs": 1})
-    program = runs.make_program(config, 64)
-    state = steps.create_state(program, 0, np.zeros((1, 256, 1), np.float32))
+    recipe = runs.make_recipe(config, 64)
+    state = steps.create_state(recipe, 0, np.zeros((1, 256, 1), np.float32))
     state = state._replace(
         step=jnp.int32(STEP),
         params=jax.tree.map(pattern, state.params),

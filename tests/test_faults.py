@@ -58,8 +58,8 @@ def step_by_step(monkeypatch, act):
     monkeypatch.setattr(feeding, "_CALL_SECONDS", 0)
     original = steps.train_steps
 
-    def train_steps(program, state, data, order, start, count):
-        state = original(program, state, data, order, start, count)
+    def train_steps(recipe, state, data, order, start, count):
+        state = original(recipe, state, data, order, start, count)
         if count:
             act(int(state.step))
         return state

@@ -54,7 +54,7 @@ def flags_are_read_or_refused(pairs):
         except (ValueError, flags.Error) as error:
             return is_clear(error)
     assert configs.read_stored(json.loads(json.dumps(dataclasses.asdict(config))), "run") == config
-    runs.make_program(config, 100)
+    runs.make_recipe(config, 100)
 
 
 FLAG_PAIRS = st.lists(st.tuples(st.sampled_from([*FIELDS, "unknown"]), TEXTS), max_size=6)

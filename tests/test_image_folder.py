@@ -216,10 +216,10 @@ def test_flip_is_off_by_default_and_for_training_only():
     for name in DATASETS:
         assert not configs.CONFIGS[name].flip
     config = configs.make_config({"dataset": "celeba", "flip": True})
-    program = runs.make_program(config, 1000)
-    assert program.preprocess is DATASETS["celeba"].preprocess
-    assert runs.augmented(config, program).preprocess is with_flip(program.preprocess)
-    assert runs.augmented(configs.make_config({"dataset": "celeba"}), program) is program
+    recipe = runs.make_recipe(config, 1000)
+    assert recipe.preprocess is DATASETS["celeba"].preprocess
+    assert runs.augmented(config, recipe).preprocess is with_flip(recipe.preprocess)
+    assert runs.augmented(configs.make_config({"dataset": "celeba"}), recipe) is recipe
     with pytest.raises(ValueError, match="flip is for images, and not for dataset 'sine'"):
         configs.make_config({"dataset": "sine", "flip": True})
 

@@ -54,7 +54,7 @@ def test_of_dataset_checks_its_input():
 
 
 def test_no_array_of_all_pairs():
-    # The largest temporary of the compiled program, with the gradient, stays far under 4 M^2 bytes.
+    # The largest temporary of the compiled recipe, with the gradient, stays far under 4 M^2 bytes.
     size = 8192
     shape = jax.ShapeDtypeStruct((size, 4), jnp.float32)
     gradient = jax.jit(jax.grad(wiseale_kl, (0, 1)))

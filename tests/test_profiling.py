@@ -18,26 +18,26 @@ def test_flops_of_dense_layers_are_those_of_a_count_by_hand():
         (Dense(512), Dense(512)),
         (Dense(512), Dense(256, relu=False), Reshape((256, 1))),
     )
-    program = make("aevb", 32, wide)
+    recipe = make("aevb", 32, wide)
     data = jnp.zeros((64, 256, 1))
-    state = steps.create_state(program, 0, data[:1])
+    state = steps.create_state(recipe, 0, data[:1])
     part = Steps(data, steps.epoch_order(state.key, 1, 64), 0, 2)
     forward = sum(2 * 32 * rows * columns for rows, columns in layers)
     # Backwards, every product is two, but for the first layer's, whose input has no gradient.
     by_hand = 3 * forward - 2 * 32 * 256 * 512
     # Adam and all else that is not a product come to about one operation in ten here.
-    assert by_hand < profiling.flops_per_step(program, state, part) < 1.2 * by_hand
-    in_parts = program._replace(microbatches=2)
+    assert by_hand < profiling.flops_per_step(recipe, state, part) < 1.2 * by_hand
+    in_parts = recipe._replace(microbatches=2)
     assert profiling.flops_per_step(in_parts, state, part) is None
 
 
 def test_a_trace_is_written_of_all_parts_and_the_state_is_left(tmp_path):
-    program = make()
-    state = steps.create_state(program, 0, DATA[:1])
+    recipe = make()
+    state = steps.create_state(recipe, 0, DATA[:1])
     before = jax.tree.map(np.asarray, state)
     # A resident set's first part is of one step, as its speed is not known yet.
     part = Steps(DATA, steps.epoch_order(state.key, 1, len(DATA)), 0, 1)
-    times = profiling.write_trace(program, state, part, tmp_path / "profile")
+    times = profiling.write_trace(recipe, state, part, tmp_path / "profile")
     assert_same(jax.tree.map(np.asarray, state), before)
     (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
     names = [name for name, _ in profiling.executed(trace)]

@@ -14,10 +14,11 @@ import wiseale_jax
 from experiments import configs, processes, runs
 from tests import golden_run
 from tests.forks import ROOT
-from wiseale_jax import objectives, programs
+from wiseale_jax import objectives
 from wiseale_jax.datasets import BINARIZE, as_stored, sine
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.networks import ARCHITECTURES
+from wiseale_jax.training import recipe
 
 
 @pytest.fixture
@@ -28,9 +29,7 @@ def devices(monkeypatch):
         seen = [types.SimpleNamespace(process_index=i * processes // count) for i in range(count)]
         monkeypatch.setattr(jax, "devices", lambda: seen)
         monkeypatch.setattr(jax, "process_count", lambda: processes)
-        monkeypatch.setattr(
-            programs, "Mesh", lambda some, axes: types.SimpleNamespace(devices=some)
-        )
+        monkeypatch.setattr(recipe, "Mesh", lambda some, axes: types.SimpleNamespace(devices=some))
 
     return see
 
@@ -138,16 +137,16 @@ def test_a_program_has_the_settings_of_its_run():
         "kl_weight": "batch",
         "bound": "tightest",
     }
-    program = runs.make_program(configs.make_config(given), 100)
+    recipe = runs.make_recipe(configs.make_config(given), 100)
     keywords = {"likelihood": LIKELIHOODS["gaussian"], "kl_weight": "batch", "bound": "tightest"}
-    assert program.objective.func is objectives.wiseale
-    assert program.objective.keywords == keywords
+    assert recipe.objective.func is objectives.wiseale
+    assert recipe.objective.keywords == keywords
     of_model = ("latent_dim", "observation_noise", "scale_head", "precision")
     for name in given.keys() - keywords.keys() - {"dataset"}:
-        assert getattr(program.model if name in of_model else program, name) == given[name]
-    assert program.model.architecture is ARCHITECTURES["sine"]
-    assert program.model.encoder == "gaussian" and program.preprocess is as_stored
-    point = runs.make_program(configs.make_config({"dataset": "sine", "method": "ae"}), 100)
+        assert getattr(recipe.model if name in of_model else recipe, name) == given[name]
+    assert recipe.model.architecture is ARCHITECTURES["sine"]
+    assert recipe.model.encoder == "gaussian" and recipe.preprocess is as_stored
+    point = runs.make_recipe(configs.make_config({"dataset": "sine", "method": "ae"}), 100)
     assert point.model.encoder == "deterministic"
 
 
@@ -155,13 +154,13 @@ def test_a_program_has_the_settings_of_its_run():
 def test_a_program_has_its_methods_weight(name, value):
     method = {"beta": "beta_vae", "mmd_weight": "wae_mmd"}[name]
     config = configs.make_config({"dataset": "sine", "method": method, name: value})
-    assert runs.make_program(config, 100).objective.keywords[name] == value
+    assert runs.make_recipe(config, 100).objective.keywords[name] == value
 
 
 @pytest.mark.parametrize("binarize", BINARIZE)
 def test_images_are_made_binary_as_the_run_says(binarize):
     config = configs.make_config({"dataset": "mnist", "binarize": binarize})
-    preprocess = runs.make_program(config, 100).preprocess
+    preprocess = runs.make_recipe(config, 100).preprocess
     assert preprocess is BINARIZE[binarize]
     if binarize == "none":
         x = preprocess(np.array([0, 51, 255], np.uint8), jax.random.key(0))
@@ -171,7 +170,7 @@ def test_images_are_made_binary_as_the_run_says(binarize):
 def test_the_learning_rate_drops_after_whole_epochs_of_steps():
     given = {"dataset": "sine", "batch_size": 32, "learning_rate_drop_epoch": 1}
     given |= {"learning_rate": 0.1, "learning_rate_drop_factor": 0.3}
-    optimizer = runs.make_program(configs.make_config(given), 100).optimizer
+    optimizer = runs.make_recipe(configs.make_config(given), 100).optimizer
     # Of a gradient that never changes, Adam's steps are as long as the rate.
     gradient, steps = jnp.ones(()), []
     state = optimizer.init(gradient)
@@ -184,28 +183,28 @@ def test_the_learning_rate_drops_after_whole_epochs_of_steps():
 def test_a_warmup_is_of_whole_epochs_of_steps():
     given = {"dataset": "sine", "batch_size": 32}
     config = configs.make_config({**given, "warmup_epochs": 3})
-    assert runs.make_program(config, 100).warmup_steps == 9
-    assert runs.make_program(configs.make_config(given), 100).warmup_steps == 0
+    assert runs.make_recipe(config, 100).warmup_steps == 9
+    assert runs.make_recipe(configs.make_config(given), 100).warmup_steps == 0
     config = configs.make_config({**given, "warmup_epochs": 2**31 - 1})
-    assert runs.make_program(config, 10**6).warmup_steps == 2**31 - 1
+    assert runs.make_recipe(config, 10**6).warmup_steps == 2**31 - 1
 
 
 def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
     given = {"dataset": "sine", "method": "beta_vae", "clip_norm": 1.0}
 
-    def program(steps=10, **fields):
-        return runs.make_program(configs.make_config({**given, **fields}), 64 * steps)
+    def recipe(steps=10, **fields):
+        return runs.make_recipe(configs.make_config({**given, **fields}), 64 * steps)
 
-    first = program(seed=0)
-    again = program(seed=1)
+    first = recipe(seed=0)
+    again = recipe(seed=1)
     assert again == first and hash(again) == hash(first)
     others = ({"beta": 2.0}, {"learning_rate": 1e-4}, {"clip_norm": 2.0}, {"method": "aevb"})
-    assert all(program(**fields) != first for fields in others)
-    drops = [program(steps, learning_rate_drop_epoch=2) for steps in (10, 11)]
+    assert all(recipe(**fields) != first for fields in others)
+    drops = [recipe(steps, learning_rate_drop_epoch=2) for steps in (10, 11)]
     assert drops[0] != drops[1]
     # A method written anew, as in a notebook, is not taken for the old one.
     monkeypatch.setitem(objectives.METHODS, "beta_vae", objectives.aevb)
-    assert program(seed=0).objective.func is objectives.aevb
+    assert recipe(seed=0).objective.func is objectives.aevb
 
 
 @pytest.mark.parametrize("names", [(), ("phase",), ("frequency",), ("frequency", "amplitude")])

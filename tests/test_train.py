@@ -153,13 +153,13 @@ def test_the_checkpoint_of_the_lowest_test_loss_is_kept(tmp_path):
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    program = runs.make_program(configs.make_config(GIVEN), 64)
+    recipe = runs.make_recipe(configs.make_config(GIVEN), 64)
     data, key = np.arange(64.0), jax.random.key_data(jax.random.key(0))
     orders = []
     for epoch in (1, 2):
         state = types.SimpleNamespace(step=2 * (epoch - 1), key=key)
-        resident = next(epochs.parts(program, state, jnp.asarray(data), epoch))
-        streamed = next(epochs.parts(program, state, data, epoch))
+        resident = next(epochs.parts(recipe, state, jnp.asarray(data), epoch))
+        streamed = next(epochs.parts(recipe, state, data, epoch))
         orders.append(np.asarray(resident.order))
         assert resident.start == 0 and sorted(orders[-1]) == list(range(64))
         np.testing.assert_array_equal(np.ravel(streamed.data), data[orders[-1]])
@@ -170,12 +170,12 @@ def test_only_the_training_examples_are_mirrored(tmp_path, monkeypatch):
     class Enough(Exception):
         pass
 
-    def train_epoch(program, state, *rest):
-        used.append(program.preprocess)
+    def train_epoch(recipe, state, *rest):
+        used.append(recipe.preprocess)
         return state, {}
 
-    def evaluate_epoch(program, *rest):
-        used.append(program.preprocess)
+    def evaluate_epoch(recipe, *rest):
+        used.append(recipe.preprocess)
         raise Enough
 
     images, used = np.zeros((4, 28, 28, 1), np.uint8), []

@@ -9,12 +9,13 @@ import optax
 import pytest
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import gradients, programs
+from wiseale_jax import gradients
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.networks import Architecture, ConvTranspose, Dense, Reshape
 from wiseale_jax.objectives import METHODS, bind
+from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import (
     _evaluate_batches,
     clear_fault,
@@ -43,17 +44,17 @@ step = jax.jit(train_step, static_argnums=0)
 def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=ADAM, **options):
     model = Autoencoder(architecture, 2, **options)
     objective = bind(method, LIKELIHOODS["gaussian"], {})
-    return programs.Program(model, objective, optimizer, as_stored, batch_size)
+    return Recipe(model, objective, optimizer, as_stored, batch_size)
 
 
-def run(program, cuts, epochs=2, seed=0):
-    state = create_state(program, seed, DATA[:1])
-    steps = len(DATA) // program.batch_size
+def run(recipe, cuts, epochs=2, seed=0):
+    state = create_state(recipe, seed, DATA[:1])
+    steps = len(DATA) // recipe.batch_size
     for epoch in range(1, epochs + 1):
         order = epoch_order(state.key, epoch, len(DATA))
         edges = [0, *cuts, steps]
         for start, stop in itertools.pairwise(edges):
-            state = train_steps(program, state, DATA, order, start, stop - start)
+            state = train_steps(recipe, state, DATA, order, start, stop - start)
         state, means = finish_epoch(state)
     return state, means
 
@@ -64,13 +65,13 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_bits_however_the_steps_are_cut(method):
-    program = make(method)._replace(warmup_steps=0 if method == "ae" else 9)
-    assert_same(run(program, []), run(program, [0, 1, 4]))
+    recipe = make(method)._replace(warmup_steps=0 if method == "ae" else 9)
+    assert_same(run(recipe, []), run(recipe, [0, 1, 4]))
 
 
 def test_seed_decides():
-    program = make()
-    (first, means), (second, _) = run(program, []), run(program, [], seed=1)
+    recipe = make()
+    (first, means), (second, _) = run(recipe, []), run(recipe, [], seed=1)
     assert not np.array_equal(
         first.params["mean_head"]["kernel"], second.params["mean_head"]["kernel"]
     )
@@ -78,14 +79,14 @@ def test_seed_decides():
 
 
 def test_one_call_is_the_loop_of_steps_written_out():
-    program = make()
-    state = create_state(program, 0, DATA[:1])
+    recipe = make()
+    state = create_state(recipe, 0, DATA[:1])
     order = epoch_order(state.key, 1, len(DATA))
     want, losses = state, []
     for i in range(6):
-        want, metrics = step(program, want, DATA[order[8 * i : 8 * i + 8]])
+        want, metrics = step(recipe, want, DATA[order[8 * i : 8 * i + 8]])
         losses.append(float(metrics["loss"]))
-    got, means = finish_epoch(train_steps(program, state, DATA, order, 0, 6))
+    got, means = finish_epoch(train_steps(recipe, state, DATA, order, 0, 6))
     assert int(got.step) == 6
     np.testing.assert_allclose(means["loss"], np.mean(losses), rtol=1e-5)
     jax.tree.map(
@@ -103,7 +104,7 @@ def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
     for number, part in enumerate([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]):
         state = start._replace(step=jnp.int32(number))
         # The loss, and so a step of plain gradient descent, is linear in the weight.
-        ends = [step(program, state, DATA[:8]) for program in (without, whole)]
+        ends = [step(recipe, state, DATA[:8]) for recipe in (without, whole)]
         want, expected = jax.tree.map(lambda a, b, part=part: a + part * (b - a), *ends)
         got, metrics = step(warm, state, DATA[:8])
         assert int(got.step) == number + 1
@@ -113,9 +114,9 @@ def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
 
 
 def test_evaluation_has_the_whole_weight_from_the_start():
-    program = make("beta_vae")._replace(warmup_steps=4)
-    variables = create_state(program, 0, DATA[:1]).variables
-    found = evaluate(program, variables, DATA, 0)
+    recipe = make("beta_vae")._replace(warmup_steps=4)
+    variables = create_state(recipe, 0, DATA[:1]).variables
+    found = evaluate(recipe, variables, DATA, 0)
     # Of the KL, one is in the ELBO already.
     np.testing.assert_allclose(found["loss"], 3 * found["aevb_kl"] - found["elbo"], rtol=1e-6)
 
@@ -124,12 +125,12 @@ def test_every_step_and_every_batch_of_an_evaluation_has_noise_of_its_own():
     true = LinearGaussian(scale=2.0)
     x, _ = true.draw(64)
     objective = bind("aevb", LIKELIHOODS["gaussian"], {})
-    program = programs.Program(true.trained.model, objective, optax.sgd(0.0), as_stored, 64)
-    state = create_state(program, 0, x[:1])
+    recipe = Recipe(true.trained.model, objective, optax.sgd(0.0), as_stored, 64)
+    state = create_state(recipe, 0, x[:1])
     state = state._replace(params=true.trained.variables["params"])
     errors = []
     for _ in range(200):
-        state, metrics = step(program, state, x)
+        state, metrics = step(recipe, state, x)
         errors.append(float(metrics["reconstruction_error"]))
     assert len(set(errors)) == 200
     centred = x - true.offset
@@ -139,18 +140,18 @@ def test_every_step_and_every_batch_of_an_evaluation_has_noise_of_its_own():
     want = at_mean + np.sum(4 * true.variance * np.sum(true.weight**2, axis=0))
     stderr = np.std(errors) / 200**0.5
     assert abs(np.mean(errors) - want) < 5 * stderr
-    found = evaluate(program, state.variables, np.tile(x, (200, 1)), 0)
+    found = evaluate(recipe, state.variables, np.tile(x, (200, 1)), 0)
     assert abs(found["reconstruction_error"] - want) < 5 * stderr
 
 
 def test_training_lowers_the_loss_and_moves_the_batch_statistics():
-    program = make()
-    before = create_state(program, 0, DATA[:1])
-    start = evaluate(program, before.variables, DATA, 0)
-    after, _ = run(program, [], epochs=10)
-    assert evaluate(program, after.variables, DATA, 0)["loss"] < start["loss"] - 0.5
+    recipe = make()
+    before = create_state(recipe, 0, DATA[:1])
+    start = evaluate(recipe, before.variables, DATA, 0)
+    after, _ = run(recipe, [], epochs=10)
+    assert evaluate(recipe, after.variables, DATA, 0)["loss"] < start["loss"] - 0.5
     moved = jax.tree.leaves(after.batch_stats)
-    still = jax.tree.leaves(create_state(program, 0, DATA[:1]).batch_stats)
+    still = jax.tree.leaves(create_state(recipe, 0, DATA[:1]).batch_stats)
     assert all(not np.array_equal(a, b) for a, b in zip(moved, still, strict=True))
 
 
@@ -167,43 +168,43 @@ def test_every_example_of_an_epoch_is_seen_once():
         return jnp.sum(x) * 0.0, {"loss": jnp.sum(x), "squares": jnp.sum(x**2)}
 
     data = jnp.arange(48.0)[:, None, None] * jnp.ones((1, 8, 1))
-    program = make()._replace(objective=seen)
-    state = create_state(program, 0, data[:1])
+    recipe = make()._replace(objective=seen)
+    state = create_state(recipe, 0, data[:1])
     order = epoch_order(state.key, 1, 48)
-    state = train_steps(program, state, data, order, 0, 6)
+    state = train_steps(recipe, state, data, order, 0, 6)
     assert float(state.metric_sums["loss"]) == 8 * np.arange(48).sum()
     assert float(state.metric_sums["squares"]) == 8 * np.sum(np.arange(48) ** 2)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(48, 8), (50, 8), (7, 8), (1, 8)])
 def test_evaluation_weighs_every_example_alike(size, batch_size):
-    program = make("aevb", batch_size, encoder="gaussian")
-    variables = create_state(program, 0, DATA[:1]).variables
-    got = evaluate(program, variables, DATA[:size], 0)
-    mean, logvar = program.model.apply(variables, DATA[:size], method="encode")
+    recipe = make("aevb", batch_size, encoder="gaussian")
+    variables = create_state(recipe, 0, DATA[:1]).variables
+    got = evaluate(recipe, variables, DATA[:size], 0)
+    mean, logvar = recipe.model.apply(variables, DATA[:size], method="encode")
     kl = 0.5 * np.sum(np.float64(mean) ** 2 + np.exp(logvar) - 1 - logvar, axis=1)
     np.testing.assert_allclose(got["aevb_kl"], kl.mean(), rtol=1e-5)
-    assert got == evaluate(program, variables, DATA[:size], 0)
+    assert got == evaluate(recipe, variables, DATA[:size], 0)
 
 
 @pytest.mark.parametrize("size", [48, 50, 7])
 def test_evaluation_in_parts_is_that_of_whole_batches(size):
-    program = make("wiseale", 8, observation_noise="learned")
-    variables = create_state(program, 0, DATA[:1]).variables
-    want = evaluate(program, variables, DATA[:size], 0)
-    got = evaluate(program._replace(microbatches=4), variables, DATA[:size], 0)
+    recipe = make("wiseale", 8, observation_noise="learned")
+    variables = create_state(recipe, 0, DATA[:1]).variables
+    want = evaluate(recipe, variables, DATA[:size], 0)
+    got = evaluate(recipe._replace(microbatches=4), variables, DATA[:size], 0)
     for name, value in want.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5)
 
 
 def test_evaluation_in_parts_takes_less_memory():
     wide = Architecture((8, 1), (Dense(4096), Dense(8)), (Dense(8), Reshape((8, 1))))
-    program = make("wiseale", 1024, wide)
+    recipe = make("wiseale", 1024, wide)
     data = jax.ShapeDtypeStruct((2048, 8, 1), jnp.float32)
 
     def used(microbatches):
         arguments = (
-            program._replace(microbatches=microbatches),
+            recipe._replace(microbatches=microbatches),
             variables,
             data,
             jax.random.key(0),
@@ -211,25 +212,25 @@ def test_evaluation_in_parts_takes_less_memory():
         lowered = _evaluate_batches.lower(*arguments, 0, 2048, 1024)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    variables = create_state(program, 0, DATA[:1]).variables
+    variables = create_state(recipe, 0, DATA[:1]).variables
     assert used(16) < 0.2 * used(1)
 
 
 def test_a_single_example_left_over_joins_no_batch():
-    program = make("wae_mmd", 7)
-    variables = create_state(program, 0, DATA[:1]).variables
-    got = evaluate(program, variables, DATA, 0)
-    assert got == evaluate(program, variables, DATA[:49], 0)
+    recipe = make("wae_mmd", 7)
+    variables = create_state(recipe, 0, DATA[:1]).variables
+    got = evaluate(recipe, variables, DATA, 0)
+    assert got == evaluate(recipe, variables, DATA[:49], 0)
     assert np.isfinite(got["loss"])
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
-    program = make(method, 8, PLAIN, SGD, observation_noise="learned")
-    state = create_state(program, 0, DATA[:1])
-    want, metrics = step(program, state, DATA[:8])
-    got, metrics_in_parts = step(program._replace(microbatches=microbatches), state, DATA[:8])
+    recipe = make(method, 8, PLAIN, SGD, observation_noise="learned")
+    state = create_state(recipe, 0, DATA[:1])
+    want, metrics = step(recipe, state, DATA[:8])
+    got, metrics_in_parts = step(recipe._replace(microbatches=microbatches), state, DATA[:8])
     for name, value in metrics.items():
         np.testing.assert_allclose(metrics_in_parts[name], value, rtol=1e-5)
     jax.tree.map(
@@ -238,10 +239,10 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
 
 
 def test_parts_optimise_something_else_if_their_gradients_are_averaged():
-    program = make("wiseale", 8, PLAIN, SGD, observation_noise="learned")
-    state = create_state(program, 0, DATA[:1])
-    whole, _ = step(program._replace(microbatches=2), state, DATA[:8])
-    part = program._replace(batch_size=4)
+    recipe = make("wiseale", 8, PLAIN, SGD, observation_noise="learned")
+    state = create_state(recipe, 0, DATA[:1])
+    whole, _ = step(recipe._replace(microbatches=2), state, DATA[:8])
+    part = recipe._replace(batch_size=4)
     parts = [step(part, state, DATA[i : i + 4])[0].params for i in (0, 4)]
     average = jax.tree.map(lambda a, b: (a + b) / 2, *parts)
     difference = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), whole.params, average)
@@ -249,18 +250,18 @@ def test_parts_optimise_something_else_if_their_gradients_are_averaged():
 
 
 def test_parts_move_the_batch_statistics_one_after_the_other():
-    program = make()._replace(microbatches=4)
-    state = create_state(program, 0, DATA[:1])
+    recipe = make()._replace(microbatches=4)
+    state = create_state(recipe, 0, DATA[:1])
     noise = jax.random.normal(jax.random.key(6), (8, 2))
     _, metrics, got = jax.jit(gradients.gradient, static_argnums=0)(
-        program, state.params, state.batch_stats, DATA[:8], noise, jax.random.key(7)
+        recipe, state.params, state.batch_stats, DATA[:8], noise, jax.random.key(7)
     )
     assert np.isfinite(metrics["loss"])
 
     @jax.jit
     def apply(batch_stats, x, noise):
         variables = {"params": state.params, "batch_stats": batch_stats}
-        _, updated = program.model.apply(
+        _, updated = recipe.model.apply(
             variables, x, noise, True, mutable=["batch_stats"], method="with_noise"
         )
         return updated["batch_stats"]
@@ -276,8 +277,8 @@ def test_parts_move_the_batch_statistics_one_after_the_other():
 def test_bfloat16_follows_float32():
     curves = []
     for precision in ("float32", "bfloat16"):
-        program = make(precision=precision)
-        ends = [run(program, [], epochs) for epochs in (1, 5, 15)]
+        recipe = make(precision=precision)
+        ends = [run(recipe, [], epochs) for epochs in (1, 5, 15)]
         curves.append([means["loss"] for _, means in ends])
         assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(ends[-1][0].params))
     assert curves[0][-1] < curves[0][0] - 0.5
@@ -293,28 +294,28 @@ def poisoned(steps):
     return jnp.asarray(data)
 
 
-def train_on(program, data, count=6):
-    state = create_state(program, 0, DATA[:1])
-    return train_steps(program, state, data, jnp.arange(len(data)), 0, count)
+def train_on(recipe, data, count=6):
+    state = create_state(recipe, 0, DATA[:1])
+    return train_steps(recipe, state, data, jnp.arange(len(data)), 0, count)
 
 
 def test_training_stops_before_a_step_that_is_not_finite():
-    program = make()
-    want = train_on(program, DATA, 3)
+    recipe = make()
+    want = train_on(recipe, DATA, 3)
     assert not has_fault(want)
-    got = train_on(program, poisoned([3]))
+    got = train_on(recipe, poisoned([3]))
     assert has_fault(got)
     assert np.isnan(got.fault["loss"]) and np.isnan(got.fault["reconstruction_error"])
     assert_same(clear_fault(got), want)
 
 
 def test_steps_are_skipped_and_counted_up_to_a_number():
-    program = make()._replace(skip_nonfinite=2)
-    got = train_on(program, poisoned([1, 3]))
+    recipe = make()._replace(skip_nonfinite=2)
+    got = train_on(recipe, poisoned([1, 3]))
     assert not has_fault(got)
     assert (int(got.step), int(got.skipped), int(got.summed)) == (6, 2, 4)
     assert np.isfinite(metric_means(got)["loss"])
-    third = train_on(program, poisoned([1, 3, 4]))
+    third = train_on(recipe, poisoned([1, 3, 4]))
     assert has_fault(third) and (int(third.step), int(third.skipped)) == (4, 2)
 
 

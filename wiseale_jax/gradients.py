@@ -14,35 +14,35 @@ from jaxtyping import Array, PRNGKeyArray
 from wiseale_jax.autoencoder import Outputs
 from wiseale_jax.blocks import in_blocks
 from wiseale_jax.objectives import Metrics
-from wiseale_jax.programs import AXIS, Program, is_sharded, shard
+from wiseale_jax.training.recipe import AXIS, Recipe, is_sharded, shard
 
 
 def gradient(
-    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+    recipe: Recipe, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
 ) -> tuple[Any, Metrics, Any]:
     """The gradient of the loss, the metrics, and batch normalisation's statistics.
 
     Args:
-      program: what is trained; its `microbatches` say in how many parts.
+      recipe: what is trained; its `microbatches` say in how many parts.
       params, batch_stats: where.
       x: the batch, `[batch, *shape]`.
       noise: of the latent sample, `[batch, latent]`.
       key: for what the objective draws.
     """
-    compute = _of_batch if program.microbatches == 1 else _in_parts
-    return compute(program, params, batch_stats, x, noise, key)
+    compute = _of_batch if recipe.microbatches == 1 else _in_parts
+    return compute(recipe, params, batch_stats, x, noise, key)
 
 
 def _forward(
-    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array
+    recipe: Recipe, params: Any, batch_stats: Any, x: Array, noise: Array
 ) -> tuple[Outputs, Any]:
     """The network's outputs, and batch normalisation's statistics.
 
     On a mesh every device runs its own part of the batch, and only then do all have the latents of
     all, once: else XLA gathers them anew for every tile of their pairs.
     """
-    sharded = is_sharded(program, x)
-    model = program.model.clone(axis_name=AXIS) if sharded else program.model
+    sharded = is_sharded(recipe, x)
+    model = recipe.model.clone(axis_name=AXIS) if sharded else recipe.model
 
     def apply(params, batch_stats, x, noise):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -56,44 +56,44 @@ def _forward(
     whole, split = P(), P(AXIS)
     outputs, batch_stats = jax.shard_map(
         apply,
-        mesh=program.mesh,
+        mesh=recipe.mesh,
         in_specs=(whole, whole, split, split),
         out_specs=(Outputs(split, split, split, split, whole), whole),
     )(params, batch_stats, x, noise)
     mean, logvar, z = lax.with_sharding_constraint(
-        (outputs.mean, outputs.logvar, outputs.z), NamedSharding(program.mesh, whole)
+        (outputs.mean, outputs.logvar, outputs.z), NamedSharding(recipe.mesh, whole)
     )
     return outputs._replace(mean=mean, logvar=logvar, z=z), batch_stats
 
 
-def apply_in_parts(program: Program, variables: Any, x: Array, noise: Array) -> Outputs:
+def apply_in_parts(recipe: Recipe, variables: Any, x: Array, noise: Array) -> Outputs:
     """The network's outputs, not training, for at most as many examples at a time as in training.
 
     Args:
-      program: what was trained; its `microbatches` say how many.
+      recipe: what was trained; its `microbatches` say how many.
       variables: parameters and running statistics.
       x: one batch or less, `[size, *shape]`.
       noise: of the latent sample, `[size, latent]`.
     """
 
     def apply(part):
-        x, noise = (shard(program, a) for a in part)
-        outputs = program.model.apply(variables, x, noise, False, method="with_noise")
+        x, noise = (shard(recipe, a) for a in part)
+        outputs = recipe.model.apply(variables, x, noise, False, method="with_noise")
         return outputs[:-1]  # The noise of p(x|z) is no row of the batch.
 
-    arrays = in_blocks(apply, (x, noise), program.batch_size // program.microbatches)
-    observation_logvar = program.model.apply(variables, method="observation_logvar")
+    arrays = in_blocks(apply, (x, noise), recipe.batch_size // recipe.microbatches)
+    observation_logvar = recipe.model.apply(variables, method="observation_logvar")
     return Outputs(*arrays, observation_logvar)
 
 
 def _of_batch(
-    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+    recipe: Recipe, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
 ) -> tuple[Any, Metrics, Any]:
     """`gradient` in one pass."""
 
     def loss_fn(params):
-        outputs, updated = _forward(program, params, batch_stats, x, noise)
-        loss, metrics = program.objective(outputs, x, key)
+        outputs, updated = _forward(recipe, params, batch_stats, x, noise)
+        loss, metrics = recipe.objective(outputs, x, key)
         return loss, (metrics, updated)
 
     gradients, (metrics, updated) = jax.grad(loss_fn, has_aux=True)(params)
@@ -101,7 +101,7 @@ def _of_batch(
 
 
 def _in_parts(
-    program: Program, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+    recipe: Recipe, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
 ) -> tuple[Any, Metrics, Any]:
     """`_of_batch` with the activations of one part of the batch at a time in memory.
 
@@ -111,27 +111,27 @@ def _in_parts(
     pass sends that back through one part after the other. Only batch normalisation differs, which
     sees each part by itself.
     """
-    parts = [a.reshape(program.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
-    by_part = lax.map(lambda part: _forward(program, params, batch_stats, *part)[0], parts)
+    parts = [a.reshape(recipe.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
+    by_part = lax.map(lambda part: _forward(recipe, params, batch_stats, *part)[0], parts)
     # The noise of p(x|z) is one scalar, the same in every part.
     outputs = Outputs(
         *(a.reshape(x.shape[0], *a.shape[2:]) for a in by_part[:-1]), by_part.observation_logvar[0]
     )
 
     def loss_fn(outputs):
-        return program.objective(outputs, x, key)
+        return recipe.objective(outputs, x, key)
 
     cotangents, metrics = jax.grad(loss_fn, has_aux=True)(outputs)
     cotangents = Outputs(
-        *(a.reshape(program.microbatches, -1, *a.shape[1:]) for a in cotangents[:-1]),
-        jnp.full(program.microbatches, cotangents.observation_logvar / program.microbatches),
+        *(a.reshape(recipe.microbatches, -1, *a.shape[1:]) for a in cotangents[:-1]),
+        jnp.full(recipe.microbatches, cotangents.observation_logvar / recipe.microbatches),
     )
 
     def backward(carry, part):
         gradients, batch_stats = carry
         x, noise, cotangent = part
         _, pull_back, batch_stats = jax.vjp(
-            lambda params: _forward(program, params, batch_stats, x, noise),
+            lambda params: _forward(recipe, params, batch_stats, x, noise),
             params,
             has_aux=True,
         )

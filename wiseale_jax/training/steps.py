@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wiseale_jax.gradients import apply_in_parts, gradient
 from wiseale_jax.objectives import Metrics
-from wiseale_jax.programs import Program, replicate, shard
+from wiseale_jax.training.recipe import Recipe, replicate, shard
 
 # The branches of a run's random key.
 _INIT, _ORDER, _STEPS, _EVALUATION = range(4)
@@ -63,25 +63,25 @@ class TrainState(NamedTuple):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def create_state(program: Program, seed: int, example: Array) -> TrainState:
+def create_state(recipe: Recipe, seed: int, example: Array) -> TrainState:
     """A state before the first step.
 
     Args:
-      program: what is trained.
+      recipe: what is trained.
       seed: of the run.
       example: one stored example or more, `[batch, ...]`.
     """
-    return replicate(program, _initial_state(program, jax.random.key(seed), jnp.asarray(example)))
+    return replicate(recipe, _initial_state(recipe, jax.random.key(seed), jnp.asarray(example)))
 
 
-@functools.partial(jax.jit, static_argnums=0)  # One program, and not one for every parameter.
-def _initial_state(program: Program, key: PRNGKeyArray, example: Array) -> TrainState:
+@functools.partial(jax.jit, static_argnums=0)  # One recipe, and not one for every parameter.
+def _initial_state(recipe: Recipe, key: PRNGKeyArray, example: Array) -> TrainState:
     init_key, sample_key, objective_key = jax.random.split(jax.random.fold_in(key, _INIT), 3)
-    x = program.preprocess(example, sample_key)
-    variables = program.model.init(init_key, x, sample_key, train=False)
+    x = recipe.preprocess(example, sample_key)
+    variables = recipe.model.init(init_key, x, sample_key, train=False)
 
     def metrics_of(variables, x):
-        return program.objective(program.model.apply(variables, x, sample_key), x, objective_key)[1]
+        return recipe.objective(recipe.model.apply(variables, x, sample_key), x, objective_key)[1]
 
     # Two examples, as the MMD needs two.
     shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
@@ -91,7 +91,7 @@ def _initial_state(program: Program, key: PRNGKeyArray, example: Array) -> Train
         key=jax.random.key_data(key),
         params=variables["params"],
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=program.optimizer.init(variables["params"]),
+        opt_state=recipe.optimizer.init(variables["params"]),
         metric_sums=zeros,
         summed=jnp.int32(0),
         skipped=jnp.int32(0),
@@ -99,32 +99,32 @@ def _initial_state(program: Program, key: PRNGKeyArray, example: Array) -> Train
     )
 
 
-def train_step(program: Program, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
+def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
     """One step of gradient descent on one batch as stored; pure, to be jitted by the caller.
 
     A step whose loss or gradient is not finite changes no parameter: it is skipped, or, if no more
     may be, it is not done, and the state has a `fault`.
     """
-    batch = shard(program, batch)
+    batch = shard(recipe, batch)
     key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
-    x = program.preprocess(batch, preprocess_key)
-    if program.warmup_steps:
-        warmup = optax.linear_schedule(0.0, 1.0, program.warmup_steps)(state.step)
-        program = program._replace(objective=functools.partial(program.objective, warmup=warmup))
-    noise = jax.random.normal(sample_key, (x.shape[0], program.model.latent_dim))
+    x = recipe.preprocess(batch, preprocess_key)
+    if recipe.warmup_steps:
+        warmup = optax.linear_schedule(0.0, 1.0, recipe.warmup_steps)(state.step)
+        recipe = recipe._replace(objective=functools.partial(recipe.objective, warmup=warmup))
+    noise = jax.random.normal(sample_key, (x.shape[0], recipe.model.latent_dim))
     gradients, metrics, batch_stats = gradient(
-        program, state.params, state.batch_stats, x, noise, objective_key
+        recipe, state.params, state.batch_stats, x, noise, objective_key
     )
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-    skip = ~finite & (state.skipped < program.skip_nonfinite)
+    skip = ~finite & (state.skipped < recipe.skip_nonfinite)
 
     def keep_if(condition, new, old):
         return jax.tree.map(functools.partial(jnp.where, condition), new, old)
 
     with jax.named_scope("optimizer"):
-        updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
+        updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
         params = keep_if(finite, optax.apply_updates(state.params, updates), state.params)
         opt_state = keep_if(finite, opt_state, state.opt_state)
     zeros = jax.tree.map(jnp.zeros_like, state.fault)
@@ -165,7 +165,7 @@ def epoch_order(key: Array, epoch: Int[Array, ""] | int, size: int) -> Int[Array
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train_steps(
-    program: Program,
+    recipe: Recipe,
     state: TrainState,
     data: Array,
     order: Int[Array, " size"] | None,
@@ -175,7 +175,7 @@ def train_steps(
     """Runs `count` steps in one compiled call; fewer only if the state then has a fault.
 
     Args:
-      program: what is trained.
+      recipe: what is trained.
       state: is donated.
       data: `[size, ...]`, the examples as stored, on the device; or, without an order, the batches
         themselves, `[steps, batch, ...]`.
@@ -189,12 +189,12 @@ def train_steps(
         if order is None:
             batch = data[start + i]
         else:
-            first = (start + i) * program.batch_size
-            batch = data[lax.dynamic_slice_in_dim(order, first, program.batch_size)]
+            first = (start + i) * recipe.batch_size
+            batch = data[lax.dynamic_slice_in_dim(order, first, recipe.batch_size)]
         # Where the batch comes from must not change how the step is compiled: the same bits.
-        state, _ = train_step(program, state, lax.optimization_barrier(batch))
-        if program.mesh is not None:
-            state = lax.with_sharding_constraint(state, NamedSharding(program.mesh, P()))
+        state, _ = train_step(recipe, state, lax.optimization_barrier(batch))
+        if recipe.mesh is not None:
+            state = lax.with_sharding_constraint(state, NamedSharding(recipe.mesh, P()))
         return i + 1, state
 
     def goes_on(carry):
@@ -217,34 +217,34 @@ def metric_means(state: TrainState) -> dict[str, float]:
     return {name: float(value) / summed if summed else math.nan for name, value in sums.items()}
 
 
-def evaluate(program: Program, variables: Any, data: Array, seed: int) -> dict[str, float]:
+def evaluate(recipe: Recipe, variables: Any, data: Array, seed: int) -> dict[str, float]:
     """The objective's metrics over all of `data`: means over examples.
 
-    The WiSE-ALE bound is that of batches of `program.batch_size`, as in training. The last,
+    The WiSE-ALE bound is that of batches of `recipe.batch_size`, as in training. The last,
     smaller batch counts by its size; but a last batch of a single example is left out.
 
     Args:
-      program: what was trained.
+      recipe: what was trained.
       variables: parameters and running statistics.
       data: `[size, ...]`, the examples as stored, on the device.
       seed: of the latent samples.
     """
     size = data.shape[0]
-    whole = size - size % program.batch_size
+    whole = size - size % recipe.batch_size
     key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
     if whole and size - whole == 1:  # The MMD needs two examples: a single one joins no batch.
         size = whole
     spans = (
-        (key, 0, whole, program.batch_size),
+        (key, 0, whole, recipe.batch_size),
         (jax.random.fold_in(key, size), whole, size, size - whole),
     )
-    sums = [_evaluate_batches(program, variables, data, *s) for s in spans if s[1] < s[2]]
+    sums = [_evaluate_batches(recipe, variables, data, *s) for s in spans if s[1] < s[2]]
     return {name: sum(float(part[name]) for part in sums) / size for name in sums[0]}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def _evaluate_batches(
-    program: Program,
+    recipe: Recipe,
     variables: Any,
     data: Array,
     key: PRNGKeyArray,
@@ -256,10 +256,10 @@ def _evaluate_batches(
         # Sliced here, batch by batch: a copy of all of them would be made anew in every epoch.
         batch = lax.dynamic_slice_in_dim(data, start + index * batch_size, batch_size)
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
-        x = program.preprocess(shard(program, batch), keys[0])
-        noise = jax.random.normal(keys[1], (batch_size, program.model.latent_dim))
-        outputs = apply_in_parts(program, variables, x, noise)
-        return program.objective(outputs, x, keys[2])[1]
+        x = recipe.preprocess(shard(recipe, batch), keys[0])
+        noise = jax.random.normal(keys[1], (batch_size, recipe.model.latent_dim))
+        outputs = apply_in_parts(recipe, variables, x, noise)
+        return recipe.objective(outputs, x, keys[2])[1]
 
     metrics = lax.map(one, jnp.arange((stop - start) // batch_size))
     return jax.tree.map(lambda values: jnp.sum(values) * batch_size, metrics)

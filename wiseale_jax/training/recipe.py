@@ -21,7 +21,7 @@ from wiseale_jax.objectives import Objective
 AXIS = "data"
 
 
-class Program(NamedTuple):
+class Recipe(NamedTuple):
     """What is trained and how: the static half of a training run. Hashable.
 
     Attributes:
@@ -62,26 +62,26 @@ def make_mesh(count: int) -> Mesh:
     return Mesh(np.array(devices[:count]), (AXIS,))
 
 
-def is_sharded(program: Program, batch: Array) -> bool:
+def is_sharded(recipe: Recipe, batch: Array) -> bool:
     """Whether there is a mesh whose devices divide the batch."""
-    return program.mesh is not None and batch.shape[0] % program.mesh.size == 0
+    return recipe.mesh is not None and batch.shape[0] % recipe.mesh.size == 0
 
 
-def shard(program: Program, batch: Array) -> Array:
+def shard(recipe: Recipe, batch: Array) -> Array:
     """The batch, split over the devices of the mesh; whole where they do not divide it."""
-    if not is_sharded(program, batch):
+    if not is_sharded(recipe, batch):
         return batch
-    return lax.with_sharding_constraint(batch, NamedSharding(program.mesh, P(AXIS)))
+    return lax.with_sharding_constraint(batch, NamedSharding(recipe.mesh, P(AXIS)))
 
 
-def batches_sharding(program: Program) -> NamedSharding | None:
+def batches_sharding(recipe: Recipe) -> NamedSharding | None:
     """How `[steps, batch, ...]` lies on the mesh; None without one."""
-    return program.mesh and NamedSharding(program.mesh, P(None, AXIS))
+    return recipe.mesh and NamedSharding(recipe.mesh, P(None, AXIS))
 
 
-def replicate(program: Program, tree: Any) -> Any:
+def replicate(recipe: Recipe, tree: Any) -> Any:
     """A copy of every array on every device of the mesh."""
-    if program.mesh is None:
+    if recipe.mesh is None:
         return jax.tree.map(jnp.asarray, tree)
     # From the host, as a process may put only what it has on devices of others.
-    return jax.device_put(jax.device_get(tree), NamedSharding(program.mesh, P()))
+    return jax.device_put(jax.device_get(tree), NamedSharding(recipe.mesh, P()))
