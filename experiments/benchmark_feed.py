@@ -17,8 +17,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs, runs
-from wiseale_jax.datasets import feeding
-from wiseale_jax.training import steps
+from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe
 
 FLAGS = flags.FLAGS
@@ -61,9 +60,9 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
         for feed in list(seconds)[:: 1 if number % 2 else -1]:
             start = time.perf_counter()
             if feed == "resident":
-                parts = feeding.resident(on_device, order, config.batch_size)
+                parts = batches.resident(on_device, order, config.batch_size)
             else:
-                parts = feeding.stream(data, order, config.batch_size)
+                parts = batches.stream(data, order, config.batch_size)
             state = _train(recipe, state, parts)
             if number:
                 seconds[feed].append(time.perf_counter() - start)
@@ -71,7 +70,7 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
 
 
 def _train(
-    recipe: Recipe, state: steps.TrainState, parts: Iterable[feeding.Steps]
+    recipe: Recipe, state: steps.TrainState, parts: Iterable[batches.Steps]
 ) -> steps.TrainState:
     for part in parts:
         # Waited for, as a run does, which shows its loss.

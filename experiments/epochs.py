@@ -11,21 +11,20 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import processes
-from wiseale_jax.datasets import feeding
-from wiseale_jax.training import steps
+from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe, batches_sharding
 
 
 def parts(
     recipe: Recipe, state: steps.TrainState, data: jax.Array | np.ndarray, epoch: int
-) -> Iterator[feeding.Steps]:
+) -> Iterator[batches.Steps]:
     """The steps of an epoch from where the state stands."""
     done = int(state.step) - (epoch - 1) * (len(data) // recipe.batch_size)
     order = steps.epoch_order(state.key, epoch, len(data))
     if isinstance(data, jax.Array):
-        return feeding.resident(data, order, recipe.batch_size, done)
+        return batches.resident(data, order, recipe.batch_size, done)
     sharding = batches_sharding(recipe)
-    return feeding.stream(data, order, recipe.batch_size, done, sharding)
+    return batches.stream(data, order, recipe.batch_size, done, sharding)
 
 
 def train(

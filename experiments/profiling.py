@@ -11,8 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from wiseale_jax.datasets import feeding
-from wiseale_jax.training import steps
+from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe
 
 # Dense bfloat16 operations per second, from the vendors' data sheets, by part of `device_kind`; the
@@ -36,7 +35,7 @@ _PEAKS = {
 TRACED_STEPS = 5
 
 
-def flops_per_step(recipe: Recipe, state: steps.TrainState, part: feeding.Steps) -> float | None:
+def flops_per_step(recipe: Recipe, state: steps.TrainState, part: batches.Steps) -> float | None:
     """Floating-point operations of one training step, by XLA's cost analysis; None if unknown.
 
     They are those of the program before XLA optimises it. What repeats inside a step, such as the
@@ -50,7 +49,7 @@ def flops_per_step(recipe: Recipe, state: steps.TrainState, part: feeding.Steps)
 
 
 def report(
-    recipe: Recipe, state: steps.TrainState, part: feeding.Steps, folder: Path | None
+    recipe: Recipe, state: steps.TrainState, part: batches.Steps, folder: Path | None
 ) -> tuple[float | None, list[str]]:
     """What a step costs: `flops_per_step`, and in words, with a trace's times if it has a folder.
 
@@ -85,7 +84,7 @@ class Time(NamedTuple):
 
 
 def write_trace(
-    recipe: Recipe, state: steps.TrainState, part: feeding.Steps, folder: Path
+    recipe: Recipe, state: steps.TrainState, part: batches.Steps, folder: Path
 ) -> dict[str, Time]:
     """Traces a few steps with `jax.profiler`, on a copy of the state, which is then dropped.
 

@@ -27,9 +27,8 @@ from experiments import (
     stopping,
 )
 from wiseale_jax import checkpoints, run_folder
-from wiseale_jax.datasets import feeding
 from wiseale_jax.trained import TrainedAutoencoder, model_from_config
-from wiseale_jax.training import steps
+from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe, replicate
 
 FLAGS = flags.FLAGS
@@ -78,7 +77,7 @@ def train(
       data_dir: prepared data sets; by default tfds's own.
       checkpoint_every: epochs from one checkpoint to the next.
       keep: how many of the newest checkpoints are kept, besides that of the lowest test loss.
-      feed: how batches reach the device, one of `feeding.FEEDS`; the results are the same.
+      feed: how batches reach the device, one of `batches.FEEDS`; the results are the same.
       mesh: how many devices share every batch, or "auto"; the results are the same to rounding.
       profile: whether to write a trace of a few steps into the run folder.
       **preparing: how the data set is prepared, if it is not yet; as of `runs.prepare`.
@@ -101,7 +100,7 @@ def train(
             print(finished)
             return
         data = runs.load_data(config, data_dir, **preparing)
-        feed = processes.agree(feeding.choose(feed, data.train), feeding.FEEDS)
+        feed = processes.agree(batches.choose(feed, data.train), batches.FEEDS)
         recipe = runs.make_recipe(config, len(data.train), mesh)
         with stopping.listen() as asked_to_stop:
             _train(
@@ -283,7 +282,7 @@ if __name__ == "__main__":
     runs.define_data_dir()
     runs.define_preparing()
     flags.DEFINE_enum(
-        "feed", "auto", feeding.FEEDS, "batches from the device, from disk, or chosen by size"
+        "feed", "auto", batches.FEEDS, "batches from the device, from disk, or chosen by size"
     )
     flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
     processes.define_flags()

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from experiments import configs, runs
-from wiseale_jax.datasets import feeding, sine
-from wiseale_jax.training import steps
+from wiseale_jax.datasets import sine
+from wiseale_jax.training import batches, steps
 
 
 def epoch(config, state, number, train, test):
     """One epoch; the state, and the loss on the test set."""
     recipe = runs.make_recipe(config, len(train))
     order = steps.epoch_order(state.key, number, len(train))
-    for part in feeding.resident(train, order, config.batch_size):
+    for part in batches.resident(train, order, config.batch_size):
         state = steps.train_steps(recipe, state, *part)
     state, _ = steps.finish_epoch(state)
     return state, steps.evaluate(recipe, state.variables, test, config.seed)["loss"]

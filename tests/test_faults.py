@@ -20,8 +20,7 @@ from experiments import configs, locking, runs, stopping, train
 from tests.forks import call
 from tests.test_train import FLAGS, GIVEN, ROOT, assert_same, command
 from wiseale_jax import checkpoints, run_folder
-from wiseale_jax.datasets import feeding
-from wiseale_jax.training import steps
+from wiseale_jax.training import batches, steps
 
 # orbax leaves coroutines behind when it fails.
 pytestmark = [
@@ -55,7 +54,7 @@ def run(workdir, data_dir, **given):
 
 def step_by_step(monkeypatch, act):
     """Makes training take one step a call, and call `act` with the steps done after each."""
-    monkeypatch.setattr(feeding, "_CALL_SECONDS", 0)
+    monkeypatch.setattr(batches, "_CALL_SECONDS", 0)
     original = steps.train_steps
 
     def train_steps(recipe, state, data, order, start, count):

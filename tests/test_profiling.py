@@ -6,9 +6,9 @@ import numpy as np
 
 from experiments import profiling
 from tests.test_training import DATA, assert_same, make
-from wiseale_jax.datasets.feeding import Steps
 from wiseale_jax.networks import Architecture, Dense, Reshape
 from wiseale_jax.training import steps
+from wiseale_jax.training.batches import Steps
 
 
 def test_flops_of_dense_layers_are_those_of_a_count_by_hand():

@@ -22,9 +22,9 @@ from experiments import configs, epochs, evaluate, profiling, runs, saving, trai
 from tests.devices import environment, start_together
 from tests.forks import call
 from wiseale_jax import checkpoints, divergences, metrics, representation, run_folder
-from wiseale_jax.datasets import BINARIZE, feeding, pipeline, with_flip
+from wiseale_jax.datasets import BINARIZE, pipeline, with_flip
 from wiseale_jax.evaluation import Settings
-from wiseale_jax.training import steps
+from wiseale_jax.training import batches, steps
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {"dataset": "sine", "epochs": 3, "batch_size": 32}
@@ -225,7 +225,7 @@ def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
 
 
 def test_a_stream_gives_the_same_bits(finished, tmp_path, data_dir, monkeypatch):
-    monkeypatch.setattr(feeding, "_BLOCK_BYTES", 7 * 32 * 1024)  # 7 steps a call, of 20
+    monkeypatch.setattr(batches, "_BLOCK_BYTES", 7 * 32 * 1024)  # 7 steps a call, of 20
     train.train(configs.make_config(GIVEN), tmp_path / "run", str(data_dir), feed="stream")
     assert_same(tmp_path / "run", finished)
 

@@ -11,7 +11,7 @@ def test_eight_devices_train_as_one():
         from tests.test_training import DATA, make
         from wiseale_jax.training import recipe as recipes
         from wiseale_jax.training import steps
-        from wiseale_jax.datasets import feeding
+        from wiseale_jax.training import batches
 
         mesh = recipes.make_mesh(8)
         curves, parameters = {}, {}
@@ -27,9 +27,9 @@ def test_eight_devices_train_as_one():
                 order = steps.epoch_order(state.key, epoch, len(DATA))
                 if name == "eight, streamed":
                     sharding = recipes.batches_sharding(recipe)
-                    parts = feeding.stream(np.asarray(DATA), order, 16, 0, sharding)
+                    parts = batches.stream(np.asarray(DATA), order, 16, 0, sharding)
                 else:
-                    parts = feeding.resident(recipes.replicate(recipe, DATA), order, 16)
+                    parts = batches.resident(recipes.replicate(recipe, DATA), order, 16)
                 for part in parts:
                     state = steps.train_steps(recipe, state, *part)
                 state, means = steps.finish_epoch(state)
