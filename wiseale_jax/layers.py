@@ -14,7 +14,7 @@ import jax
 from jax import lax
 from jaxtyping import Array, Float
 
-from wiseale_jax import convolutions
+from wiseale_jax.models import convolutions
 
 
 def use_matmul() -> bool:
