@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax import layers
+from wiseale_jax.models import layers
 
 # (spatial shape, kernel size, stride): the paper's layers, and odd sizes that SAME pads unevenly.
 CASES = [

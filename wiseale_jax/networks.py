@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from wiseale_jax import layers
+from wiseale_jax.models import layers
 
 
 class Dense(NamedTuple):
