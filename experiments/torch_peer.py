@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wiseale_jax import networks
+from wiseale_jax.models import networks
 
 
 class SameConv(nn.Module):

@@ -12,7 +12,7 @@ import numpy as np
 
 from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.networks import Architecture, Dense
+from wiseale_jax.models.networks import Architecture, Dense
 from wiseale_jax.trained import TrainedAutoencoder
 
 SIZE, LATENT = 6, 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from wiseale_jax.autoencoder import RELU_SCALE_FLOOR, Autoencoder, build_autoencoder
-from wiseale_jax.networks import Architecture, Dense
+from wiseale_jax.models.networks import Architecture, Dense
 
 SMALL = Architecture((6,), (Dense(8),), (Dense(6, relu=False),))
 KEY = jax.random.key(0)

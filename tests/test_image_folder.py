@@ -9,9 +9,10 @@ from PIL import Image
 
 from experiments import configs, evaluate, runs, train
 from tests.image_files import HALF, absurd, picture
-from wiseale_jax import networks, run_folder
+from wiseale_jax import run_folder
 from wiseale_jax.datasets import DATASETS, image_folder, images, pipeline, with_flip
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.models import networks
 
 
 def write_folder(folder, count=40):

@@ -9,7 +9,7 @@ import pytest
 
 from wiseale_jax.autoencoder import build_autoencoder
 from wiseale_jax.models import layers
-from wiseale_jax.networks import ARCHITECTURES, ConvTranspose, Stack
+from wiseale_jax.models.networks import ARCHITECTURES, ConvTranspose, Stack
 
 # Kernel shapes in Appendix D's order, from its text: encoder, two heads, decoder; a last list for
 # the channels that batch normalisation scales and shifts.

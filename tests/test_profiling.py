@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments import profiling
 from tests.test_training import DATA, assert_same, make
-from wiseale_jax.networks import Architecture, Dense, Reshape
+from wiseale_jax.models.networks import Architecture, Dense, Reshape
 from wiseale_jax.training import steps
 from wiseale_jax.training.batches import Steps
 

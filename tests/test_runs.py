@@ -17,7 +17,7 @@ from tests.forks import ROOT
 from wiseale_jax import objectives
 from wiseale_jax.datasets import BINARIZE, as_stored, sine
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.networks import ARCHITECTURES
+from wiseale_jax.models.networks import ARCHITECTURES
 from wiseale_jax.training import recipe
 
 

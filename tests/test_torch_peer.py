@@ -9,7 +9,7 @@ from wiseale_jax import objectives
 from wiseale_jax.autoencoder import build_autoencoder
 from wiseale_jax.divergences import wiseale_kl
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.networks import ARCHITECTURES
+from wiseale_jax.models.networks import ARCHITECTURES
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[bench]'")
 from experiments import torch_peer  # noqa: E402

@@ -17,7 +17,7 @@ from wiseale_jax.likelihoods import (
     bernoulli_log_likelihood,
     gaussian_log_likelihood,
 )
-from wiseale_jax.networks import Architecture
+from wiseale_jax.models.networks import Architecture
 from wiseale_jax.objectives import METHODS
 from wiseale_jax.trained import TrainedAutoencoder, load
 from wiseale_jax.version import __version__

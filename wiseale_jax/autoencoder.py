@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax.networks import ARCHITECTURES, Architecture, Stack
+from wiseale_jax.models.networks import ARCHITECTURES, Architecture, Stack
 
 # What is added to the paper's ReLU scale. Where sigma is 0, Eq. 21-24 are infinite.
 RELU_SCALE_FLOOR = 1e-3
