@@ -17,9 +17,9 @@ from typing import Any
 
 from absl import flags
 
-from wiseale_jax import autoencoder, divergences, objectives, run_folder
+from wiseale_jax import divergences, objectives, run_folder
 from wiseale_jax.datasets import BINARIZE, DATASETS, find
-from wiseale_jax.models import networks
+from wiseale_jax.models import autoencoder, networks
 
 
 def _field(help_: str, default: Any = dataclasses.MISSING) -> Any:

@@ -10,8 +10,8 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, Dense
 from wiseale_jax.trained import TrainedAutoencoder
 

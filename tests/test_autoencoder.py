@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.autoencoder import RELU_SCALE_FLOOR, Autoencoder, build_autoencoder
+from wiseale_jax.models.autoencoder import RELU_SCALE_FLOOR, Autoencoder, build_autoencoder
 from wiseale_jax.models.networks import Architecture, Dense
 
 SMALL = Architecture((6,), (Dense(8),), (Dense(6, relu=False),))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.autoencoder import Autoencoder, build_autoencoder
 from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.models.autoencoder import Autoencoder, build_autoencoder
 from wiseale_jax.models.networks import Architecture, Dense, Reshape
 from wiseale_jax.trained import TrainedAutoencoder, _decode
 

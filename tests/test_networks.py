@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.autoencoder import build_autoencoder
 from wiseale_jax.models import layers
+from wiseale_jax.models.autoencoder import build_autoencoder
 from wiseale_jax.models.networks import ARCHITECTURES, ConvTranspose, Stack
 
 # Kernel shapes in Appendix D's order, from its text: encoder, two heads, decoder; a last list for

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.autoencoder import Outputs
 from wiseale_jax.divergences import mmd, wiseale_kl
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.objectives import METHODS, bind
 
 KEY = jax.random.key(0)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from wiseale_jax import objectives
-from wiseale_jax.autoencoder import build_autoencoder
 from wiseale_jax.divergences import wiseale_kl
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.models.autoencoder import build_autoencoder
 from wiseale_jax.models.networks import ARCHITECTURES
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[bench]'")

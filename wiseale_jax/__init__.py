@@ -1,6 +1,5 @@
 """WiSE-ALE in JAX: variational auto-encoders with a prior on the aggregate posterior."""
 
-from wiseale_jax.autoencoder import Autoencoder, Outputs, build_autoencoder
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.datasets.examples import Examples, load_examples
 from wiseale_jax.divergences import (
@@ -17,6 +16,7 @@ from wiseale_jax.likelihoods import (
     bernoulli_log_likelihood,
     gaussian_log_likelihood,
 )
+from wiseale_jax.models.autoencoder import Autoencoder, Outputs, build_autoencoder
 from wiseale_jax.models.networks import Architecture
 from wiseale_jax.objectives import METHODS
 from wiseale_jax.trained import TrainedAutoencoder, load

@@ -16,10 +16,10 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from wiseale_jax.autoencoder import Autoencoder
 from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.divergences import gaussian_kl
 from wiseale_jax.likelihoods import Likelihood, squared_error
+from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.trained import TrainedAutoencoder
 
 # Examples in memory at once.

@@ -34,8 +34,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import divergences
-from wiseale_jax.autoencoder import Outputs
 from wiseale_jax.likelihoods import Likelihood, squared_error
+from wiseale_jax.models.autoencoder import Outputs
 
 Metrics = dict[str, Float[Array, ""]]
 Objective = Callable[[Outputs, Array, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]

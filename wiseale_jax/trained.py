@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import run_folder
-from wiseale_jax.autoencoder import Autoencoder, build_autoencoder
 from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.datasets import find
 from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
+from wiseale_jax.models.autoencoder import Autoencoder, build_autoencoder
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
-from wiseale_jax.autoencoder import Outputs
 from wiseale_jax.blocks import in_blocks
+from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.objectives import Metrics
 from wiseale_jax.training.recipe import AXIS, Recipe, is_sharded, shard
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
-from wiseale_jax.autoencoder import Autoencoder
+from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.objectives import Objective
 
 # The axis of a mesh.
