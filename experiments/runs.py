@@ -21,7 +21,7 @@ from experiments import configs, optimizers, stopping
 from wiseale_jax import objectives, run_folder
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.trained import TrainedAutoencoder, model_from_config
+from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training.recipe import Recipe
 
 _M_ARENA_MAX = -8  # Of malloc.h.

@@ -27,7 +27,7 @@ from experiments import (
     stopping,
 )
 from wiseale_jax import checkpoints, run_folder
-from wiseale_jax.trained import TrainedAutoencoder, model_from_config
+from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe, replicate
 

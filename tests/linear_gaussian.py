@@ -13,7 +13,7 @@ import numpy as np
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, Dense
-from wiseale_jax.trained import TrainedAutoencoder
+from wiseale_jax.models.trained import TrainedAutoencoder
 
 SIZE, LATENT = 6, 2
 

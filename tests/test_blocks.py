@@ -10,7 +10,7 @@ from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder, build_autoencoder
 from wiseale_jax.models.networks import Architecture, Dense, Reshape
-from wiseale_jax.trained import TrainedAutoencoder, _decode
+from wiseale_jax.models.trained import TrainedAutoencoder, _decode
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 10, 11])

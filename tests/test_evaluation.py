@@ -13,7 +13,7 @@ from wiseale_jax.frechet import frechet_distance
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, Conv, Dense, Reshape
-from wiseale_jax.trained import TrainedAutoencoder
+from wiseale_jax.models.trained import TrainedAutoencoder
 
 SETTINGS = Settings(likelihood_examples=300, num_importance_samples=10, num_samples=2000)
 

@@ -12,7 +12,7 @@ from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, Dense
-from wiseale_jax.trained import TrainedAutoencoder
+from wiseale_jax.models.trained import TrainedAutoencoder
 
 KEY = jax.random.key(0)
 

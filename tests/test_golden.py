@@ -12,8 +12,9 @@ import pytest
 import wiseale_jax
 from experiments import configs
 from tests import golden_run
-from wiseale_jax import run_folder, trained
-from wiseale_jax.trained import model_from_config
+from wiseale_jax import run_folder
+from wiseale_jax.models import trained
+from wiseale_jax.models.trained import model_from_config
 
 
 def test_the_golden_run_is_loaded_with_its_numbers():

@@ -23,7 +23,7 @@ from wiseale_jax.estimates import Estimate
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
 from wiseale_jax.frechet import Features, frechet_distance, load_features
 from wiseale_jax.metrics import NEEDS_DENSITY
-from wiseale_jax.trained import TrainedAutoencoder
+from wiseale_jax.models.trained import TrainedAutoencoder
 
 # Examples in memory at once, decoded; also how many pairs are interpolated.
 _AT_ONCE = 250

@@ -20,7 +20,7 @@ from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.divergences import gaussian_kl
 from wiseale_jax.likelihoods import Likelihood, squared_error
 from wiseale_jax.models.autoencoder import Autoencoder
-from wiseale_jax.trained import TrainedAutoencoder
+from wiseale_jax.models.trained import TrainedAutoencoder
 
 # Examples in memory at once.
 _AT_ONCE = 128
