@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder, build_autoencoder
+from wiseale_jax.models.chunks import chunk_size, in_chunks
 from wiseale_jax.models.networks import Architecture, Dense, Reshape
 from wiseale_jax.models.trained import TrainedAutoencoder, _decode
 
@@ -21,7 +21,7 @@ def test_blocks_do_not_show(size):
         assert len(rows[0]) <= size
         return {"sum": rows[0].sum(axis=1) + rows[1], "square": rows[0] ** 2}
 
-    got = jax.jit(lambda rows: in_blocks(function, rows, size))(rows)
+    got = jax.jit(lambda rows: in_chunks(function, rows, size))(rows)
     np.testing.assert_array_equal(got["sum"], np.arange(30).reshape(10, 3).sum(1) + np.arange(10))
     np.testing.assert_array_equal(got["square"], np.square(np.arange(30.0)).reshape(10, 3))
 
@@ -40,7 +40,7 @@ def large_model():
 def test_a_model_of_large_examples_gives_what_it_gives_at_once():
     trained, x = large_model()
     model, variables, key = trained.model, trained.variables, jax.random.key(1)
-    assert block_size(x.shape[1:]) == 2
+    assert chunk_size(x.shape[1:]) == 2
     outputs = model.apply(variables, x, key)
     mean, logvar = trained.encode(x)
     np.testing.assert_allclose(mean, outputs.mean, rtol=1e-3, atol=1e-4)
@@ -68,10 +68,10 @@ def test_memory_is_that_of_a_block():
         lowered = _decode.lower(model, LIKELIHOODS["bernoulli"], variables, z)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    size = block_size((64, 64, 3))
+    size = chunk_size((64, 64, 3))
     images = 4 * size * 4 * 64 * 64 * 3
     assert used(4 * size) < 1.2 * used(size) + 2 * images < 2 * used(size)
 
 
 def test_an_image_is_a_block_if_it_is_large():
-    assert block_size((10**4, 10**4, 3)) == 1 and block_size((64, 64, 3)) == 42
+    assert chunk_size((10**4, 10**4, 3)) == 1 and chunk_size((64, 64, 3)) == 42

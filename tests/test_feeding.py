@@ -1,4 +1,4 @@
-"""datasets/batches.py: the same batches from the device and from disk, from any step on."""
+"""training/batches.py: the same batches from the device and from disk, from any step on."""
 
 import threading
 

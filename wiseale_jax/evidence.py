@@ -16,10 +16,10 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.divergences import gaussian_kl
 from wiseale_jax.likelihoods import Likelihood, squared_error
 from wiseale_jax.models.autoencoder import Autoencoder
+from wiseale_jax.models.chunks import chunk_size, in_chunks
 from wiseale_jax.models.trained import TrainedAutoencoder
 
 # Examples in memory at once.
@@ -91,7 +91,7 @@ def _evidence(
         )
 
     noise = jax.random.normal(key, (len(x), model.latent_dim))
-    return in_blocks(of_block, (x, noise), block_size(model.architecture.shape))
+    return in_chunks(of_block, (x, noise), chunk_size(model.architecture.shape))
 
 
 class LogLikelihood(NamedTuple):
@@ -185,7 +185,7 @@ def _log_weights(
     logvar: Float[Array, "size latent"],
     keys: PRNGKeyArray,
 ) -> Float[Array, "samples size"]:
-    block = block_size(model.architecture.shape)
+    block = chunk_size(model.architecture.shape)
     observation_logvar = model.apply(variables, method="observation_logvar")
 
     def log_prob(rows):
@@ -198,6 +198,6 @@ def _log_weights(
         z = mean + jnp.exp(0.5 * logvar) * noise
         # log p(z) - log q(z|x); the d/2 log 2 pi cancel.
         log_ratio = 0.5 * jnp.sum(noise**2 + logvar - z**2, axis=1)
-        return in_blocks(log_prob, (x, z), block) + log_ratio
+        return in_chunks(log_prob, (x, z), block) + log_ratio
 
     return lax.map(one, keys)

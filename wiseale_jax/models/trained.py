@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import run_folder
-from wiseale_jax.blocks import block_size, in_blocks
 from wiseale_jax.datasets import find
 from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
 from wiseale_jax.models.autoencoder import Autoencoder, build_autoencoder
+from wiseale_jax.models.chunks import chunk_size, in_chunks
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +192,7 @@ def _shapes_of(model: Autoencoder) -> dict[str, tuple[int, ...]]:
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: Autoencoder, variables: Any, x: Array) -> tuple[Array, Array]:
     encode = functools.partial(model.apply, variables, method="encode")
-    return in_blocks(encode, x, block_size(model.architecture.shape))
+    return in_chunks(encode, x, chunk_size(model.architecture.shape))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -200,4 +200,4 @@ def _decode(model: Autoencoder, likelihood: Likelihood, variables: Any, z: Array
     def decode(z):
         return likelihood.mean(model.apply(variables, z, method="decode"))
 
-    return in_blocks(decode, z, block_size(model.architecture.shape))
+    return in_chunks(decode, z, chunk_size(model.architecture.shape))

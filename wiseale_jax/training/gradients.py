@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
-from wiseale_jax.blocks import in_blocks
 from wiseale_jax.models.autoencoder import Outputs
+from wiseale_jax.models.chunks import in_chunks
 from wiseale_jax.objectives import Metrics
 from wiseale_jax.training.recipe import AXIS, Recipe, is_sharded, shard
 
@@ -81,7 +81,7 @@ def apply_in_parts(recipe: Recipe, variables: Any, x: Array, noise: Array) -> Ou
         outputs = recipe.model.apply(variables, x, noise, False, method="with_noise")
         return outputs[:-1]  # The noise of p(x|z) is no row of the batch.
 
-    arrays = in_blocks(apply, (x, noise), recipe.batch_size // recipe.microbatches)
+    arrays = in_chunks(apply, (x, noise), recipe.batch_size // recipe.microbatches)
     observation_logvar = recipe.model.apply(variables, method="observation_logvar")
     return Outputs(*arrays, observation_logvar)
 

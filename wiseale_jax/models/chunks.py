@@ -14,12 +14,12 @@ from jax import lax
 _VALUES = 2**19
 
 
-def block_size(shape: tuple[int, ...]) -> int:
+def chunk_size(shape: tuple[int, ...]) -> int:
     """How many examples of a shape a network takes at once."""
     return max(1, _VALUES // math.prod(shape))
 
 
-def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
+def in_chunks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
     """`function(rows)`, computed for `size` rows at a time; to be called within a jitted function.
 
     Args:
