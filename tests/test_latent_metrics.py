@@ -157,17 +157,17 @@ def test_bhattacharyya_coefficient_at_extremes():
 
 def test_mmd_by_blocks_is_the_mean_of_blocks():
     z = np.random.default_rng(0).standard_normal((250, 3)).astype(np.float32) + 0.5
-    found = mmd_to_prior(KEY, z, chunk_size=100)
+    found = mmd_to_prior(KEY, z, block_size=100)
     prior_z = jax.random.normal(KEY, z.shape)
     want = [divergences.mmd(z[a : a + 100], prior_z[a : a + 100]) for a in (0, 100)]
     np.testing.assert_allclose(found.value, np.mean(want), rtol=1e-5)
     np.testing.assert_allclose(found.stderr, abs(want[0] - want[1]) / 2, rtol=1e-4)
-    assert math.isnan(mmd_to_prior(KEY, z, chunk_size=1000).stderr)
+    assert math.isnan(mmd_to_prior(KEY, z, block_size=1000).stderr)
 
 
 def test_mmd_of_the_prior_itself_is_zero_within_its_error():
     z = jax.random.normal(jax.random.key(1), (2000, 2))
-    found = mmd_to_prior(KEY, z, chunk_size=100)
+    found = mmd_to_prior(KEY, z, block_size=100)
     assert abs(found.value) < 4 * found.stderr
 
 

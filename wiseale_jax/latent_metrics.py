@@ -143,7 +143,7 @@ def bhattacharyya_coefficient(
 
 
 def mmd_to_prior(
-    key: PRNGKeyArray, z: Float[Array, "size latent"], chunk_size: int | None = None
+    key: PRNGKeyArray, z: Float[Array, "size latent"], block_size: int | None = None
 ) -> Estimate:
     """`divergences.mmd` of sampled z to as many draws of the prior, the mean over blocks.
 
@@ -154,18 +154,18 @@ def mmd_to_prior(
     Args:
       key: for the draws of the prior.
       z: one draw of each posterior.
-      chunk_size: rows of a block, at least 2; None for a tenth of all, but at most 1,000.
+      block_size: rows of a block, at least 2; None for a tenth of all, but at most 1,000.
 
     Raises:
       ValueError: as `mmd` does.
     """
     z = jnp.asarray(_matrix("mmd_to_prior", z, rows=2), jnp.float32)
-    if chunk_size is None:
-        chunk_size = max(2, min(1000, len(z) // 10))
-    chunk_size = min(chunk_size, len(z))
-    starts = range(0, len(z) - chunk_size + 1, chunk_size)
+    if block_size is None:
+        block_size = max(2, min(1000, len(z) // 10))
+    block_size = min(block_size, len(z))
+    starts = range(0, len(z) - block_size + 1, block_size)
     prior_z = jax.random.normal(key, z.shape)
-    return estimates.mean([mmd(z[a : a + chunk_size], prior_z[a : a + chunk_size]) for a in starts])
+    return estimates.mean([mmd(z[a : a + block_size], prior_z[a : a + block_size]) for a in starts])
 
 
 def _matrix(name: str, array: Array, rows: int = 1) -> np.ndarray:
