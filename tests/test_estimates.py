@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wiseale_jax import estimates
+from wiseale_jax.evaluation import estimates
 
 
 def test_mean():

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax import estimates
-from wiseale_jax.estimates import Estimate
+from wiseale_jax.evaluation import estimates
+from wiseale_jax.evaluation.estimates import Estimate
 
 Decode = Callable[[Array], Array]
 

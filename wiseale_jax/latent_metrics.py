@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax import estimates
 from wiseale_jax.divergences import aggregate_log_density, mmd
-from wiseale_jax.estimates import Estimate
+from wiseale_jax.evaluation import estimates
+from wiseale_jax.evaluation.estimates import Estimate
 
 
 def active_units(mean: Float[Array, "size latent"], threshold: float = 0.01) -> int:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from wiseale_jax import estimates
-from wiseale_jax.estimates import Estimate
+from wiseale_jax.evaluation import estimates
+from wiseale_jax.evaluation.estimates import Estimate
 
 HAS_SCIKIT_LEARN = importlib.util.find_spec("sklearn") is not None
 

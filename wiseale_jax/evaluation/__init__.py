@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Array, Shaped
 from tqdm import tqdm
 
-from wiseale_jax import decoder_metrics, divergences, estimates, latent_metrics, representation
+from wiseale_jax import decoder_metrics, divergences, latent_metrics, representation
 from wiseale_jax.datasets import DATASETS, preprocessing
-from wiseale_jax.estimates import Estimate
+from wiseale_jax.evaluation import estimates
+from wiseale_jax.evaluation.estimates import Estimate
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
 from wiseale_jax.frechet import Features, frechet_distance, load_features
 from wiseale_jax.metrics import NEEDS_DENSITY
