@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments import configs, evaluate, messages, runs, tables, train
 from wiseale_jax import comparison_plots, evaluation, run_folder
 from wiseale_jax.evaluation import Settings
-from wiseale_jax.frechet import load_features
+from wiseale_jax.evaluation.frechet import load_features
 from wiseale_jax.models.trained import TrainedAutoencoder, load
 
 # The KL of the aggregate posterior and that of each posterior, each of a weight of 1/M and of 1 for

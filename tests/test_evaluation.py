@@ -8,8 +8,8 @@ from tests.linear_gaussian import LinearGaussian
 from wiseale_jax import decoder_metrics, evaluation, latent_metrics, metrics, representation
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.evaluation.frechet import frechet_distance
 from wiseale_jax.evidence import importance_weighted_log_likelihood
-from wiseale_jax.frechet import frechet_distance
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, Conv, Dense, Reshape

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from wiseale_jax import frechet
-from wiseale_jax.frechet import frechet_distance, load_features
+from wiseale_jax.evaluation import frechet
+from wiseale_jax.evaluation.frechet import frechet_distance, load_features
 
 RNG = np.random.default_rng(0)
 

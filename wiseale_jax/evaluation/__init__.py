@@ -21,8 +21,8 @@ from wiseale_jax import decoder_metrics, divergences, latent_metrics, representa
 from wiseale_jax.datasets import DATASETS, preprocessing
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
+from wiseale_jax.evaluation.frechet import Features, frechet_distance, load_features
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
-from wiseale_jax.frechet import Features, frechet_distance, load_features
 from wiseale_jax.metrics import NEEDS_DENSITY
 from wiseale_jax.models.trained import TrainedAutoencoder
 
