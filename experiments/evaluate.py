@@ -19,9 +19,9 @@ from absl import flags
 
 import wiseale_jax
 from experiments import configs, runs
-from wiseale_jax import evaluation, metrics, representation, run_folder
+from wiseale_jax import evaluation, metrics, run_folder
 from wiseale_jax.datasets import DATASETS
-from wiseale_jax.evaluation import Settings
+from wiseale_jax.evaluation import Settings, representation
 from wiseale_jax.training import steps
 from wiseale_jax.version import __version__
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import decoder_metrics, evaluation, latent_metrics, metrics, representation
+from wiseale_jax import decoder_metrics, evaluation, latent_metrics, metrics
 from wiseale_jax.datasets import DATASETS
-from wiseale_jax.evaluation import Settings
+from wiseale_jax.evaluation import Settings, representation
 from wiseale_jax.evaluation.frechet import frechet_distance
 from wiseale_jax.evidence import importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS

@@ -5,8 +5,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from wiseale_jax import representation
-from wiseale_jax.representation import (
+from wiseale_jax.evaluation import representation
+from wiseale_jax.evaluation.representation import (
     dci,
     label_accuracy,
     mutual_information_gap,

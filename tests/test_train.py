@@ -21,9 +21,9 @@ import wiseale_jax
 from experiments import configs, epochs, evaluate, profiling, runs, saving, train
 from tests.devices import environment, start_together
 from tests.forks import call
-from wiseale_jax import checkpoints, divergences, metrics, representation, run_folder
+from wiseale_jax import checkpoints, divergences, metrics, run_folder
 from wiseale_jax.datasets import BINARIZE, pipeline, with_flip
-from wiseale_jax.evaluation import Settings
+from wiseale_jax.evaluation import Settings, representation
 from wiseale_jax.training import batches, steps
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, Shaped
 from tqdm import tqdm
 
-from wiseale_jax import decoder_metrics, divergences, latent_metrics, representation
+from wiseale_jax import decoder_metrics, divergences, latent_metrics
 from wiseale_jax.datasets import DATASETS, preprocessing
-from wiseale_jax.evaluation import estimates
+from wiseale_jax.evaluation import estimates, representation
 from wiseale_jax.evaluation.estimates import Estimate
 from wiseale_jax.evaluation.frechet import Features, frechet_distance, load_features
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
