@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.decoder_metrics import decoder_sensitivity, interpolation_energy, sharpness
 from wiseale_jax.evaluation import estimates
+from wiseale_jax.evaluation.decoder import decoder_sensitivity, interpolation_energy, sharpness
 
 KEY = jax.random.key(0)
 WEIGHT = np.random.default_rng(0).standard_normal((2, 5)).astype(np.float32)

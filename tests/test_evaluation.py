@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import decoder_metrics, evaluation, latent_metrics, metrics
+from wiseale_jax import evaluation, metrics
 from wiseale_jax.datasets import DATASETS
-from wiseale_jax.evaluation import Settings, representation
+from wiseale_jax.evaluation import Settings, latents, representation
+from wiseale_jax.evaluation.decoder import sharpness
 from wiseale_jax.evaluation.frechet import frechet_distance
 from wiseale_jax.evidence import importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -94,7 +95,7 @@ def test_separation_is_a_mean_over_blocks(linear):
     true, x, found = linear
     mean, logvar = true.trained.encode(x)
     blocks = [
-        latent_metrics.bhattacharyya_coefficient(mean[a : a + 64], logvar[a : a + 64])
+        latents.bhattacharyya_coefficient(mean[a : a + 64], logvar[a : a + 64])
         for a in range(0, 23 * 64, 64)
     ]
     np.testing.assert_allclose(found["bhattacharyya_coefficient"], np.mean(blocks), rtol=1e-6)
@@ -207,7 +208,7 @@ def test_images_that_are_grey_are_evaluated_so():
     found = evaluation.evaluate(
         trained, data, None, SETTINGS._replace(examples=260), progress=False
     )
-    want = decoder_metrics.sharpness(data[:260] / np.float32(255)).mean()
+    want = sharpness(data[:260] / np.float32(255)).mean()
     np.testing.assert_allclose(found["sharpness_data"], want, rtol=1e-6)
 
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from wiseale_jax import divergences
-from wiseale_jax.latent_metrics import (
+from wiseale_jax.evaluation.latents import (
     active_units,
     bhattacharyya_coefficient,
     mmd_to_prior,

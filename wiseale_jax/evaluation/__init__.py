@@ -17,9 +17,9 @@ import numpy as np
 from jaxtyping import Array, Shaped
 from tqdm import tqdm
 
-from wiseale_jax import decoder_metrics, divergences, latent_metrics
+from wiseale_jax import divergences
 from wiseale_jax.datasets import DATASETS, preprocessing
-from wiseale_jax.evaluation import estimates, representation
+from wiseale_jax.evaluation import decoder, estimates, latents, representation
 from wiseale_jax.evaluation.estimates import Estimate
 from wiseale_jax.evaluation.frechet import Features, frechet_distance, load_features
 from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
@@ -173,8 +173,8 @@ def _by_example(
         row = jax.device_get(row)
         reconstruction = row.pop("reconstruction")
         if _is_image(trained):
-            row["sharpness_data"] = decoder_metrics.sharpness(x)
-            row["sharpness_reconstructions"] = decoder_metrics.sharpness(reconstruction)
+            row["sharpness_data"] = decoder.sharpness(x)
+            row["sharpness_reconstructions"] = decoder.sharpness(reconstruction)
         if features is not None:
             row["features_data"] = features(np.asarray(x))
             row["features_reconstructions"] = features(reconstruction)
@@ -223,9 +223,9 @@ def _aggregate(
     keys = jax.random.split(key, 4)
     z = mean + np.exp(0.5 * logvar) * jax.random.normal(keys[0], mean.shape)
     found = {
-        "active_units": latent_metrics.active_units(mean),
-        "moment_matched_kl": latent_metrics.moment_matched_kl(mean, logvar),
-        "mmd": latent_metrics.mmd_to_prior(keys[1], z),
+        "active_units": latents.active_units(mean),
+        "moment_matched_kl": latents.moment_matched_kl(mean, logvar),
+        "mmd": latents.mmd_to_prior(keys[1], z),
     }
     if trained.model.encoder == "deterministic":
         return found
@@ -239,11 +239,11 @@ def _aggregate(
         "mutual_information": Estimate(
             float(truth.mutual_information), float(truth.mutual_information_stderr)
         ),
-        "overlap_coefficient": latent_metrics.overlap_coefficient(
+        "overlap_coefficient": latents.overlap_coefficient(
             keys[3], mean, logvar, settings.num_samples
         ),
         "bhattacharyya_coefficient": estimates.mean(
-            [latent_metrics.bhattacharyya_coefficient(mean[b], logvar[b]) for b in blocks]
+            [latents.bhattacharyya_coefficient(mean[b], logvar[b]) for b in blocks]
         ),
     }
 
@@ -258,7 +258,7 @@ def _decoder(
     """Numbers about what the decoder makes of the posteriors."""
     parts = [slice(a, a + _AT_ONCE) for a in range(0, len(mean), _AT_ONCE)]
     sensitivity = [
-        decoder_metrics.decoder_sensitivity(
+        decoder.decoder_sensitivity(
             trained.decode, jax.random.fold_in(key, part.start), mean[part], logvar[part]
         )
         for part in parts
@@ -268,7 +268,7 @@ def _decoder(
     pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
     return {
         "decoder_sensitivity": estimates.mean(np.concatenate(sensitivity)),
-        "interpolation_energy": decoder_metrics.interpolation_energy(
+        "interpolation_energy": decoder.interpolation_energy(
             trained.decode, mean[pairs[:, 0]], mean[pairs[:, 1]]
         ),
     }
@@ -286,7 +286,7 @@ def _samples(
     for start in range(0, size, _AT_ONCE):
         n = min(_AT_ONCE, size - start)
         images = np.asarray(trained.sample(jax.random.fold_in(key, start), n))
-        sharpness.append(decoder_metrics.sharpness(images))
+        sharpness.append(decoder.sharpness(images))
         if features is not None:
             features_samples.append(features(images))
     found: dict[str, Estimate | float] = {
