@@ -17,7 +17,8 @@ from absl import flags
 from experiments import compared, evaluate, messages, report_page, runs, tables
 from experiments.compared import Compared
 from experiments.report_page import Column
-from wiseale_jax import comparison_plots, metrics, plots, run_folder
+from wiseale_jax import comparison_plots, plots, run_folder
+from wiseale_jax.evaluation import catalogue
 
 FLAGS = flags.FLAGS
 
@@ -129,9 +130,9 @@ def _page(
     ]
     if evaluated:
         known = [
-            name for name in [*plots.METRIC_LABELS, *evaluated] if metrics.place(name) is not None
+            name for name in [*plots.METRIC_LABELS, *evaluated] if catalogue.place(name) is not None
         ]
-        rows = [[name.replace("_", " "), metrics.describe(name).description] for name in known]
+        rows = [[name.replace("_", " "), catalogue.describe(name).description] for name in known]
         meanings = report_page.plain_table("what the numbers are", ["number", "meaning"], rows)
         body += [
             report_page.heading(2, "Evaluation"),
@@ -149,9 +150,9 @@ def _numbers(name: str, table: Sequence[dict[str, Any]], columns: Sequence[str])
     head = [Column("run", is_text=True), Column("seeds")]
     for column in columns:
         unit, description = "", ""
-        if metrics.place(column) is not None:
-            _, unit, better, description = metrics.describe(column)
-            unit = f"{metrics.ARROWS[better]} {unit}".strip()
+        if catalogue.place(column) is not None:
+            _, unit, better, description = catalogue.describe(column)
+            unit = f"{catalogue.ARROWS[better]} {unit}".strip()
         head.append(Column(column.replace("_", " "), unit, description))
     rows = [[row[c] for c in ("run", "seeds", *columns)] for row in table]
     return report_page.table(name, head, rows)

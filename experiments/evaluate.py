@@ -1,8 +1,8 @@
 """What a trained run is worth: `python -m experiments.evaluate --workdir=runs/...`.
 
-Every number of `wiseale_jax.metrics` on the test set, with standard errors, as a table by group and
-as evaluation.json in the run folder: one flat object, which also holds the checkpoint's step and
-the settings that the numbers were made with.
+Every number of `wiseale_jax.evaluation.catalogue` on the test set, with standard errors, as a table
+by group and as evaluation.json in the run folder: one flat object, which also holds the
+checkpoint's step and the settings that the numbers were made with.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from absl import flags
 
 import wiseale_jax
 from experiments import configs, runs
-from wiseale_jax import evaluation, metrics, run_folder
+from wiseale_jax import evaluation, run_folder
 from wiseale_jax.datasets import DATASETS
-from wiseale_jax.evaluation import Settings, representation
+from wiseale_jax.evaluation import Settings, catalogue, representation
 from wiseale_jax.training import steps
 from wiseale_jax.version import __version__
 
@@ -140,8 +140,8 @@ def evaluate_run(
 
 def _place(name: str) -> int:
     """Where a number stands; last, if it is a metric of a method's own."""
-    place = metrics.place(name)
-    return len(metrics.METRICS) if place is None else place
+    place = catalogue.place(name)
+    return len(catalogue.METRICS) if place is None else place
 
 
 def _keep(path: Path) -> None:
@@ -167,14 +167,14 @@ def table(result: Mapping[str, Any]) -> str:
     width = max(map(len, names))
     lines, group = [], None
     for name in sorted(names, key=_place):
-        known = metrics.place(name) is not None
-        metric = metrics.describe(name) if known else metrics.Metric("others", "", "", "")
+        known = catalogue.place(name) is not None
+        metric = catalogue.describe(name) if known else catalogue.Metric("others", "", "", "")
         if metric.group != group:
             group = metric.group
             lines += ["", group]
         number = _number(result[name], result.get(f"{name}_stderr"))
         unit = f" ({metric.unit})" if metric.unit else ""
-        arrow = metrics.ARROWS[metric.better]
+        arrow = catalogue.ARROWS[metric.better]
         lines.append(f"  {name:<{width}}  {number:<20} {arrow} {metric.description}{unit}")
     return "\n".join([*lines[1:], "", *_notes(result, names)])
 
@@ -192,7 +192,7 @@ def _notes(result: Mapping[str, Any], names: list[str]) -> list[str]:
         f"{result['likelihood_examples']:,} of them for the log-likelihood.",
         "↑ higher is better, ↓ lower; ± one standard error over examples or draws, of this run.",
     ]
-    if any(result[name] is None and name in metrics.NEEDS_DENSITY for name in names):
+    if any(result[name] is None and name in catalogue.NEEDS_DENSITY for name in names):
         notes.append("none: the encoder is deterministic; a point has no density q(z|x).")
     if not result["scikit_learn"]:
         notes.append(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from experiments import configs
-from wiseale_jax.metrics import NEEDS_DENSITY
+from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
 from wiseale_jax.training import steps
 
 

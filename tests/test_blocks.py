@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
+from wiseale_jax.evaluation.likelihood import evidence, importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder, build_autoencoder
 from wiseale_jax.models.chunks import chunk_size, in_chunks

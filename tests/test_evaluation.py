@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import evaluation, metrics
+from wiseale_jax import evaluation
 from wiseale_jax.datasets import DATASETS
-from wiseale_jax.evaluation import Settings, latents, representation
+from wiseale_jax.evaluation import Settings, catalogue, latents, representation
 from wiseale_jax.evaluation.decoder import sharpness
 from wiseale_jax.evaluation.frechet import frechet_distance
-from wiseale_jax.evidence import importance_weighted_log_likelihood
+from wiseale_jax.evaluation.likelihood import importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, Conv, Dense, Reshape
@@ -117,14 +117,14 @@ def test_factors_of_a_linear_gaussian_model(linear):
 def test_every_number_is_described(linear):
     _, _, found = linear
     for name in found:
-        assert metrics.place(name) is not None
-        assert metrics.describe(name.removesuffix("_stderr")).description
-    assert metrics.describe("linear_r2_first").description == "first, linear regression"
-    assert metrics.place("step") is None
+        assert catalogue.place(name) is not None
+        assert catalogue.describe(name.removesuffix("_stderr")).description
+    assert catalogue.describe("linear_r2_first").description == "first, linear regression"
+    assert catalogue.place("step") is None
     with pytest.raises(KeyError):
-        metrics.describe("step")
+        catalogue.describe("step")
     assert all(type(value) in (int, float) for value in found.values())
-    assert set(metrics.NEEDS_DENSITY) < set(metrics.METRICS)
+    assert set(catalogue.NEEDS_DENSITY) < set(catalogue.METRICS)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def point():
 
 
 def test_a_deterministic_encoder_has_none_and_says_where(point):
-    assert {n for n, value in point.items() if value is None} == set(metrics.NEEDS_DENSITY)
+    assert {n for n, value in point.items() if value is None} == set(catalogue.NEEDS_DENSITY)
     assert point["active_units"] == 2 and point["decoder_sensitivity"] == 0
     assert point["reconstruction_error"] == point["reconstruction_error_at_mean"]
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import special
 
 from tests.linear_gaussian import LinearGaussian
-from wiseale_jax import evidence as module
-from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
+from wiseale_jax.evaluation import likelihood as module
+from wiseale_jax.evaluation.likelihood import evidence, importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, Dense

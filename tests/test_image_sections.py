@@ -5,10 +5,9 @@ import pytest
 from experiments import celeba, configs, images, mnist, sections, teapot
 from tests.forks import call
 from tests.image_files import picture
-from wiseale_jax import metrics
 from wiseale_jax.datasets import pipeline
 from wiseale_jax.datasets import teapot as teapot_data
-from wiseale_jax.evaluation import Settings
+from wiseale_jax.evaluation import Settings, catalogue
 
 SETTINGS = Settings(12, likelihood_examples=2, num_importance_samples=2, num_samples=20)
 FIGURES = ("reconstructions", "samples", "interpolations", "traversals", "curves")
@@ -68,4 +67,4 @@ def test_variants_and_numbers_are_known(section):
     for study in getattr(section, "STUDIES", {"": getattr(section, "VARIANTS", None)}).values():
         for fields in study.values():
             configs.make_config({"dataset": dataset, **fields})
-    assert all(metrics.place(name) is not None for name in section.NUMBERS)
+    assert all(catalogue.place(name) is not None for name in section.NUMBERS)

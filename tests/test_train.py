@@ -21,9 +21,9 @@ import wiseale_jax
 from experiments import configs, epochs, evaluate, profiling, runs, saving, train
 from tests.devices import environment, start_together
 from tests.forks import call
-from wiseale_jax import checkpoints, divergences, metrics, run_folder
+from wiseale_jax import checkpoints, divergences, run_folder
 from wiseale_jax.datasets import BINARIZE, pipeline, with_flip
-from wiseale_jax.evaluation import Settings, representation
+from wiseale_jax.evaluation import Settings, catalogue, representation
 from wiseale_jax.training import batches, steps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -337,7 +337,7 @@ def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch
     assert "Item" not in done.stderr and "Traceback" not in done.stderr
     written = json.loads((finished / "evaluation.json").read_text())
     for name, value in written.items():
-        if metrics.place(name) is not None and not name.endswith("_stderr"):
+        if catalogue.place(name) is not None and not name.endswith("_stderr"):
             assert f"  {name} " in done.stdout and value is not None
     assert written["step"] == 60 and written["examples"] == 120
     assert {"linear_r2_phase", "forest_r2_amplitude", "mig"} < set(written)
@@ -389,7 +389,7 @@ def test_evaluate_of_a_point_and_without_scikit_learn(tmp_path, data_dir, monkey
     train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
     settings = Settings(examples=40)
     found = evaluate.evaluate_run(tmp_path / "run", str(data_dir), settings, progress=False)
-    assert {name for name in metrics.NEEDS_DENSITY if found[name] is not None} == set()
+    assert {name for name in catalogue.NEEDS_DENSITY if found[name] is not None} == set()
     assert not any("r2" in name or "dci" in name for name in found)
     text = evaluate.table(found)
     assert "a point has no density q(z|x)" in text

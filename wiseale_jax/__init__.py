@@ -10,7 +10,7 @@ from wiseale_jax.divergences import (
     wiseale_kl_of_dataset,
 )
 from wiseale_jax.evaluation.latents import moment_matched_kl
-from wiseale_jax.evidence import importance_weighted_log_likelihood
+from wiseale_jax.evaluation.likelihood import importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import (
     LIKELIHOODS,
     bernoulli_log_likelihood,

@@ -1,7 +1,7 @@
 """What a trained model is worth: every number of the comparison, on one set of examples.
 
-Each is a pure function of its own, in `evidence`, `latent_metrics`, `decoder_metrics`,
-`divergences` or `representation`, with its definition, range and reference; `metrics` lists them.
+Each is a pure function of its own, in `likelihood`, `latents`, `decoder`, `divergences` or
+`representation`, with its definition, range and reference; `catalogue` lists them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from tqdm import tqdm
 from wiseale_jax import divergences
 from wiseale_jax.datasets import DATASETS, preprocessing
 from wiseale_jax.evaluation import decoder, estimates, latents, representation
+from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
 from wiseale_jax.evaluation.estimates import Estimate
 from wiseale_jax.evaluation.frechet import Features, frechet_distance, load_features
-from wiseale_jax.evidence import evidence, importance_weighted_log_likelihood
-from wiseale_jax.metrics import NEEDS_DENSITY
+from wiseale_jax.evaluation.likelihood import evidence, importance_weighted_log_likelihood
 from wiseale_jax.models.trained import TrainedAutoencoder
 
 # Examples in memory at once, decoded; also how many pairs are interpolated.
@@ -66,7 +66,7 @@ def evaluate(
     *,
     progress: bool = True,
 ) -> dict[str, float | None]:
-    """Every number of `metrics.METRICS` that needs no batches, on a set of examples.
+    """Every number of `catalogue.METRICS` that needs no batches, on a set of examples.
 
     Args:
       trained: the model.
@@ -80,7 +80,7 @@ def evaluate(
 
     Returns:
       Numbers by name, and under `<name>_stderr` a standard error over examples or draws. None where
-      one is infinite or does not exist, as `metrics.NEEDS_DENSITY` for a deterministic encoder.
+      one is infinite or does not exist, as `catalogue.NEEDS_DENSITY` for a deterministic encoder.
 
     Raises:
       ValueError: a setting is out of range, there are too few examples for a metric, labels of two

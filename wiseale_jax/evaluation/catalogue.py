@@ -1,4 +1,4 @@
-"""What each number of `evaluation.evaluate` is: its group, unit and meaning, in a few words."""
+"""What each number of `evaluate` is: its group, unit and meaning, in a few words."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def place(name: str) -> int | None:
 
 
 def describe(name: str) -> Metric:
-    """What a number is, by its name in the result of `evaluation.evaluate`.
+    """What a number is, by its name in the result of `evaluate`.
 
     Raises:
       KeyError: there is no such number.
