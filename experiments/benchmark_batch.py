@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import benchmark_train, configs, runs
-from wiseale_jax import objectives
+from wiseale_jax import methods
 from wiseale_jax.training.steps import create_state, epoch_order, train_steps
 
 FLAGS = flags.FLAGS
@@ -74,7 +74,7 @@ def measure(size: int, rounds: int) -> None:
     print(json.dumps({**medians, "megabytes": benchmark_train.peak_megabytes()}))
 
 
-def _without_metrics(objective: objectives.Objective) -> objectives.Objective:
+def _without_metrics(objective: methods.Objective) -> methods.Objective:
     # Every method reports the pairwise term, and would pay for it.
     def only_loss(outputs, x, key):
         loss, _ = objective(outputs, x, key)

@@ -17,8 +17,9 @@ from typing import Any
 
 from absl import flags
 
-from wiseale_jax import divergences, objectives, run_folder
+from wiseale_jax import divergences, run_folder
 from wiseale_jax.datasets import BINARIZE, DATASETS, find
+from wiseale_jax.methods import METHODS, NEEDS_PAIRS, WITHOUT_DENSITY
 from wiseale_jax.models import autoencoder, networks
 
 
@@ -35,7 +36,7 @@ class Config:
     """
 
     dataset: str = _field("data set: " + ", ".join(DATASETS))
-    method: str = _field("method: " + ", ".join(objectives.METHODS), "wiseale")
+    method: str = _field("method: " + ", ".join(METHODS), "wiseale")
     seed: int = _field("seed of everything random", 0)
     epochs: int = _field("passes over the training set", 50)
     batch_size: int = _field("examples per step, M of the paper's mini-batch estimator", 64)
@@ -183,7 +184,7 @@ def make_config(given: Mapping[str, Any]) -> Config:
 
 def _check_used(config: Config, given: Collection[str]) -> None:
     """Checks that what is given has an effect: else runs would look different that are the same."""
-    tuned = {name: inspect.signature(f).parameters for name, f in objectives.METHODS.items()}
+    tuned = {name: inspect.signature(f).parameters for name, f in METHODS.items()}
     for name in given:
         methods = [method for method, parameters in tuned.items() if name in parameters]
         if methods and config.method not in methods:
@@ -252,7 +253,7 @@ def check(config: Config) -> None:
     """
     for name, value, known in (
         ("dataset", config.dataset, DATASETS),
-        ("method", config.method, objectives.METHODS),
+        ("method", config.method, METHODS),
         ("encoder", config.encoder, autoencoder.ENCODERS),
         ("scale_head", config.scale_head, autoencoder.SCALE_HEADS),
         ("bound", config.bound, divergences.BOUNDS),
@@ -302,14 +303,14 @@ def check(config: Config) -> None:
                 raise ValueError(f"{name} must be a number or {word!r}, got {value!r}")
         else:
             _check_number(name, value, positive=name == "observation_noise")
-    if config.encoder == "deterministic" and config.method not in objectives.WITHOUT_DENSITY:
+    if config.encoder == "deterministic" and config.method not in WITHOUT_DENSITY:
         raise ValueError(f"method {config.method!r} needs encoder='gaussian': a point has no KL")
     if config.batch_size % config.microbatches:
         raise ValueError(
             f"batch_size {config.batch_size} is not a multiple of microbatches "
             f"{config.microbatches}"
         )
-    if config.method in objectives.NEEDS_PAIRS and config.batch_size < 2:
+    if config.method in NEEDS_PAIRS and config.batch_size < 2:
         raise ValueError(f"method {config.method!r} needs batch_size >= 2")
 
 

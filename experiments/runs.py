@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import configs, optimizers, stopping
-from wiseale_jax import objectives, run_folder
+from wiseale_jax import methods, run_folder
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
@@ -194,7 +194,7 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
             f"batch_size {config.batch_size} is more than the {len(train)} training examples"
         )
     test = _load_test(builder, dataset)
-    if config.method in objectives.NEEDS_PAIRS and (size := len(test.examples)) < 2:
+    if config.method in methods.NEEDS_PAIRS and (size := len(test.examples)) < 2:
         raise ValueError(
             f"method {config.method!r} needs 2 test examples or more, there are {size}"
         )
@@ -223,7 +223,7 @@ def make_recipe(
     steps_per_epoch = train_size // config.batch_size
     return Recipe(
         model=model,
-        objective=objectives.bind(config.method, likelihood, settings),
+        objective=methods.bind(config.method, likelihood, settings),
         optimizer=optimizers.optimizer(config, steps_per_epoch),
         preprocess=preprocessing(config.dataset, config.binarize),
         batch_size=config.batch_size,

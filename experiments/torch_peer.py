@@ -108,7 +108,7 @@ def wiseale_kl(mean: torch.Tensor, logvar: torch.Tensor) -> torch.Tensor:
 
 
 def loss_fn(model: TorchAutoencoder, x: torch.Tensor, likelihood: str) -> torch.Tensor:
-    """The loss of `objectives.wiseale` with unit noise, without the constants of log p(x|z)."""
+    """The loss of `methods.wiseale` with unit noise, without the constants of log p(x|z)."""
     mean, logvar, output = model(x)
     if likelihood == "bernoulli":
         error = F.binary_cross_entropy_with_logits(output, x, reduction="none").flatten(1).sum(1)

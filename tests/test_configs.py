@@ -6,7 +6,7 @@ import inspect
 import pytest
 
 from experiments import configs
-from wiseale_jax.objectives import METHODS
+from wiseale_jax.methods import METHODS
 
 
 def test_appendix_d():

@@ -1,4 +1,4 @@
-"""objectives.py: losses and metrics recomputed in float64 NumPy, but for the bound and the MMD."""
+"""methods: losses and metrics recomputed in float64 NumPy, but for the bound and the MMD."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ import pytest
 
 from wiseale_jax.divergences import mmd, wiseale_kl
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.methods import METHODS, bind
 from wiseale_jax.models.autoencoder import Outputs
-from wiseale_jax.objectives import METHODS, bind
 
 KEY = jax.random.key(0)
 NAMES = {"loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse"}

@@ -14,7 +14,7 @@ import wiseale_jax
 from experiments import configs, processes, runs
 from tests import golden_run
 from tests.forks import ROOT
-from wiseale_jax import objectives
+from wiseale_jax import methods
 from wiseale_jax.datasets import BINARIZE, as_stored, sine
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.networks import ARCHITECTURES
@@ -139,7 +139,7 @@ def test_a_program_has_the_settings_of_its_run():
     }
     recipe = runs.make_recipe(configs.make_config(given), 100)
     keywords = {"likelihood": LIKELIHOODS["gaussian"], "kl_weight": "batch", "bound": "tightest"}
-    assert recipe.objective.func is objectives.wiseale
+    assert recipe.objective.func is methods.wiseale
     assert recipe.objective.keywords == keywords
     of_model = ("latent_dim", "observation_noise", "scale_head", "precision")
     for name in given.keys() - keywords.keys() - {"dataset"}:
@@ -203,8 +203,8 @@ def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
     drops = [recipe(steps, learning_rate_drop_epoch=2) for steps in (10, 11)]
     assert drops[0] != drops[1]
     # A method written anew, as in a notebook, is not taken for the old one.
-    monkeypatch.setitem(objectives.METHODS, "beta_vae", objectives.aevb)
-    assert recipe(seed=0).objective.func is objectives.aevb
+    monkeypatch.setitem(methods.METHODS, "beta_vae", methods.aevb)
+    assert recipe(seed=0).objective.func is methods.aevb
 
 
 @pytest.mark.parametrize("names", [(), ("phase",), ("frequency",), ("frequency", "amplitude")])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax import objectives
+from wiseale_jax import methods
 from wiseale_jax.divergences import wiseale_kl
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.autoencoder import build_autoencoder
@@ -77,7 +77,7 @@ def test_same_network_and_loss(name, flattened):
     np.testing.assert_allclose(logvar, want.logvar, rtol=1e-4, atol=1e-5)
     output = np.moveaxis(output, 1, -1)
     np.testing.assert_allclose(output, want.reconstruction, rtol=1e-4, atol=1e-5)
-    objective = objectives.bind("wiseale", LIKELIHOODS[likelihood], {})
+    objective = methods.bind("wiseale", LIKELIHOODS[likelihood], {})
     constant = 0.0 if name == "mnist" else 0.5 * x[0].size * np.log(2 * np.pi)
     np.testing.assert_allclose(loss, objective(want, x, jax.random.key(4))[0] - constant, rtol=1e-4)
 

@@ -11,9 +11,9 @@ import pytest
 from tests.linear_gaussian import LinearGaussian
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.methods import METHODS, bind
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, ConvTranspose, Dense, Reshape
-from wiseale_jax.objectives import METHODS, bind
 from wiseale_jax.training import gradients
 from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import (

@@ -16,10 +16,10 @@ from wiseale_jax.likelihoods import (
     bernoulli_log_likelihood,
     gaussian_log_likelihood,
 )
+from wiseale_jax.methods import METHODS
 from wiseale_jax.models.autoencoder import Autoencoder, Outputs, build_autoencoder
 from wiseale_jax.models.networks import Architecture
 from wiseale_jax.models.trained import TrainedAutoencoder, load
-from wiseale_jax.objectives import METHODS
 from wiseale_jax.version import __version__
 
 __all__ = [

@@ -11,9 +11,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
+from wiseale_jax.methods import Metrics
 from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.models.chunks import in_chunks
-from wiseale_jax.objectives import Metrics
 from wiseale_jax.training.recipe import AXIS, Recipe, is_sharded, shard
 
 

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
+from wiseale_jax.methods import Objective
 from wiseale_jax.models.autoencoder import Autoencoder
-from wiseale_jax.objectives import Objective
 
 # The axis of a mesh.
 AXIS = "data"

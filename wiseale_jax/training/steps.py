@@ -19,7 +19,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from wiseale_jax.objectives import Metrics
+from wiseale_jax.methods import Metrics
 from wiseale_jax.training.gradients import apply_in_parts, gradient
 from wiseale_jax.training.recipe import Recipe, replicate, shard
 
