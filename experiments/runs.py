@@ -243,13 +243,16 @@ def augmented(config: configs.Config, recipe: Recipe) -> Recipe:
 
 def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str) -> Any:
     """Test examples and their reconstructions: waves of several frequencies, images, or lines."""
-    from wiseale_jax import image_plots, plots  # Only now: a start must not wait for matplotlib.
+    from wiseale_jax import image_plots  # Only now: a start must not wait for matplotlib.
+    from wiseale_jax.plots import (
+        run as run_plots,  # Only now: a start must not wait for matplotlib.
+    )
 
     preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
     stored, factors = test
     are_waves = {"clean", "frequency", "amplitude"} <= factors.keys()
     if are_waves:
-        rows = plots.choose_waves(factors["frequency"], factors["amplitude"])
+        rows = run_plots.choose_waves(factors["frequency"], factors["amplitude"])
     else:
         rows = np.arange(16 if len(stored) >= 16 else min(8, len(stored)))
     x = preprocess(jnp.asarray(stored[rows]), jax.random.key(0))
@@ -263,10 +266,10 @@ def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str
         some = zip(factors["frequency"][rows], factors["amplitude"][rows], strict=True)
         labels = [f"{frequency:.1f} Hz, amplitude {amplitude:.2f}" for frequency, amplitude in some]
         clean = factors["clean"][rows]
-        return plots.wave_reconstructions(np.asarray(x), reconstruction, title, labels, clean)
+        return run_plots.wave_reconstructions(np.asarray(x), reconstruction, title, labels, clean)
     # Anything else as lines, of its first channel.
     lines = (np.reshape(a, (*a.shape[:2], -1))[..., :1] for a in (x, reconstruction))
-    return plots.wave_reconstructions(*lines, title)
+    return run_plots.wave_reconstructions(*lines, title)
 
 
 def error_unit(of: Iterable[configs.Config]) -> str:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from experiments import configs, runs
 from wiseale_jax import plots, run_folder
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
+from wiseale_jax.plots import run as run_plots
 
 FLAGS = flags.FLAGS
 
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
     rows = np.sort(rng.choice(len(data), min(COUNT, len(data)), replace=False))
     preprocess = preprocessing(config.dataset, config.binarize)
     x = np.asarray(preprocess(jax.numpy.asarray(data[rows]), jax.random.key(config.seed)))
-    plots.save(plots.samples(x, f"{config.dataset}: {len(x)} of {len(data):,}"), output)
+    plots.save(run_plots.samples(x, f"{config.dataset}: {len(x)} of {len(data):,}"), output)
     print(f"drawn: {output}")
 
 

@@ -260,6 +260,9 @@ def _finish(
 ) -> None:
     """Draws the figures and, last, writes the summary, which marks the run as finished."""
     from wiseale_jax import plots  # Only now: matplotlib takes a third of a start's time.
+    from wiseale_jax.plots import (
+        run as run_plots,  # Only now: matplotlib takes a third of a start's time.
+    )
 
     epochs_trained = messages.count(config.epochs, "epoch")
     title = f"{config.method} on {config.dataset}, {epochs_trained}, seed {config.seed}"
@@ -267,7 +270,7 @@ def _finish(
     model, likelihood = model_from_config(settings)
     trained = TrainedAutoencoder(model, jax.device_get(state.variables), likelihood, settings)
     figures = workdir / run_folder.FIGURES
-    curves = plots.curves(rows, title, likelihood.error_unit)
+    curves = run_plots.curves(rows, title, likelihood.error_unit)
     plots.save(curves, figures / "curves.png")
     picture = runs.reconstruction_figure(trained, data.test, title)
     plots.save(picture, figures / "reconstructions.png")

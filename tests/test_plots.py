@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from wiseale_jax import comparison_plots, image_plots, latent_plots, plots
 from wiseale_jax.datasets import sine
+from wiseale_jax.plots import run as run_plots
 
 METRICS = ("loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
 
@@ -20,7 +21,7 @@ def rows(kl=1.0):
 
 
 def test_curves():
-    figure = plots.curves(rows(), "title", "nats")
+    figure = run_plots.curves(rows(), "title", "nats")
     assert len(figure.axes) == len(METRICS)
     for axes in figure.axes:
         assert axes.get_xlabel() == "epoch" and axes.get_title()
@@ -57,13 +58,13 @@ def test_a_method_looks_the_same_in_every_figure():
 
 
 def test_infinite_metrics_are_said_to_be():
-    axes = plots.curves(rows(kl=None), "title", "nats").axes[2]
+    axes = run_plots.curves(rows(kl=None), "title", "nats").axes[2]
     assert [text.get_text() for text in axes.texts] == ["infinite"]
 
 
 def test_waves_spread_over_the_frequencies():
     waves = sine.generate(np.random.default_rng(0), 5000)
-    chosen = plots.choose_waves(waves["frequency"], waves["amplitude"])
+    chosen = run_plots.choose_waves(waves["frequency"], waves["amplitude"])
     frequencies = waves["frequency"][chosen]
     np.testing.assert_allclose(frequencies, np.linspace(0, 20, 6), atol=0.5)
     np.testing.assert_allclose(waves["amplitude"][chosen], 1, atol=0.3)
@@ -72,13 +73,15 @@ def test_waves_spread_over_the_frequencies():
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_choice_among_few_waves(count):
     waves = sine.generate(np.random.default_rng(0), count)
-    chosen = plots.choose_waves(waves["frequency"], waves["amplitude"])
+    chosen = run_plots.choose_waves(waves["frequency"], waves["amplitude"])
     assert 0 < len(set(chosen)) == len(chosen) <= count
 
 
 def test_wave_reconstructions():
     waves = sine.generate(np.random.default_rng(0), 4)
-    figure = plots.wave_reconstructions(waves["wave"], waves["clean"], "t", "abcd", waves["clean"])
+    figure = run_plots.wave_reconstructions(
+        waves["wave"], waves["clean"], "t", "abcd", waves["clean"]
+    )
     assert figure.axes[1].get_title().startswith("b, error ")
     shown = [axes for axes in figure.axes if axes.lines]
     assert len(shown) == 4 and all(len(axes.lines) == 3 for axes in shown)

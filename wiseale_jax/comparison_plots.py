@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from wiseale_jax import plots
+from wiseale_jax.plots import run as run_plots
 
 _STYLES = [
     (plots.DARK, "-"),
@@ -212,7 +213,7 @@ def waves_by_label(
     grid = figure.subplots(len(reconstructions), count, sharex=True, sharey="col", squeeze=False)
     for row, (label, again) in zip(grid, reconstructions.items(), strict=True):
         for i, axes in enumerate(row):
-            error = plots.draw_wave(axes, wave[i], clean[i], again[i])
+            error = run_plots.draw_wave(axes, wave[i], clean[i], again[i])
             axes.text(
                 0.98,
                 0.03,

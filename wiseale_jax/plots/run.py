@@ -1,43 +1,16 @@
-"""Pictures of a run. Colours are of different lightness, and lines of different style: they
-survive greyscale."""
+"""Pictures of a run: its metrics by epoch, its reconstructions, its data."""
 
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wiseale_jax import run_folder
-
-DARK, MIDDLE, _LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
-
-# With `unit`, that of the reconstruction error.
-METRIC_LABELS = {
-    "loss": "loss (per example)",
-    "reconstruction_error": "reconstruction error ({unit}, per example)",
-    "aevb_kl": "mean KL[q(z|x) || p(z)] (nats)",
-    "wiseale_kl": "WiSE-ALE bound on KL[aggregate || p(z)] (nats)",
-    "elbo": "ELBO (nats per example)",
-    "mse": "squared error per value of x",
-}
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format of its ending, beside its place and then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with run_folder.replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=130)
-
-
-def set_title(figure: Figure, title: str) -> None:
-    """The title of a figure, in as many lines as its width asks for."""
-    figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10)
+from wiseale_jax.plots import DARK, LIGHT, METRIC_LABELS, MIDDLE, set_title
 
 
 def curves(rows: Sequence[Mapping[str, Any]], title: str, unit: str) -> Figure:
@@ -88,7 +61,7 @@ def draw_wave(
 ) -> float:
     """Draws one wave, `[samples, 1]` over one second, in three ways; gives the squared error."""
     time = np.arange(len(wave)) / len(wave)
-    axes.plot(time, wave[:, 0], ".", color=_LIGHT, markersize=2.5, label="input")
+    axes.plot(time, wave[:, 0], ".", color=LIGHT, markersize=2.5, label="input")
     if clean is not None:
         axes.plot(time, clean[:, 0], "-", color=DARK, linewidth=0.9, label="noise-free wave")
     axes.plot(time, reconstruction[:, 0], "--", color=MIDDLE, label="reconstruction")
