@@ -13,9 +13,9 @@ from absl import flags
 
 import wiseale_jax
 from experiments import evaluate, runs, sections
-from wiseale_jax import image_plots
 from wiseale_jax.datasets import preprocessing
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.plots import images as image_plots
 
 _PAIRS, _STEPS, _SAMPLES = 2, 9, 36
 # Test examples whose posterior means tell how much each dimension of z varies.

@@ -243,7 +243,9 @@ def augmented(config: configs.Config, recipe: Recipe) -> Recipe:
 
 def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str) -> Any:
     """Test examples and their reconstructions: waves of several frequencies, images, or lines."""
-    from wiseale_jax import image_plots  # Only now: a start must not wait for matplotlib.
+    from wiseale_jax.plots import (
+        images as image_plots,  # Only now: a start must not wait for matplotlib.
+    )
     from wiseale_jax.plots import (
         run as run_plots,  # Only now: a start must not wait for matplotlib.
     )

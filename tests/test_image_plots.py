@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wiseale_jax import image_plots
+from wiseale_jax.plots import images as image_plots
 
 
 def constant(*values, channels=3):

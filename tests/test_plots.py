@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from wiseale_jax import comparison_plots, image_plots, latent_plots, plots
+from wiseale_jax import comparison_plots, latent_plots, plots
 from wiseale_jax.datasets import sine
+from wiseale_jax.plots import images as image_plots
 from wiseale_jax.plots import run as run_plots
 
 METRICS = ("loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
