@@ -15,7 +15,7 @@ import numpy as np
 from absl import flags
 
 from experiments import images, runs, sections
-from wiseale_jax import latent_plots
+from wiseale_jax.plots import latents as latent_plots
 
 FLAGS = flags.FLAGS
 

@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib import colormaps
 
-from wiseale_jax import latent_plots
+from wiseale_jax.plots import latents as latent_plots
 
 MEAN = np.array([[0.0, 1.0], [9.0, 0.0]])
 
