@@ -17,8 +17,9 @@ from absl import flags
 from experiments import compared, evaluate, messages, report_page, runs, tables
 from experiments.compared import Compared
 from experiments.report_page import Column
-from wiseale_jax import comparison_plots, plots, run_folder
+from wiseale_jax import plots, run_folder
 from wiseale_jax.evaluation import catalogue
+from wiseale_jax.plots import comparison as comparison_plots
 
 FLAGS = flags.FLAGS
 

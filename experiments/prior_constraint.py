@@ -23,7 +23,8 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
 from experiments import runs, tables
-from wiseale_jax import comparison_plots, constraint_plots, gaussian_kl, run_folder, wiseale_kl
+from wiseale_jax import constraint_plots, gaussian_kl, run_folder, wiseale_kl
+from wiseale_jax.plots import comparison as comparison_plots
 
 FLAGS = flags.FLAGS
 

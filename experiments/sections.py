@@ -11,10 +11,11 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import configs, evaluate, messages, runs, tables, train
-from wiseale_jax import comparison_plots, evaluation, run_folder
+from wiseale_jax import evaluation, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.evaluation.frechet import load_features
 from wiseale_jax.models.trained import TrainedAutoencoder, load
+from wiseale_jax.plots import comparison as comparison_plots
 
 # The KL of the aggregate posterior and that of each posterior, each of a weight of 1/M and of 1 for
 # an example: what is the aggregate's doing, and what that of a weak prior? For M = 64.

@@ -15,8 +15,8 @@ from absl import flags
 
 import wiseale_jax
 from experiments import runs, sections
-from wiseale_jax import comparison_plots
 from wiseale_jax.evaluation import Settings
+from wiseale_jax.plots import comparison as comparison_plots
 
 FLAGS = flags.FLAGS
 

@@ -12,7 +12,7 @@ from experiments import compare, compared, configs, report_page
 from experiments.tables import Spread
 from tests.browser import chromium, resize
 from wiseale_jax import plots, run_folder
-from wiseale_jax.comparison_plots import curves_by_label, metrics_by_label
+from wiseale_jax.plots.comparison import curves_by_label, metrics_by_label
 
 
 def write_run(folder, seed=0, epochs=2, finished=True, kl=1.0, source=None, **fields):

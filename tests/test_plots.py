@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from wiseale_jax import comparison_plots, plots
+from wiseale_jax import plots
 from wiseale_jax.datasets import sine
+from wiseale_jax.plots import comparison as comparison_plots
 from wiseale_jax.plots import images as image_plots
 from wiseale_jax.plots import latents as latent_plots
 from wiseale_jax.plots import run as run_plots

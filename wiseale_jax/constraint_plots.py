@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from wiseale_jax.comparison_plots import styles
 from wiseale_jax.plots import DARK, MIDDLE, set_title
+from wiseale_jax.plots.comparison import styles
 
 _PRIOR = "#c9ced6"
 
