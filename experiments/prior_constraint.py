@@ -23,8 +23,9 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
 from experiments import runs, tables
-from wiseale_jax import constraint_plots, gaussian_kl, run_folder, wiseale_kl
+from wiseale_jax import gaussian_kl, run_folder, wiseale_kl
 from wiseale_jax.plots import comparison as comparison_plots
+from wiseale_jax.plots import constraint as constraint_plots
 
 FLAGS = flags.FLAGS
 

@@ -11,7 +11,7 @@ from scipy import integrate, optimize, special
 from experiments import prior_constraint
 from experiments.prior_constraint import LOSSES, Region
 from tests.forks import call
-from wiseale_jax import constraint_plots
+from wiseale_jax.plots import constraint as constraint_plots
 
 
 @pytest.fixture(autouse=True)
