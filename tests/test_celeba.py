@@ -26,7 +26,7 @@ from tests.image_files import (
     write_archive,
 )
 from wiseale_jax import run_folder
-from wiseale_jax.datasets import celeba, downloads, images, pipeline
+from wiseale_jax.datasets import celeba, downloads, image_builder, pipeline
 
 
 def records(builder, split):
@@ -59,7 +59,7 @@ def reference(data):
 
 def test_centre_square_with_an_antialiased_filter():
     data = picture(3, quality=90)
-    image = images.decode(data, "face", 64, celeba.FILE_SIZE)
+    image = image_builder.decode(data, "face", 64, celeba.FILE_SIZE)
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     assert np.abs(image - reference(data)).max() <= 1.0  # Pillow rounds after each direction.
 
@@ -70,7 +70,9 @@ def test_prepared_from_the_archive_without_a_partition(archive, tmp_path, capsys
     assert counts == {"train": 192, "validation": 24, "test": 24}
     first = records(builder, "train")[0]
     assert first["file"] == b"000001.jpg"
-    np.testing.assert_array_equal(first["image"], images.decode(picture(1, quality=90), "", 64))
+    np.testing.assert_array_equal(
+        first["image"], image_builder.decode(picture(1, quality=90), "", 64)
+    )
     assert records(builder, "test")[0]["file"] == face_name(217).encode()
     out = capsys.readouterr().out
     assert "the splits go by file number" in out and "images/s" in out
@@ -229,7 +231,7 @@ def test_damage_that_only_the_checksum_shows(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(b"000003.jpg") + 1500] ^= 1
     path.write_bytes(data)
-    with pytest.raises(images.DamagedImage, match=r"000003\.jpg is damaged: Bad CRC-32"):
+    with pytest.raises(image_builder.DamagedImage, match=r"000003\.jpg is damaged: Bad CRC-32"):
         pipeline.prepare("celeba", tmp_path / "data", source=path)
 
 
@@ -243,7 +245,7 @@ def test_skip_damaged_counts_and_leaves_out(tmp_path, capsys):
 
 
 def test_a_shard_of_nothing_but_damage(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "_SHARD_BYTES", 4 * 64 * 64 * 3)
+    monkeypatch.setattr(image_builder, "_SHARD_BYTES", 4 * 64 * 64 * 3)
     entries = {f"img_align_celeba/{face_name(n)}": HALF for n in range(5, 9)}
     path = write_archive(tmp_path / "a.zip", 40, entries)
     builder = pipeline.prepare("celeba", tmp_path / "data", source=path, skip_damaged=True)
@@ -285,7 +287,7 @@ def tree(folder):
 
 def test_interrupted_and_run_again_gives_the_same(archive, tmp_path, monkeypatch):
     whole = pipeline.prepare("celeba", tmp_path / "whole", source=archive)
-    decode, calls = images.decode, []
+    decode, calls = image_builder.decode, []
 
     def interrupted(*args):
         calls.append(args)
@@ -294,7 +296,7 @@ def test_interrupted_and_run_again_gives_the_same(archive, tmp_path, monkeypatch
         return decode(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "decode", interrupted)
+        patch.setattr(image_builder, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             pipeline.prepare("celeba", tmp_path / "other", source=archive)
     assert not list((tmp_path / "other" / "celeba").glob("[!.]*"))
@@ -328,7 +330,7 @@ def test_killed_and_run_again_gives_the_same(archive, tmp_path):
 
 def test_disk_too_small_is_said_beforehand(archive, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
-    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(image_builder.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(OSError, match=r"not enough disk space in .*: 240 images need 0\.01 GB"):
         pipeline.prepare("celeba", tmp_path, source=archive)
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from tests.image_files import face_name, picture
 from tests.test_mnist import idx
-from wiseale_jax.datasets import celeba, images
+from wiseale_jax.datasets import celeba, image_builder
 from wiseale_jax.datasets.mnist import read_idx
 
 FEW = 100
@@ -183,9 +183,9 @@ def read_archive(path):
         names, read, partition = celeba._open_archive(path, stack)
         for name in itertools.chain(*celeba.split_names(names, partition).values()):
             try:
-                image = images.decode(read(name), name, 32, celeba.FILE_SIZE)
+                image = image_builder.decode(read(name), name, 32, celeba.FILE_SIZE)
                 assert image.shape == (32, 32, 3)
-            except images.DamagedImage as error:
+            except image_builder.DamagedImage as error:
                 assert "MemoryError" not in str(error)
 
 
@@ -215,13 +215,13 @@ CHANGED_PICTURES = st.builds(changed, st.sampled_from(PICTURES), CHANGES)
 
 @COUNTS
 def test_image_files(count, tmp_path):
-    read = images.folder_reader(tmp_path)
+    read = image_builder.folder_reader(tmp_path)
     # The largest picture that is decoded takes 4 bytes a pixel, and its square as much again.
-    most = 3 * 4 * images.MAX_PIXELS // MEBIBYTE
+    most = 3 * 4 * image_builder.MAX_PIXELS // MEBIBYTE
     fuzz(
         count,
         st.one_of(CHANGED_PICTURES, CHANGED_PICTURES.map(with_checksums)),
-        lambda path: images.decode(read(path.name), path.name, 16),
+        lambda path: image_builder.decode(read(path.name), path.name, 16),
         most,
         tmp_path / "bad.png",
     )

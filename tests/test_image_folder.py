@@ -10,7 +10,7 @@ from PIL import Image
 from experiments import configs, evaluate, runs, train
 from tests.image_files import HALF, absurd, picture
 from wiseale_jax import run_folder
-from wiseale_jax.datasets import DATASETS, image_folder, images, pipeline, with_flip
+from wiseale_jax.datasets import DATASETS, image_builder, image_folder, pipeline, with_flip
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.models import networks
 
@@ -52,22 +52,22 @@ def test_every_kind_is_square_and_rgb(folder, tmp_path):
     grey = seen["0/b.PNG"]
     assert (grey == grey[..., :1]).all()
     np.testing.assert_array_equal(
-        seen["0/a.jpg"], images.decode((folder / "0/a.jpg").read_bytes(), "", 32)
+        seen["0/a.jpg"], image_builder.decode((folder / "0/a.jpg").read_bytes(), "", 32)
     )
 
 
 def test_sixteen_bits_keep_their_high_byte(tmp_path):
     ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    image = images.decode((tmp_path / "deep.png").read_bytes(), "deep.png", 64)
+    image = image_builder.decode((tmp_path / "deep.png").read_bytes(), "deep.png", 64)
     np.testing.assert_array_equal(image[..., 0], ramp >> 8)
 
 
 def test_turned_as_the_camera_noted():
     exif = Image.Exif()
     exif[274] = 6  # To be turned by a quarter, clockwise.
-    turned = images.decode(picture(1, (64, 64), "PNG", exif=exif), "", 64)
-    plain = images.decode(picture(1, (64, 64), "PNG"), "", 64)
+    turned = image_builder.decode(picture(1, (64, 64), "PNG", exif=exif), "", 64)
+    plain = image_builder.decode(picture(1, (64, 64), "PNG"), "", 64)
     np.testing.assert_array_equal(turned, np.rot90(plain, -1))
 
 
@@ -86,7 +86,7 @@ def test_kept_by_folder_and_size_and_listing(folder, tmp_path):
 
 def test_prepared_once(folder, tmp_path, monkeypatch):
     first = pipeline.prepare("image_folder", tmp_path, source=folder, image_size=32)
-    monkeypatch.setattr(images, "decode", None)
+    monkeypatch.setattr(image_builder, "decode", None)
     again = pipeline.prepare("image_folder", tmp_path, source=folder, image_size=32)
     assert again.data_path == first.data_path and again.info.splits["train"].num_examples > 20
 
@@ -112,7 +112,7 @@ def test_the_first_test_images_are_of_all_folders():
 def test_damaged_ones_are_left_out_if_asked(tmp_path, capsys):
     folder = write_folder(tmp_path / "images", 20)
     (folder / "broken.png").write_bytes(picture(1, kind="PNG")[:200])
-    with pytest.raises(images.DamagedImage, match=r"broken\.png is damaged.*--skip_damaged"):
+    with pytest.raises(image_builder.DamagedImage, match=r"broken\.png is damaged.*--skip_damaged"):
         pipeline.prepare("image_folder", tmp_path / "data", source=folder)
     given = {"source": folder, "skip_damaged": True}
     builder = pipeline.prepare("image_folder", tmp_path / "data", **given)
@@ -156,8 +156,8 @@ def test_what_is_refused(tmp_path):
 
 
 def test_a_file_that_is_gone_or_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_BYTES", 4)
-    read = images.folder_reader(fill(tmp_path / "images", a_jpg=b"12345", b_jpg=b"1234"))
+    monkeypatch.setattr(image_builder, "MAX_BYTES", 4)
+    read = image_builder.folder_reader(fill(tmp_path / "images", a_jpg=b"12345", b_jpg=b"1234"))
     assert read("b.jpg") == b"1234"
     with pytest.raises(ValueError, match=r"a\.jpg is refused: 5 bytes"):
         read("a.jpg")

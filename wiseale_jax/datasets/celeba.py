@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wiseale_jax.datasets import downloads, images
+from wiseale_jax.datasets import downloads, image_builder
 
 ARCHIVE = "img_align_celeba.zip"
 FOLDER = "img_align_celeba"
@@ -32,7 +32,7 @@ _MAX_PARTITION_BYTES = 10_000_000
 _QUOTA = "Google Drive limits the downloads of a day: try a browser, or another day"
 
 
-class Celeba(images.ImagesBuilder, skip_registration=True):
+class Celeba(image_builder.ImagesBuilder, skip_registration=True):
     """202,599 faces, 64x64 RGB, from img_align_celeba.zip or its unpacked folder.
 
     They are looked for in `source`, else in tfds's manual folder, else downloaded; the partition
@@ -59,7 +59,7 @@ class Celeba(images.ImagesBuilder, skip_registration=True):
         )
 
     @contextlib.contextmanager
-    def _open(self, dl_manager: Any) -> Iterator[images.ImageFiles]:
+    def _open(self, dl_manager: Any) -> Iterator[image_builder.ImageFiles]:
         path = self._locate(dl_manager)
         with contextlib.ExitStack() as stack:
             if path.is_dir():
@@ -73,7 +73,7 @@ class Celeba(images.ImagesBuilder, skip_registration=True):
                 partition = _partition_in(path.parent)
             if partition is None:
                 print(f"celeba: no {PARTITIONS[0]}; the splits go by file number")
-            yield images.ImageFiles(read, split_names(names, partition), FILE_SIZE)
+            yield image_builder.ImageFiles(read, split_names(names, partition), FILE_SIZE)
 
     def _locate(self, dl_manager: Any) -> Path:
         if self._source is not None:
@@ -110,7 +110,7 @@ _Opened = tuple[Sequence[str], Callable[[str], bytes], str | None]
 
 def _open_folder(folder: Path) -> _Opened:
     names = sorted(filter(_is_face, os.listdir(folder)))
-    return names, images.folder_reader(folder), _partition_in(folder)
+    return names, image_builder.folder_reader(folder), _partition_in(folder)
 
 
 def _partition_in(folder: Path) -> str | None:
@@ -179,7 +179,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> 
     except MemoryError:
         raise
     except Exception as error:  # zipfile raises errors of many kinds.
-        raise images.DamagedImage(f"{name} is damaged: {error}") from error
+        raise image_builder.DamagedImage(f"{name} is damaged: {error}") from error
 
 
 def _what_it_is(path: Path) -> str:

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from wiseale_jax.datasets import images
+from wiseale_jax.datasets import image_builder
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 TEST_PERCENT = 10
 
 
-class ImageFolder(images.ImagesBuilder, skip_registration=True):
+class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
     """The images of a folder and its subfolders, square and RGB; a tenth of them is the test set.
 
     Which ones a stable hash of the file's name decides: an image stays in its split whatever is
@@ -67,10 +67,10 @@ class ImageFolder(images.ImagesBuilder, skip_registration=True):
         return self._describe("The images of a folder.", homepage="", citation="")
 
     @contextlib.contextmanager
-    def _open(self, dl_manager: Any) -> Iterator[images.ImageFiles]:
+    def _open(self, dl_manager: Any) -> Iterator[image_builder.ImageFiles]:
         del dl_manager
-        read = images.folder_reader(self._folder)
-        yield images.ImageFiles(read, split_names(self._names))
+        read = image_builder.folder_reader(self._folder)
+        yield image_builder.ImageFiles(read, split_names(self._names))
 
 
 def list_images(folder: Path) -> tuple[list[str], str]:
