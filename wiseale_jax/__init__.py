@@ -1,7 +1,7 @@
 """WiSE-ALE in JAX: variational auto-encoders with a prior on the aggregate posterior."""
 
 from wiseale_jax.datasets import DATASETS
-from wiseale_jax.datasets.examples import Examples, load_examples
+from wiseale_jax.datasets.load import Examples, load_examples
 from wiseale_jax.divergences import (
     aggregate_kl,
     gaussian_kl,
