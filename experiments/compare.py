@@ -17,7 +17,7 @@ from absl import flags
 from experiments import compared, evaluate, messages, report_page, runs, tables
 from experiments.compared import Compared
 from experiments.report_page import Column
-from wiseale_jax import plots, run_folder
+from wiseale_jax import files, plots, run_folder
 from wiseale_jax.evaluation import catalogue
 from wiseale_jax.plots import comparison as comparison_plots
 
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     """Compares the runs that the flags name."""
     del argv
     workdirs = compared.find(runs.listed("workdirs"))
-    output = run_folder.make_folder(FLAGS.output, "output")
+    output = files.make_folder(FLAGS.output, "output")
     done, left_out = compared.read_all(workdirs)
     if FLAGS.evaluate:
         left_out += evaluate_all(done, FLAGS.data_dir)
@@ -94,7 +94,7 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
     for name, figure in figures.items():
         comparison_plots.save_both(figure, output / name)
     page = _page(title, done, labels, table, [*left_out, *doubts], output)
-    run_folder.write_text(output / "report.html", page)
+    files.write_text(output / "report.html", page)
     print(f"written to {output}: see {output / 'report.html'}")
 
 

@@ -19,7 +19,7 @@ from absl import flags
 
 import wiseale_jax
 from experiments import configs, runs
-from wiseale_jax import evaluation, run_folder
+from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings, catalogue, representation
 from wiseale_jax.training import steps
@@ -129,12 +129,10 @@ def evaluate_run(
     found = steps.evaluate(recipe, trained.variables, some, config.seed)
     # Of what both know, its numbers are the ones: they have a standard error.
     found |= evaluation.evaluate(trained, test, factors, settings, progress=progress)
-    result = run_folder.finite(
-        {**header, **{name: found[name] for name in sorted(found, key=_place)}}
-    )
+    result = files.finite({**header, **{name: found[name] for name in sorted(found, key=_place)}})
     if all(stored.get(name) == header[name] for name in ("step", "version")):
         _keep(workdir / EVALUATION)
-    run_folder.write_json(workdir / EVALUATION, result)
+    files.write_json(workdir / EVALUATION, result)
     return result
 
 
@@ -147,7 +145,7 @@ def _place(name: str) -> int:
 def _keep(path: Path) -> None:
     places = (path.with_stem(f"{path.stem}-{n}") for n in itertools.count(1))
     place = next(place for place in places if not place.exists())
-    with run_folder.replacing(place) as partial:
+    with files.replacing(place) as partial:
         shutil.copy2(path, partial)
     print(f"the evaluation with other settings that was there is kept as {place}")
 

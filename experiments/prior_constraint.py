@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
 from experiments import runs, tables
-from wiseale_jax import gaussian_kl, run_folder, wiseale_kl
+from wiseale_jax import files, gaussian_kl, wiseale_kl
 from wiseale_jax.plots import comparison as comparison_plots
 from wiseale_jax.plots import constraint as constraint_plots
 
@@ -275,7 +275,7 @@ def main(argv: list[str]) -> None:
     del argv
     if not 0 < FLAGS.tolerance <= 1:
         raise ValueError(f"tolerance must be in (0, 1] nats, got {FLAGS.tolerance:g}")
-    output = run_folder.make_folder(FLAGS.output, "output")
+    output = files.make_folder(FLAGS.output, "output")
     # The true KL is all but flat where two posteriors nearly make up the prior.
     jax.config.update("jax_enable_x64", True)
     write(output, FLAGS.tolerance)
@@ -307,7 +307,7 @@ def write(output: Path, tolerance: float) -> None:
     tolerances = tuple(sorted({tolerance, *TOLERANCES}))
     print(tables.write_tables(output, "acceptable", region_table(maps, tolerances)))
     text = verdict(regions(maps, tolerance), tolerance)
-    run_folder.write_text(output / "verdict.md", text)
+    files.write_text(output / "verdict.md", text)
     print(f"{text}\nwritten to {output}")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from experiments import configs, optimizers, stopping
-from wiseale_jax import methods, run_folder
+from wiseale_jax import files, methods
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
@@ -94,7 +94,7 @@ def _cache_compilations() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         with contextlib.suppress(OSError, RuntimeError):
-            folder = run_folder.make_folder(Path(cache, "wiseale_jax"), "cache")
+            folder = files.make_folder(Path(cache, "wiseale_jax"), "cache")
             jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

@@ -13,7 +13,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import configs, runs
-from wiseale_jax import plots, run_folder
+from wiseale_jax import files, plots
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
 from wiseale_jax.plots import run as run_plots
 
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     known = Figure().canvas.get_supported_filetypes()
     if output.suffix[1:].lower() not in known:
         raise ValueError(f"--output must end in .{', .'.join(sorted(known))}, got {str(output)!r}")
-    run_folder.make_folder(output.parent, "output")
+    files.make_folder(output.parent, "output")
     feature = DATASETS[config.dataset].feature
     builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())
     data = pipeline.load_arrays(builder, config.split, [feature])[feature]

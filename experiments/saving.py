@@ -9,7 +9,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 
 from experiments import configs, processes, runs
-from wiseale_jax import checkpoints, run_folder
+from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.datasets import pipeline
 from wiseale_jax.training.steps import TrainState
 
@@ -83,7 +83,7 @@ def save(
     step = int(state.step)
     if step not in saved.all_steps():
         record = run_folder.describe(dataclasses.asdict(config))
-        record |= {**about, "metrics": run_folder.finite(rows)}
+        record |= {**about, "metrics": files.finite(rows)}
         checkpoints.save(saved, step, state, record)
 
 
@@ -100,7 +100,7 @@ def prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
     """Waits for the last save, and deletes the checkpoints that are then no longer kept."""
     losses = {
         row["step"]: row["loss"]
-        for row in run_folder.finite(rows)
+        for row in files.finite(rows)
         if row["split"] == "test" and row["loss"] is not None
     }
     kept = [step for step in saved.all_steps() if step in losses]

@@ -11,7 +11,7 @@ from absl import flags
 from matplotlib.figure import Figure
 
 from experiments import configs, evaluate, messages, runs, tables, train
-from wiseale_jax import evaluation, run_folder
+from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.evaluation.frechet import load_features
 from wiseale_jax.models.trained import TrainedAutoencoder, load
@@ -155,7 +155,7 @@ def run_section(
     seeds = parse_seeds(runs.listed("seeds"))
     chosen = choose(variants, values.only)
     settings = evaluate.settings_from_flags(name for name in Settings._fields if name in values)
-    output = run_folder.make_folder(output, "output")
+    output = files.make_folder(output, "output")
     given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
     done = train_all(dataset, chosen, output, seeds, given, values.data_dir, settings, **preparing)
     report(done, output, values.data_dir, settings, **preparing)

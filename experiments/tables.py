@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wiseale_jax import run_folder
+from wiseale_jax import files
 
 
 def _rounded(value: float, digits: int) -> str:
@@ -71,7 +71,7 @@ def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) ->
         cells = ["none" if row[c] is None else str(row[c]) for c in columns]
         lines.append("| " + " | ".join(cells) + " |")
     markdown = "\n".join(lines) + "\n"
-    run_folder.write_text(folder / f"{name}.md", markdown)
+    files.write_text(folder / f"{name}.md", markdown)
 
     rows = [[c for column in columns for c in _csv_columns(column, table)]]
     for row in table:
@@ -84,7 +84,7 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     """Writes rows of cells, the first of them the names of columns."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
-    run_folder.write_text(path, buffer.getvalue())
+    files.write_text(path, buffer.getvalue())
 
 
 def _csv_columns(column: str, table: Sequence[Mapping[str, Any]]) -> list[str]:

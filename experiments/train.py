@@ -26,7 +26,7 @@ from experiments import (
     saving,
     stopping,
 )
-from wiseale_jax import checkpoints, run_folder
+from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe, replicate
@@ -94,7 +94,7 @@ def train(
         print(finished + ("; there is no step left to profile" if profile else ""))
         return
     mesh = processes.choose_mesh(mesh, config.batch_size, config.microbatches)
-    run_folder.make_folder(workdir, "workdir")
+    files.make_folder(workdir, "workdir")
     with locking.lock_for_all(workdir):
         if finished := check_workdir(config, workdir):  # By whoever held the lock until now.
             print(finished)
@@ -136,7 +136,7 @@ def _train(
     resumed = run_folder.read_config(workdir) is not None
     if first:
         for written in (workdir, workdir / run_folder.FIGURES):
-            run_folder.remove_partials(written)
+            files.remove_partials(written)
     if first and not resumed:
         run_folder.write_config(workdir, dataclasses.asdict(config))
     state = steps.create_state(recipe, config.seed, data.train[:1])
@@ -148,7 +148,7 @@ def _train(
             f"{len(data.test.examples):,} test examples, {parameters:,} parameters, "
             f"{devices} x {jax.devices()[0].device_kind}"
         )
-    folder = run_folder.make_folder(workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
+    folder = files.make_folder(workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
     if first:
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
@@ -275,7 +275,7 @@ def _finish(
     picture = runs.reconstruction_figure(trained, data.test, title)
     plots.save(picture, figures / "reconstructions.png")
     last = {name: value for name, value in rows[-1].items() if name != "examples_per_second"}
-    run_folder.write_json(workdir / run_folder.SUMMARY, last)
+    files.write_json(workdir / run_folder.SUMMARY, last)
     print(f"finished: {workdir}")
 
 

@@ -11,7 +11,7 @@ import pytest
 from experiments import compare, compared, configs, report_page
 from experiments.tables import Spread
 from tests.browser import chromium, resize
-from wiseale_jax import plots, run_folder
+from wiseale_jax import files, plots, run_folder
 from wiseale_jax.plots.comparison import curves_by_label, metrics_by_label
 
 
@@ -31,7 +31,7 @@ def write_run(folder, seed=0, epochs=2, finished=True, kl=1.0, source=None, **fi
     ]
     run_folder.write_metrics(folder, rows)
     if finished:
-        run_folder.write_json(folder / run_folder.SUMMARY, rows[-1])
+        files.write_json(folder / run_folder.SUMMARY, rows[-1])
     figures = folder / run_folder.FIGURES
     figures.mkdir()
     (figures / "curves.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"x" * 10)
@@ -101,7 +101,7 @@ def test_evaluations_that_do_not_compare(tmp_path, capsys):
     runs = [write_run(tmp_path / name, seed) for seed, name in enumerate("ab")]
     for run, step, examples in zip(runs, (2, 1), (None, 100), strict=True):
         stored = {"step": step, "examples": examples, "mig": 0.5}
-        run_folder.write_json(run / "evaluation.json", stored)
+        files.write_json(run / "evaluation.json", stored)
     done, _ = compare_all(runs, tmp_path / "out")
     lines = [
         f"{runs[1]}: evaluated at step 1, and its last epoch ends at 2",
@@ -127,7 +127,7 @@ def test_evaluated_first(tmp_path, monkeypatch):
     def evaluate_run(workdir, data_dir):
         if workdir == runs[1]:
             raise ValueError("no checkpoint")
-        run_folder.write_json(workdir / "evaluation.json", {"mig": 0.5})
+        files.write_json(workdir / "evaluation.json", {"mig": 0.5})
 
     monkeypatch.setattr(compare.evaluate, "evaluate_run", evaluate_run)
     failed = compare.evaluate_all([compared.read_run(run) for run in runs], None)
@@ -136,7 +136,7 @@ def test_evaluated_first(tmp_path, monkeypatch):
     # Of the last step, or of one in mid-epoch after it, whatever it was made with: it stays.
     for step in (2, 3):
         stored = {"mig": 0.7, "fid": 9.0, "step": step}
-        run_folder.write_json(runs[0] / "evaluation.json", stored)
+        files.write_json(runs[0] / "evaluation.json", stored)
         assert compare.evaluate_all([compared.read_run(runs[0])], None) == []
         assert compared.read_run(runs[0]).numbers["fid"] == 9.0
 
@@ -293,7 +293,7 @@ def test_in_a_browser(tmp_path, scheme):
     )
     runs = [write_run(tmp_path / f"a{seed}", seed) for seed in (0, 1)]
     runs += [write_run(tmp_path / "b", 4, method="aevb"), write_run(tmp_path / "c", source=hostile)]
-    run_folder.write_json(runs[0] / "evaluation.json", {f"metric_{i}": i for i in range(30)})
+    files.write_json(runs[0] / "evaluation.json", {f"metric_{i}": i for i in range(30)})
     compare_all(runs, tmp_path / "out")
     with chromium(tmp_path / "profile") as browser:
         for width in (1280, 390):

@@ -1,16 +1,10 @@
-"""run_folder.py: whole files or none, and clear words for damaged ones."""
+"""run_folder.py: the files of a run, and clear words for damaged ones."""
 
-import json
 import os
 
 import pytest
 
-from wiseale_jax import run_folder
-
-
-def test_json_without_infinities(tmp_path):
-    run_folder.write_json(tmp_path / "a.json", {"x": float("inf"), "y": {"z": float("nan")}})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"x": None, "y": {"z": None}}
+from wiseale_jax import files, run_folder
 
 
 def test_metrics_round_trip(tmp_path):
@@ -26,35 +20,6 @@ def test_damaged_metrics_are_named(tmp_path, line):
     (tmp_path / run_folder.METRICS).write_bytes(b'{"epoch": 1}\n' + line + b"\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl is damaged in line 2: .*writes the file"):
         run_folder.read_metrics(tmp_path)
-
-
-def test_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "a.txt"
-    run_folder.write_text(path, "old")
-
-    def no_space(descriptor):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(run_folder.os, "fsync", no_space)
-    with pytest.raises(OSError, match="No space"):
-        run_folder.write_text(path, "new")
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(OSError, match=r"cannot write .*a\.txt: of no number$"):
-        with run_folder.replacing(path):
-            raise OSError("of no number")
-
-
-def test_two_writers_of_one_file_leave_one_of_two_whole_ones(tmp_path):
-    path = tmp_path / "a.txt"
-    with run_folder.replacing(path) as first:
-        first.write_text("first, not yet")
-        run_folder.write_text(path, "second")
-        assert path.read_text() == "second"
-        first.write_text("first")
-    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
-    (tmp_path / ".a.txt.12ab34cd.partial").touch()  # Of a process that was killed.
-    run_folder.remove_partials(tmp_path)
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_config_round_trip(tmp_path):
@@ -96,11 +61,11 @@ def test_a_folder_that_two_processes_of_one_number_make(tmp_path, monkeypatch):
     # Those of two containers: the other one removes the file between our two steps.
     touch = type(tmp_path).touch
     monkeypatch.setattr(type(tmp_path), "touch", lambda path: (touch(path), path.unlink()))
-    assert run_folder.make_folder(tmp_path / "run", "workdir") == tmp_path / "run"
+    assert files.make_folder(tmp_path / "run", "workdir") == tmp_path / "run"
     assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write to workdir .*file/run"):
-        run_folder.make_folder(tmp_path / "file" / "run", "workdir")
+        files.make_folder(tmp_path / "file" / "run", "workdir")

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import configs, sections, sine
 from tests.forks import call
-from wiseale_jax import run_folder
+from wiseale_jax import files, run_folder
 from wiseale_jax.evaluation import Settings
 
 
@@ -121,7 +121,7 @@ def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
         sections.train_all(*arguments)
     # A finished run of which nothing is left to evaluate.
     run_folder.write_config(workdir, dataclasses.asdict(dataclasses.replace(other, seed=1)))
-    run_folder.write_json(workdir / run_folder.SUMMARY, {})
+    files.write_json(workdir / run_folder.SUMMARY, {})
     with pytest.raises(ValueError, match=r"is finished and has no metrics.jsonl and no checkpoint"):
         sections.train_all(*arguments)
     shutil.rmtree(workdir)

@@ -1,21 +1,15 @@
-"""The files of a run: config.json, metrics.jsonl, summary.json, checkpoints/, figures/.
-
-Every file is written beside its place and renamed, so that a reader, or a run that was killed,
-never finds half of one.
-"""
+"""The files of a run: config.json, metrics.jsonl, summary.json, checkpoints/, figures/."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import json
-import math
 import os
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from wiseale_jax import files
 from wiseale_jax.version import __version__
 
 # Of config.json and of checkpoints.
@@ -34,74 +28,10 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
 _MAY_DIFFER = ("epochs", "skip_nonfinite")
 
 
-def make_folder(path: str | os.PathLike, what: str) -> Path:
-    """Makes a folder, with its parents, and checks that it can be written.
-
-    Args:
-      path: the folder; `~` is expanded.
-      what: its name in the message.
-
-    Raises:
-      OSError: it cannot be made or written; the message is one line.
-    """
-    folder = Path(path).expanduser()
-    probe = folder / f".write-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink(missing_ok=True)  # Processes in containers may share their number.
-    except OSError as error:
-        raise OSError(f"cannot write to {what} {folder}: {error.strerror}") from error
-    return folder
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A place beside a file's, for what is to replace it; whole, or not at all.
-
-    Raises:
-      OSError: it cannot be written; what was there before is left.
-    """
-    # A name of its own: two processes may write the same file.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        # Libraries raise it with a text of their own, too.
-        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-def remove_partials(folder: Path) -> None:
-    """Removes what a killed process has left of its writes; only while no other one writes."""
-    for partial in folder.glob(".*.partial"):
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file beside its place, flushes it to disk and renames it.
-
-    Raises:
-      OSError: as of `replacing`.
-    """
-    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object; what is not finite becomes null, as JSON has no word for it."""
-    write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
-
-
 def write_metrics(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes metrics.jsonl, one object a line."""
-    lines = (json.dumps(finite(row), allow_nan=False) for row in rows)
-    write_text(folder / METRICS, "".join(line + "\n" for line in lines))
+    lines = (json.dumps(files.finite(row), allow_nan=False) for row in rows)
+    files.write_text(folder / METRICS, "".join(line + "\n" for line in lines))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -137,7 +67,7 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_config(folder: Path, config: Mapping[str, Any]) -> None:
     """Writes config.json: the configuration, the format and the versions it was written by."""
-    write_json(folder / CONFIG, describe(config))
+    files.write_json(folder / CONFIG, describe(config))
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
@@ -179,14 +109,3 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
     if found != FORMAT or not isinstance(config, dict):
         raise ValueError(f"{path} has format {found!r}; this release reads format {FORMAT}")
     return config
-
-
-def finite(value: Any) -> Any:
-    """A JSON value with null for every number that is not finite."""
-    if isinstance(value, Mapping):
-        return {name: finite(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

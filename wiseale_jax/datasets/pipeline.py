@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from wiseale_jax import run_folder
+from wiseale_jax import files
 from wiseale_jax.datasets import DATASETS, find
 
 _READ_AT_ONCE = 512
@@ -102,7 +102,7 @@ def prepare(
         manual_dir = Path(manual_dir).expanduser()
         if not manual_dir.is_dir():
             raise ValueError(f"--manual_dir={manual_dir} is not a folder")
-    run_folder.make_folder(builder.data_dir_root, "data_dir")
+    files.make_folder(builder.data_dir_root, "data_dir")
     download_config = tfds.download.DownloadConfig(
         manual_dir=manual_dir, force_checksums_validation=True, try_download_gcs=False
     )
@@ -168,24 +168,24 @@ def load_arrays(
     """
     folder = Path(builder.data_path).parent / f"arrays-{builder.version}"
     size = builder.info.splits[split].num_examples
-    files = {}
+    arrays = {}
     for name in features:
         feature = builder.info.features[name]
-        files[name] = _ArrayFile(
+        arrays[name] = _ArrayFile(
             folder / f"{split}-{name}.npy", np.dtype(feature.np_dtype), (size, *feature.shape)
         )
-    if any(_fault(file, thorough) for file in files.values()):
+    if any(_fault(file, thorough) for file in arrays.values()):
         with _alone(builder):
-            faults = {name: _fault(file, thorough) for name, file in files.items()}
-            for name, file in files.items():
+            faults = {name: _fault(file, thorough) for name, file in arrays.items()}
+            for name, file in arrays.items():
                 if faults[name] and file.path.exists():
                     print(f"note: {file.path} is decoded again: {faults[name]}")
             try:
                 folder.mkdir(exist_ok=True)
-                _decode(builder, split, {name: files[name] for name in files if faults[name]})
+                _decode(builder, split, {name: arrays[name] for name in arrays if faults[name]})
             except OSError as error:
                 raise OSError(f"cannot write {folder}: {error.strerror or error}") from error
-    return {name: _map(file) for name, file in files.items()}
+    return {name: _map(file) for name, file in arrays.items()}
 
 
 def checksum(array: np.ndarray) -> str | None:
@@ -248,16 +248,16 @@ def _decode(builder: Any, split: str, arrays: dict[str, _ArrayFile]) -> None:
     partial = {name: array.path.with_suffix(".partial") for name, array in arrays.items()}
     with contextlib.ExitStack() as stack:
         # Written, not mapped: a full disk then is an error, and not the end of the process.
-        files = {}
+        written = {}
         for name, path in partial.items():
             stack.callback(path.unlink, missing_ok=True)
-            files[name] = _Hashing(stack.enter_context(open(path, "wb")))
+            written[name] = _Hashing(stack.enter_context(open(path, "wb")))
             header = {
                 "descr": np.lib.format.dtype_to_descr(arrays[name].dtype),
                 "fortran_order": False,
                 "shape": arrays[name].shape,
             }
-            np.lib.format.write_array_header_1_0(files[name], header)
+            np.lib.format.write_array_header_1_0(written[name], header)
         with tqdm(
             total=size, desc=f"Decoding {split}", unit=" examples", leave=False, disable=None
         ) as bar:
@@ -267,17 +267,17 @@ def _decode(builder: Any, split: str, arrays: dict[str, _ArrayFile]) -> None:
                     records = source.__getitems__(range(start, stop))
                 except Exception as error:  # Of many kinds, by where a file is damaged.
                     raise ValueError(_name_damage(builder, error)) from error
-                for name, file in files.items():
+                for name, file in written.items():
                     block = np.asarray([record[name] for record in records], arrays[name].dtype)
                     file.write(block.reshape(-1).view(np.uint8).data)
                 bar.update(stop - start)
-        for name, file in files.items():
+        for name, file in written.items():
             file.file.flush()
             os.fsync(file.file.fileno())
             os.replace(partial[name], arrays[name].path)
             # Last: what is killed before has no checksum, and is decoded again.
             checksum = {"bytes": file.size, "sha256": file.sha256.hexdigest()}
-            run_folder.write_json(arrays[name].checksum_path, checksum)
+            files.write_json(arrays[name].checksum_path, checksum)
 
 
 def _name_damage(builder: Any, error: Exception) -> str:

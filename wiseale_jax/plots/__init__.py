@@ -10,7 +10,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from wiseale_jax import run_folder
+from wiseale_jax import files
 
 DARK, MIDDLE, LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
 
@@ -28,7 +28,7 @@ METRIC_LABELS = {
 def save(figure: Figure, path: Path) -> None:
     """Writes a figure in the format of its ending, beside its place and then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with run_folder.replacing(path) as partial:
+    with files.replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=130)
 
 
