@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments import processes
+from experiments.run import processes
 from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe, batches_sharding
 

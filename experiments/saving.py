@@ -8,7 +8,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from experiments import configs, processes, runs
+from experiments import configs, runs
+from experiments.run import processes
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.datasets import pipeline
 from wiseale_jax.training.steps import TrainState

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, processes, runs
+from experiments import configs, runs
+from experiments.run import processes
 from tests import golden_run
 from tests.forks import ROOT
 from wiseale_jax import methods
