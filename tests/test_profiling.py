@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import profiling
+from experiments.run import profiling
 from tests.test_training import DATA, assert_same, make
 from wiseale_jax.models.networks import Architecture, Dense, Reshape
 from wiseale_jax.training import steps

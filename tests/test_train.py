@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, epochs, evaluate, profiling, runs, saving, train
+from experiments import configs, epochs, evaluate, runs, saving, train
+from experiments.run import profiling
 from tests.devices import environment, start_together
 from tests.forks import call
 from wiseale_jax import checkpoints, divergences, run_folder
