@@ -14,9 +14,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import compared, evaluate, messages, report_page, runs, tables
+from experiments import compared, evaluate, report_page, runs, tables
 from experiments.compared import Compared
 from experiments.report_page import Column
+from experiments.run import messages
 from wiseale_jax import files, plots, run_folder
 from wiseale_jax.evaluation import catalogue
 from wiseale_jax.plots import comparison as comparison_plots

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import configs, epochs, locking, messages, runs, saving, stopping
-from experiments.run import processes, profiling
+from experiments import configs, epochs, locking, runs, saving, stopping
+from experiments.run import messages, processes, profiling
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import batches, steps

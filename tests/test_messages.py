@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 
-from experiments import configs, messages
+from experiments import configs
+from experiments.run import messages
 from tests.test_training import DATA, make
 from wiseale_jax.training import steps
 
