@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
-from experiments import configs, optimizers, stopping
+from experiments import configs, optimizers
+from experiments.run import signals
 from wiseale_jax import files, methods
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -45,7 +46,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point; what a user can mend ends in one line and exit code 2.
 
     With WISEALE_TRACEBACK in the environment it is raised instead, to find a mistake in the code.
-    A training that was asked to stop ends with `stopping.EXIT_CODE`; --help shows our own flags.
+    A training that was asked to stop ends with `signals.EXIT_CODE`; --help shows our own flags.
     """
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.startswith("experiments."):
@@ -76,9 +77,9 @@ def run(main: Callable[[list[str]], None]) -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
-        except stopping.Stopped as stopped:
+        except signals.Stopped as stopped:
             print(stopped)
-            sys.exit(stopping.EXIT_CODE)
+            sys.exit(signals.EXIT_CODE)
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import configs, epochs, locking, runs, saving, stopping
-from experiments.run import messages, processes, profiling
+from experiments import configs, epochs, locking, runs, saving
+from experiments.run import messages, processes, profiling, signals
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import batches, steps
@@ -93,7 +93,7 @@ def train(
         data = runs.load_data(config, data_dir, **preparing)
         feed = processes.agree(batches.choose(feed, data.train), batches.FEEDS)
         recipe = runs.make_recipe(config, len(data.train), mesh)
-        with stopping.listen() as asked_to_stop:
+        with signals.listen() as asked_to_stop:
             _train(
                 config,
                 workdir,
@@ -106,8 +106,8 @@ def train(
                 asked_to_stop=asked_to_stop,
             )
             if asked_to_stop():  # Since the last epoch's end: whoever trains on must not.
-                raise stopping.Stopped(
-                    f"stopped once {workdir} was finished (exit code {stopping.EXIT_CODE})"
+                raise signals.Stopped(
+                    f"stopped once {workdir} was finished (exit code {signals.EXIT_CODE})"
                 )
 
 
@@ -193,9 +193,9 @@ def _train(
             if fault is not None:
                 raise FloatingPointError(fault)
             if stop and saving.epochs_done(rows) < config.epochs:
-                raise stopping.Stopped(
+                raise signals.Stopped(
                     f"stopped at step {int(state.step)}, epoch {epoch}, and saved: the same "
-                    f"command goes on from there (exit code {stopping.EXIT_CODE})"
+                    f"command goes on from there (exit code {signals.EXIT_CODE})"
                 )
     if first:
         _finish(config, workdir, data, state, rows)

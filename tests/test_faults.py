@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, locking, runs, stopping, train
+from experiments import configs, locking, runs, train
+from experiments.run import signals
 from tests.forks import call
 from tests.test_train import FLAGS, GIVEN, ROOT, assert_same, command
 from wiseale_jax import checkpoints, run_folder
@@ -91,7 +92,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
 
     with monkeypatch.context() as patch:
         step_by_step(patch, ask)
-        with pytest.raises(stopping.Stopped, match=r"stopped at step \d+, epoch \d, and saved"):
+        with pytest.raises(signals.Stopped, match=r"stopped at step \d+, epoch \d, and saved"):
             run(tmp_path / "run", data_dir)
     saved = max(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert saved == stop

@@ -10,29 +10,29 @@ from pathlib import Path
 
 import pytest
 
-from experiments import stopping
+from experiments.run import signals
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("number", stopping.SIGNALS)
+@pytest.mark.parametrize("number", signals.SIGNALS)
 def test_a_signal_asks_and_does_no_more(number):
-    before = [signal.getsignal(n) for n in stopping.SIGNALS]
-    with stopping.listen() as asked:
+    before = [signal.getsignal(n) for n in signals.SIGNALS]
+    with signals.listen() as asked:
         assert not asked()
         os.kill(os.getpid(), number)
         deadline = time.monotonic() + 10
         while not asked() and time.monotonic() < deadline:
             time.sleep(0.01)
         assert asked()
-    assert before == [signal.getsignal(n) for n in stopping.SIGNALS]
+    assert before == [signal.getsignal(n) for n in signals.SIGNALS]
 
 
 def test_other_threads_are_never_asked():
     answers = []
 
     def work():
-        with stopping.listen() as asked:
+        with signals.listen() as asked:
             answers.append(asked())
 
     thread = threading.Thread(target=work)

@@ -13,7 +13,7 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
-from experiments import stopping
+from experiments.run import signals
 from wiseale_jax.training.recipe import make_mesh
 
 # What JAX's errors say where another process is lost.
@@ -68,7 +68,7 @@ def agree(choice: str, known: Sequence[str]) -> str:
 def ending_with_others() -> Iterator[None]:
     """Ends this process, with one message, as soon as another one of its run is lost.
 
-    At once, with `stopping.EXIT_CODE`: whatever is closed in good order waits for the lost one.
+    At once, with `signals.EXIT_CODE`: whatever is closed in good order waits for the lost one.
     """
     try:
         yield
@@ -78,11 +78,11 @@ def ending_with_others() -> Iterator[None]:
         print(
             "error: another process of this run has ended, or cannot be reached; the same "
             "commands, on as many processes or on others, go on from the last checkpoint "
-            f"(exit code {stopping.EXIT_CODE}; {str(error).splitlines()[0]})",
+            f"(exit code {signals.EXIT_CODE}; {str(error).splitlines()[0]})",
             file=sys.stderr,
             flush=True,
         )
-        os._exit(stopping.EXIT_CODE)
+        os._exit(signals.EXIT_CODE)
 
 
 def is_first() -> bool:
