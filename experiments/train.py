@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import configs, epochs, locking, runs, saving
-from experiments.run import messages, processes, profiling, signals
+from experiments import configs, epochs, runs, saving
+from experiments.run import lock, messages, processes, profiling, signals
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import batches, steps
@@ -86,7 +86,7 @@ def train(
         return
     mesh = processes.choose_mesh(mesh, config.batch_size, config.microbatches)
     files.make_folder(workdir, "workdir")
-    with locking.lock_for_all(workdir):
+    with lock.lock_for_all(workdir):
         if finished := check_workdir(config, workdir):  # By whoever held the lock until now.
             print(finished)
             return

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, locking, runs, train
-from experiments.run import signals
+from experiments import configs, runs, train
+from experiments.run import lock, signals
 from tests.forks import call
 from tests.test_train import FLAGS, GIVEN, ROOT, assert_same, command
 from wiseale_jax import checkpoints, run_folder
@@ -152,10 +152,10 @@ def test_damaged_metrics_are_written_again(finished, short, data_dir):
 @pytest.mark.slow
 def test_a_folder_in_use_is_refused_and_its_user_undisturbed(short, data_dir):
     before = {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()}
-    with locking.lock(short):
+    with lock.lock(short):
         with pytest.raises(ValueError, match=f"is in use: process {os.getpid()} on "):
             run(short, data_dir)
-        (short / locking.NAME).unlink()
+        (short / lock.NAME).unlink()
     assert before == {path: path.stat().st_mtime_ns for path in short.rglob("*") if path.is_file()}
 
 

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from experiments import locking
+from experiments.run import lock
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_second_is_refused_by_name_and_the_lock_leaves_no_mark(tmp_path):
     holder = f"process {os.getpid()} on {socket.gethostname()}"
-    with locking.lock(tmp_path):
+    with lock.lock(tmp_path):
         with pytest.raises(ValueError, match=f"is in use: {holder} is training there"):
-            with locking.lock(tmp_path):
+            with lock.lock(tmp_path):
                 pass
-        assert (tmp_path / locking.NAME).read_text() == holder + "\n"
+        assert (tmp_path / lock.NAME).read_text() == holder + "\n"
     assert list(tmp_path.iterdir()) == []
-    with locking.lock(tmp_path):
+    with lock.lock(tmp_path):
         pass
 
 
@@ -38,20 +38,20 @@ with locking.lock(Path({str(tmp_path)!r})):
     arguments = [sys.executable, "-c", script]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match=f"process {process.pid} on"), locking.lock(tmp_path):
+        with pytest.raises(ValueError, match=f"process {process.pid} on"), lock.lock(tmp_path):
             pass
         process.send_signal(signal.SIGKILL)
-    assert (tmp_path / locking.NAME).exists()
-    with locking.lock(tmp_path):
+    assert (tmp_path / lock.NAME).exists()
+    with lock.lock(tmp_path):
         pass
 
 
 def test_a_folder_that_is_gone(tmp_path):
     with pytest.raises(OSError, match=r"cannot write .*\.lock: No such file"):
-        with locking.lock(tmp_path / "gone"):
+        with lock.lock(tmp_path / "gone"):
             pass
     folder = tmp_path / "run"
     folder.mkdir()
-    with locking.lock(folder):
-        (folder / locking.NAME).unlink()
+    with lock.lock(folder):
+        (folder / lock.NAME).unlink()
         folder.rmdir()
