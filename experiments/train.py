@@ -15,8 +15,8 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import configs, epochs, runs, saving
-from experiments.run import lock, messages, processes, profiling, signals
+from experiments import configs, epochs, runs
+from experiments.run import lock, messages, processes, profiling, resume, signals
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import batches, steps
@@ -144,8 +144,8 @@ def _train(
         for step in checkpoints.interrupted(folder):
             print(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
-        about = saving.describe(data)  # Once: not from disk again at every checkpoint.
-        state, rows = saving.resume(saved, config, state, about)
+        about = resume.describe(data)  # Once: not from disk again at every checkpoint.
+        state, rows = resume.resume(saved, config, state, about)
         if first and resumed:
             if int(state.step) == 0 and (workdir / run_folder.METRICS).exists():
                 print("the run has no checkpoint: it starts again from epoch 1")
@@ -159,7 +159,7 @@ def _train(
         if feed == "resident":
             train_data = replicate(recipe, np.asarray(data.train))
         test_data = replicate(recipe, np.asarray(data.test.examples))
-        if (start := saving.epochs_done(rows) + 1) <= config.epochs:
+        if (start := resume.epochs_done(rows) + 1) <= config.epochs:
             part = next(epochs.parts(training_recipe, state, train_data, start))
             trace = workdir / run_folder.PROFILE if profile else None
             flops, lines = profiling.report(training_recipe, state, part, trace)
@@ -180,10 +180,10 @@ def _train(
             stop = row is None or asked_to_stop()
             last = stop or epoch == config.epochs
             if last or epoch % checkpoint_every == 0:
-                saving.prune(saved, rows, keep)
-                saving.save(saved, config, state, rows, about)
+                resume.prune(saved, rows, keep)
+                resume.save(saved, config, state, rows, about)
             if last:
-                saving.prune(saved, rows, keep)
+                resume.prune(saved, rows, keep)
             if first and row is not None:
                 line = messages.epoch_line(epoch, config.epochs, row, test)
                 if flops:
@@ -192,7 +192,7 @@ def _train(
                 print(line, flush=True)
             if fault is not None:
                 raise FloatingPointError(fault)
-            if stop and saving.epochs_done(rows) < config.epochs:
+            if stop and resume.epochs_done(rows) < config.epochs:
                 raise signals.Stopped(
                     f"stopped at step {int(state.step)}, epoch {epoch}, and saved: the same "
                     f"command goes on from there (exit code {signals.EXIT_CODE})"

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, epochs, evaluate, runs, saving, train
-from experiments.run import profiling
+from experiments import configs, epochs, evaluate, runs, train
+from experiments.run import profiling, resume
 from tests.devices import environment, start_together
 from tests.forks import call
 from wiseale_jax import checkpoints, divergences, run_folder
@@ -149,7 +149,7 @@ def test_the_checkpoint_of_the_lowest_test_loss_is_kept(tmp_path):
     with checkpoints.open_checkpoints(tmp_path) as saved:
         for step in losses:
             checkpoints.save(saved, step, {"params": np.zeros(2)}, {})
-        saving.prune(saved, rows, 2)
+        resume.prune(saved, rows, 2)
     assert steps_saved(tmp_path.parent, tmp_path.name) == [2, 4, 5]
 
 
