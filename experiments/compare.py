@@ -14,9 +14,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import compared, evaluate, report_page, runs, tables
-from experiments.compared import Compared
-from experiments.report_page import Column
+from experiments import evaluate, runs
+from experiments.report import page, run_summary, tables
+from experiments.report.page import Column
+from experiments.report.run_summary import RunSummary
 from experiments.run import messages
 from wiseale_jax import files, plots, run_folder
 from wiseale_jax.evaluation import catalogue
@@ -28,12 +29,12 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Compares the runs that the flags name."""
     del argv
-    workdirs = compared.find(runs.listed("workdirs"))
+    workdirs = run_summary.find(runs.listed("workdirs"))
     output = files.make_folder(FLAGS.output, "output")
-    done, left_out = compared.read_all(workdirs)
+    done, left_out = run_summary.read_all(workdirs)
     if FLAGS.evaluate:
         left_out += evaluate_all(done, FLAGS.data_dir)
-        done = [compared.read_run(run.workdir) for run in done]
+        done = [run_summary.read_run(run.workdir) for run in done]
     for line in left_out:
         print(line)
     if not done:
@@ -41,13 +42,13 @@ def main(argv: list[str]) -> None:
     write(done, left_out, output)
 
 
-def evaluate_all(done: Sequence[Compared], data_dir: str | None) -> list[str]:
+def evaluate_all(done: Sequence[RunSummary], data_dir: str | None) -> list[str]:
     """Evaluates every run whose last step is not evaluated; a line for each that cannot be.
 
     An evaluation that is there stays, with whatever settings it was made.
     """
     failed = []
-    to_do = [run for run in done if not (steps := compared.steps(run)) or steps[0] < steps[1]]
+    to_do = [run for run in done if not (steps := run_summary.steps(run)) or steps[0] < steps[1]]
     for number, run in enumerate(to_do, 1):
         print(f"[{number}/{len(to_do)}] evaluating {run.workdir}")
         try:
@@ -57,7 +58,7 @@ def evaluate_all(done: Sequence[Compared], data_dir: str | None) -> list[str]:
     return failed
 
 
-def tabulate(done: Sequence[Compared], labels: Sequence[str]) -> list[dict[str, Any]]:
+def tabulate(done: Sequence[RunSummary], labels: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each label; "" where a run of it lacks a number that others have."""
     order = list(dict.fromkeys([*plots.METRIC_LABELS, *(n for run in done for n in run.numbers)]))
     values = {name: [run.numbers.get(name) for run in done] for name in order}
@@ -68,12 +69,12 @@ def tabulate(done: Sequence[Compared], labels: Sequence[str]) -> list[dict[str, 
     return table
 
 
-def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> None:
+def write(done: Sequence[RunSummary], left_out: Sequence[str], output: Path) -> None:
     """Writes the table, the pictures and the page."""
-    doubts = compared.doubts(done)
+    doubts = run_summary.doubts(done)
     for line in doubts:
         print(line)
-    labels = compared.name_runs(done)
+    labels = run_summary.name_runs(done)
     table = tabulate(done, labels)
     print(tables.write_tables(output, "table", table))
     datasets = ", ".join(dict.fromkeys(run.config.dataset for run in done))
@@ -94,12 +95,12 @@ def write(done: Sequence[Compared], left_out: Sequence[str], output: Path) -> No
     }
     for name, figure in figures.items():
         comparison_plots.save_both(figure, output / name)
-    page = _page(title, done, labels, table, [*left_out, *doubts], output)
-    files.write_text(output / "report.html", page)
+    html = _page(title, done, labels, table, [*left_out, *doubts], output)
+    files.write_text(output / "report.html", html)
     print(f"written to {output}: see {output / 'report.html'}")
 
 
-def _finite(done: Sequence[Compared], labels: Sequence[str], name: str) -> dict[str, list[float]]:
+def _finite(done: Sequence[RunSummary], labels: Sequence[str], name: str) -> dict[str, list[float]]:
     by_label: dict[str, list[float]] = {}
     for label, run in zip(labels, done, strict=True):
         value = run.numbers.get(name)
@@ -110,7 +111,7 @@ def _finite(done: Sequence[Compared], labels: Sequence[str], name: str) -> dict[
 
 def _page(
     title: str,
-    done: Sequence[Compared],
+    done: Sequence[RunSummary],
     labels: Sequence[str],
     table: Sequence[dict[str, Any]],
     left_out: Sequence[str],
@@ -118,34 +119,34 @@ def _page(
 ) -> str:
     evaluated = [name for name in table[0] if name not in ("run", "seeds", *plots.METRIC_LABELS)]
     body = [
-        report_page.heading(1, title),
-        report_page.paragraph(
+        page.heading(1, title),
+        page.paragraph(
             "Numbers are of the test set, at the last epoch of each run: the mean over seeds, "
             "± their standard deviation. A heading sorts its table; ↑ higher is better, ↓ lower.",
             "quiet",
         ),
-        report_page.notes(left_out),
-        report_page.heading(2, "Test set"),
+        page.notes(left_out),
+        page.heading(2, "Test set"),
         _numbers("test set", table, list(plots.METRIC_LABELS)),
-        report_page.picture(output / "comparison.png", "Test metrics of each label"),
-        report_page.picture(output / "curves.png", "Training metrics by epoch, median and range"),
+        page.picture(output / "comparison.png", "Test metrics of each label"),
+        page.picture(output / "curves.png", "Training metrics by epoch, median and range"),
     ]
     if evaluated:
         known = [
             name for name in [*plots.METRIC_LABELS, *evaluated] if catalogue.place(name) is not None
         ]
         rows = [[name.replace("_", " "), catalogue.describe(name).description] for name in known]
-        meanings = report_page.plain_table("what the numbers are", ["number", "meaning"], rows)
+        meanings = page.plain_table("what the numbers are", ["number", "meaning"], rows)
         body += [
-            report_page.heading(2, "Evaluation"),
+            page.heading(2, "Evaluation"),
             _numbers("evaluation", table, evaluated),
-            report_page.details("What the numbers are", [meanings]),
+            page.details("What the numbers are", [meanings]),
         ]
-    body += [report_page.heading(2, "What differs"), _differences(done, labels)]
-    body += [report_page.heading(2, "Runs")]
+    body += [page.heading(2, "What differs"), _differences(done, labels)]
+    body += [page.heading(2, "Runs")]
     for label, run in zip(labels, done, strict=True):
-        body.append(report_page.details(f"{label}, seed {run.config.seed}", _run(run)))
-    return report_page.page(title, body)
+        body.append(page.details(f"{label}, seed {run.config.seed}", _run(run)))
+    return page.page(title, body)
 
 
 def _numbers(name: str, table: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
@@ -157,33 +158,33 @@ def _numbers(name: str, table: Sequence[dict[str, Any]], columns: Sequence[str])
             unit = f"{catalogue.ARROWS[better]} {unit}".strip()
         head.append(Column(column.replace("_", " "), unit, description))
     rows = [[row[c] for c in ("run", "seeds", *columns)] for row in table]
-    return report_page.table(name, head, rows)
+    return page.table(name, head, rows)
 
 
-def _differences(done: Sequence[Compared], labels: Sequence[str]) -> str:
-    fields = compared.differing_fields(done)
+def _differences(done: Sequence[RunSummary], labels: Sequence[str]) -> str:
+    fields = run_summary.differing_fields(done)
     if not fields:
-        return report_page.paragraph("Nothing but the seed.")
+        return page.paragraph("Nothing but the seed.")
     # Runs of one label are alike in these.
     by_label = dict(zip(labels, done, strict=True))
     rows = [
         [label, *("" if (v := getattr(run.config, f)) is None else v for f in fields)]
         for label, run in by_label.items()
     ]
-    return report_page.plain_table("what differs", ["run", *fields], rows)
+    return page.plain_table("what differs", ["run", *fields], rows)
 
 
-def _run(run: Compared) -> list[str]:
+def _run(run: RunSummary) -> list[str]:
     body = [
-        report_page.paragraph(f"{run.workdir}: {run.state}", "quiet"),
-        report_page.command(compared.command(run), "the command that trains this run"),
+        page.paragraph(f"{run.workdir}: {run.state}", "quiet"),
+        page.command(run_summary.command(run), "the command that trains this run"),
     ]
     for path in sorted((run.workdir / run_folder.FIGURES).glob("*.png")):
-        body.append(report_page.picture(path, path.stem.replace("-", " ")))
-    body.append(report_page.heading(3, "Configuration"))
+        body.append(page.picture(path, path.stem.replace("-", " ")))
+    body.append(page.heading(3, "Configuration"))
     fields = dataclasses.asdict(run.config).items()
     rows = [[name, "none" if value is None else value] for name, value in fields]
-    body.append(report_page.plain_table("configuration", ["field", "value"], rows))
+    body.append(page.plain_table("configuration", ["field", "value"], rows))
     return body
 
 

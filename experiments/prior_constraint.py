@@ -22,7 +22,8 @@ from absl import flags
 from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
-from experiments import runs, tables
+from experiments import runs
+from experiments.report import tables
 from wiseale_jax import files, gaussian_kl, wiseale_kl
 from wiseale_jax.plots import comparison as comparison_plots
 from wiseale_jax.plots import constraint as constraint_plots

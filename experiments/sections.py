@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import configs, evaluate, runs, tables, train
+from experiments import configs, evaluate, runs, train
+from experiments.report import tables
 from experiments.run import messages
 from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.evaluation import Settings

@@ -78,7 +78,7 @@ def train(
         checkpoints are damaged, or the data are too few.
       OSError: a folder cannot be written, or the disk is full.
       FloatingPointError: a step's loss or gradient is not finite; what was before it is saved.
-      stopping.Stopped: SIGTERM or SIGINT came, and the run is saved, or finished.
+      signals.Stopped: SIGTERM or SIGINT came, and the run is saved, or finished.
     """
     workdir = Path(workdir).expanduser()
     if finished := check_workdir(config, workdir):

@@ -8,8 +8,10 @@ import shlex
 
 import pytest
 
-from experiments import compare, compared, configs, report_page
-from experiments.tables import Spread
+from experiments import compare, configs
+from experiments.report import run_summary
+from experiments.report.page import Column, picture, table
+from experiments.report.tables import Spread
 from tests.browser import chromium, resize
 from wiseale_jax import files, plots, run_folder
 from wiseale_jax.plots.comparison import curves_by_label, metrics_by_label
@@ -61,7 +63,7 @@ def page_of(output):
 
 
 def compare_all(workdirs, output):
-    done, left_out = compared.read_all(compared.find([str(path) for path in workdirs]))
+    done, left_out = run_summary.read_all(run_summary.find([str(path) for path in workdirs]))
     output.mkdir(exist_ok=True)
     compare.write(done, left_out, output)
     return done, left_out
@@ -72,7 +74,7 @@ def test_seeds_are_one_row(tmp_path, capsys):
     runs.append(write_run(tmp_path / "b", kl_weight="batch"))
     runs.append(write_run(tmp_path / "c", method="ae", kl=None))
     done, left_out = compare_all(runs, tmp_path / "out")
-    assert compared.name_runs(done) == ["wiseale"] * 3 + ["wiseale, kl_weight batch", "ae"]
+    assert run_summary.name_runs(done) == ["wiseale"] * 3 + ["wiseale, kl_weight batch", "ae"]
     assert not left_out
     assert "| wiseale | 3 | 2 ± 1 |" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
@@ -107,7 +109,7 @@ def test_evaluations_that_do_not_compare(tmp_path, capsys):
         f"{runs[1]}: evaluated at step 1, and its last epoch ends at 2",
         "the runs were not evaluated alike: different examples",
     ]
-    assert compared.doubts(done) == lines and compared.doubts(done[:1]) == []
+    assert run_summary.doubts(done) == lines and run_summary.doubts(done[:1]) == []
     text, printed = "".join(page_of(tmp_path / "out").text), capsys.readouterr().out
     assert all(line in text and line in printed for line in lines)
 
@@ -115,7 +117,7 @@ def test_evaluations_that_do_not_compare(tmp_path, capsys):
 def test_trained_on_the_test_set_or_with_other_batches(tmp_path):
     runs = [write_run(tmp_path / "a"), write_run(tmp_path / "b", split="all", batch_size=8)]
     done, _ = compare_all(runs, tmp_path / "out")
-    seen, batches = compared.doubts(done)
+    seen, batches = run_summary.doubts(done)
     assert seen == "1 of 2 runs were trained on the test set, too (split all)"
     assert batches.startswith("wiseale_kl is of batches of different sizes")
     assert seen in "".join(page_of(tmp_path / "out").text)
@@ -130,15 +132,15 @@ def test_evaluated_first(tmp_path, monkeypatch):
         files.write_json(workdir / "evaluation.json", {"mig": 0.5})
 
     monkeypatch.setattr(compare.evaluate, "evaluate_run", evaluate_run)
-    failed = compare.evaluate_all([compared.read_run(run) for run in runs], None)
+    failed = compare.evaluate_all([run_summary.read_run(run) for run in runs], None)
     assert failed == [f"not evaluated: {runs[1]}: no checkpoint"]
-    assert compared.read_run(runs[0]).numbers["mig"] == 0.5
+    assert run_summary.read_run(runs[0]).numbers["mig"] == 0.5
     # Of the last step, or of one in mid-epoch after it, whatever it was made with: it stays.
     for step in (2, 3):
         stored = {"mig": 0.7, "fid": 9.0, "step": step}
         files.write_json(runs[0] / "evaluation.json", stored)
-        assert compare.evaluate_all([compared.read_run(runs[0])], None) == []
-        assert compared.read_run(runs[0]).numbers["fid"] == 9.0
+        assert compare.evaluate_all([run_summary.read_run(runs[0])], None) == []
+        assert run_summary.read_run(runs[0]).numbers["fid"] == 9.0
 
 
 def test_the_page_asks_for_nothing_and_says_what_made_it(tmp_path):
@@ -174,8 +176,8 @@ def test_what_a_run_says_is_not_run(tmp_path):
 
 def test_the_command_makes_the_run_again(tmp_path):
     run = write_run(tmp_path / "it's here", 3, flip=True, source="/tmp/a b", image_size=32)
-    done = compared.read_run(run)
-    words = shlex.split(compared.command(done))
+    done = run_summary.read_run(run)
+    words = shlex.split(run_summary.command(done))
     assert words[:3] == ["python", "-m", "experiments.train"]
     given = dict(word.removeprefix("--").split("=", 1) for word in words[3:])
     assert given.pop("workdir") == str(run) and given["flip"] == "true"
@@ -200,7 +202,7 @@ def test_one_line_for_what_cannot_be_read(tmp_path):
         (broken[name] / file).write_text(content)
     going = write_run(tmp_path / "going", 1, epochs=3, finished=False)
     (good / run_folder.CONFIG).unlink()
-    done, left_out = compared.read_all([good, *broken.values(), going, tmp_path / "nowhere"])
+    done, left_out = run_summary.read_all([good, *broken.values(), going, tmp_path / "nowhere"])
     assert [run.workdir for run in done] == [going]
     assert done[0].state == "not finished: 2 of 3 epochs"
     for line, words in zip(
@@ -223,12 +225,12 @@ def test_one_line_for_what_cannot_be_read(tmp_path):
 
 def test_the_same_run_twice(tmp_path):
     runs = [write_run(tmp_path / name) for name in ("a", "b")]
-    done, left_out = compared.read_all(runs)
+    done, left_out = run_summary.read_all(runs)
     assert len(done) == 1 and "b is the same run as" in left_out[0]
     # The one that is further stays, wherever it stands.
     for name, fields in (("c", {"finished": False}), ("d", {}), ("e", {"skip_nonfinite": 3})):
         runs.append(write_run(tmp_path / name, 1, **fields))
-    done, left_out = compared.read_all(runs[2:])
+    done, left_out = run_summary.read_all(runs[2:])
     assert [run.workdir for run in done] == [runs[3]]
     for line, name in zip(left_out, ("c", "e"), strict=True):
         assert f"{name} is the same run as {runs[3]}" in line
@@ -236,26 +238,26 @@ def test_the_same_run_twice(tmp_path):
 
 def test_an_unfinished_run_is_a_doubt(tmp_path):
     write_run(tmp_path / "whole"), write_run(tmp_path / "part", 1, epochs=3, finished=False)
-    done, _ = compared.read_all([tmp_path / "whole", tmp_path / "part"])
-    assert f"{tmp_path / 'part'}: not finished: 2 of 3 epochs" in compared.doubts(done)
+    done, _ = run_summary.read_all([tmp_path / "whole", tmp_path / "part"])
+    assert f"{tmp_path / 'part'}: not finished: 2 of 3 epochs" in run_summary.doubts(done)
 
 
 def test_find(tmp_path):
     for name in ("a1", "a2", "[x]"):
         write_run(tmp_path / name)
     (tmp_path / "a3").mkdir()
-    got = compared.find([f"{tmp_path}/a*", f"{tmp_path}/a1/", f"{tmp_path}/[x]"])
+    got = run_summary.find([f"{tmp_path}/a*", f"{tmp_path}/a1/", f"{tmp_path}/[x]"])
     assert [path.name for path in got] == ["a1", "a2", "[x]"]
     with pytest.raises(ValueError, match="no run folder matches"):
-        compared.find([f"{tmp_path}/z*"])
+        run_summary.find([f"{tmp_path}/z*"])
     with pytest.raises(ValueError, match="--workdirs is needed"):
-        compared.find([])
+        run_summary.find([])
 
 
 def test_pictures_that_are_none(tmp_path):
     (tmp_path / "a.png").write_text("<svg onload=alert(1)>")
-    assert "it is no PNG" in report_page.picture(tmp_path / "a.png", "a")
-    assert "cannot be read" in report_page.picture(tmp_path / "b.png", "b")
+    assert "it is no PNG" in picture(tmp_path / "a.png", "a")
+    assert "cannot be read" in picture(tmp_path / "b.png", "b")
 
 
 def test_metrics_by_label():
@@ -276,9 +278,7 @@ def test_long_labels_and_dollars_are_drawn_as_text(tmp_path):
 
 
 def test_cells_sort_by_their_number():
-    text = report_page.table(
-        "t", [report_page.Column("x")], [[Spread(1.5, 0.5)], [None], [""], [2]]
-    )
+    text = table("t", [Column("x")], [[Spread(1.5, 0.5)], [None], [""], [2]])
     keys = [attrs["data-value"] for attrs in Page(text).all("td")]
     assert keys == ["1.5", "", "", "2"]
 

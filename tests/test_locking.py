@@ -1,4 +1,4 @@
-"""experiments/locking.py: one at a time, and no lock outlives its process."""
+"""experiments/run/lock.py: one at a time, and no lock outlives its process."""
 
 import os
 import signal
@@ -30,8 +30,8 @@ def test_a_killed_process_holds_nothing(tmp_path):
     script = f"""
 import time
 from pathlib import Path
-from experiments import locking
-with locking.lock(Path({str(tmp_path)!r})):
+from experiments.run import lock
+with lock.lock(Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)
 """

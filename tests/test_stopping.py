@@ -1,4 +1,4 @@
-"""experiments/stopping.py: the first signal asks, the second ends."""
+"""experiments/run/signals.py: the first signal asks, the second ends."""
 
 import os
 import signal
@@ -44,8 +44,8 @@ def test_other_threads_are_never_asked():
 def test_a_second_signal_ends_the_process_at_once():
     script = """
 import time
-from experiments import stopping
-with stopping.listen() as asked:
+from experiments.run import signals
+with signals.listen() as asked:
     print("ready", flush=True)
     while not asked():
         time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 import csv
 
-from experiments import tables
+from experiments.report import tables
 
 
 def test_spread():

@@ -23,8 +23,8 @@ FINISHED = "finished"
 _GIVEN = ("dataset", "method", "source")
 
 
-class Compared(NamedTuple):
-    """A run that is compared.
+class RunSummary(NamedTuple):
+    """One run of those compared.
 
     Attributes:
       workdir: its folder.
@@ -72,13 +72,13 @@ def find(workdirs: Sequence[str]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def read_all(workdirs: Iterable[Path]) -> tuple[list[Compared], list[str]]:
+def read_all(workdirs: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
     """The runs that can be read, and a line for each that cannot.
 
     Of several folders of the same run, the one that is furthest.
     """
     left_out = []
-    furthest: dict[configs.Config, Compared] = {}
+    furthest: dict[configs.Config, RunSummary] = {}
     for workdir in workdirs:
         try:
             run = read_run(workdir)
@@ -95,11 +95,11 @@ def read_all(workdirs: Iterable[Path]) -> tuple[list[Compared], list[str]]:
     return list(furthest.values()), left_out
 
 
-def _how_far(run: Compared) -> tuple[bool, int, bool]:
+def _how_far(run: RunSummary) -> tuple[bool, int, bool]:
     return run.state == FINISHED, len(run.rows), bool(run.evaluation)
 
 
-def read_run(workdir: Path) -> Compared:
+def read_run(workdir: Path) -> RunSummary:
     """Reads what a run folder tells, without its checkpoints.
 
     Raises:
@@ -120,7 +120,7 @@ def read_run(workdir: Path) -> Compared:
     if not (workdir / run_folder.SUMMARY).exists():
         state = f"not finished: {tested[-1]} of {config.epochs} epochs"
     evaluation, made_with = _read_evaluation(workdir / evaluate.EVALUATION)
-    return Compared(workdir, config, rows, evaluation, made_with, state)
+    return RunSummary(workdir, config, rows, evaluation, made_with, state)
 
 
 def _is_row(row: Any) -> bool:
@@ -155,16 +155,16 @@ def _read_evaluation(path: Path) -> tuple[dict[str, float | None], dict[str, Any
     return evaluation, {name: stored.get(name) for name in evaluate.MADE_WITH}
 
 
-def steps(run: Compared) -> tuple[int, int] | None:
+def steps(run: RunSummary) -> tuple[int, int] | None:
     """The steps of a run's evaluation and of its last epoch; None if one is not known."""
     step, last = run.made_with.get("step"), run.rows[-1].get("step")
     return (step, last) if isinstance(step, int) and isinstance(last, int) else None
 
 
-def doubts(compared: Sequence[Compared]) -> list[str]:
+def doubts(runs: Sequence[RunSummary]) -> list[str]:
     """A line for what keeps the numbers from being compared."""
-    evaluated = [run for run in compared if run.evaluation]
-    lines = [f"{run.workdir}: {run.state}" for run in compared if run.state != FINISHED]
+    evaluated = [run for run in runs if run.evaluation]
+    lines = [f"{run.workdir}: {run.state}" for run in runs if run.state != FINISHED]
     for run in evaluated:
         step, last = steps(run) or (0, 0)
         if step != last:
@@ -178,11 +178,9 @@ def doubts(compared: Sequence[Compared]) -> list[str]:
     ]
     if differ:
         lines.append(f"the runs were not evaluated alike: different {', '.join(differ)}")
-    if seen := sum(run.config.split == "all" for run in compared):
-        lines.append(
-            f"{seen} of {len(compared)} runs were trained on the test set, too (split all)"
-        )
-    if len({run.config.batch_size for run in compared}) > 1:
+    if seen := sum(run.config.split == "all" for run in runs):
+        lines.append(f"{seen} of {len(runs)} runs were trained on the test set, too (split all)")
+    if len({run.config.batch_size for run in runs}) > 1:
         lines.append(
             "wiseale_kl is of batches of different sizes: of a larger one it is smaller, by up to "
             "the logarithm of the sizes' ratio"
@@ -190,17 +188,15 @@ def doubts(compared: Sequence[Compared]) -> list[str]:
     return lines
 
 
-def name_runs(compared: Sequence[Compared]) -> list[str]:
+def name_runs(runs: Sequence[RunSummary]) -> list[str]:
     """A label for each run: its method, and in what it differs from others and from the default.
 
     Runs that differ in their seed alone have the same label, all others different ones.
     """
-    groups = [
-        dataclasses.replace(run.config, **dict.fromkeys(_NOT_IN_LABEL, 0)) for run in compared
-    ]
-    different = differing_fields(compared)
+    groups = [dataclasses.replace(run.config, **dict.fromkeys(_NOT_IN_LABEL, 0)) for run in runs]
+    different = differing_fields(runs)
     labels: dict[configs.Config, str] = {}
-    for run, group in zip(compared, groups, strict=True):
+    for run, group in zip(runs, groups, strict=True):
         default = _default(run.config)
         own = {name: getattr(run.config, name) for name in different}
         parts = [run.config.dataset] if "dataset" in own else []
@@ -215,13 +211,13 @@ def name_runs(compared: Sequence[Compared]) -> list[str]:
     return [labels[group] for group in groups]
 
 
-def differing_fields(compared: Sequence[Compared]) -> list[str]:
+def differing_fields(runs: Sequence[RunSummary]) -> list[str]:
     """The fields of `Config`, but for the seed, in which the runs are not all the same."""
     return [
         field.name
         for field in dataclasses.fields(configs.Config)
         if field.name not in _NOT_IN_LABEL
-        and len({getattr(run.config, field.name) for run in compared}) > 1
+        and len({getattr(run.config, field.name) for run in runs}) > 1
     ]
 
 
@@ -231,7 +227,7 @@ def _default(config: configs.Config) -> configs.Config:
     return configs.make_config({name: v for name, v in given.items() if v is not None})
 
 
-def command(run: Compared) -> str:
+def command(run: RunSummary) -> str:
     """The command that trains a run again, from an empty folder."""
     default = dataclasses.asdict(_default(run.config))
     parts = ["python -m experiments.train"]

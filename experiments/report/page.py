@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.tables import Spread
+from experiments.report.tables import Spread
 
 _HERE = Path(__file__).parent
 _LARGEST_PICTURE = 8 * 2**20
@@ -38,9 +38,9 @@ class Column(NamedTuple):
 
 def page(title: str, body: Sequence[str]) -> str:
     """The whole page; `body` is HTML."""
-    script = (_HERE / "report_sort.js").read_text(encoding="utf-8").strip()
+    script = (_HERE / "sort.js").read_text(encoding="utf-8").strip()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = string.Template((_HERE / "report_template.html").read_text(encoding="utf-8"))
+    template = string.Template((_HERE / "template.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=html.escape(title), body="\n".join(body), script=script, script_hash=digest
     )
