@@ -11,7 +11,7 @@ import functools
 
 from absl import flags
 
-from experiments import images, runs, sections
+from experiments import images, runs, studies
 
 FLAGS = flags.FLAGS
 
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
         given |= {"source": FLAGS.image_folder, "image_size": FLAGS.image_size}
     report = functools.partial(images.report, numbers=NUMBERS)
     preparing = runs.preparing_from_flags()
-    sections.run_section(dataset, VARIANTS, report, FLAGS.output, given, **preparing)
+    studies.run_section(dataset, VARIANTS, report, FLAGS.output, given, **preparing)
 
 
 if __name__ == "__main__":

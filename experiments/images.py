@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import evaluate, runs, sections
+from experiments import evaluate, runs, studies
 from wiseale_jax.datasets import preprocessing
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.plots import images as image_plots
@@ -27,13 +27,13 @@ _TRAVERSED = (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)
 
 def define_flags(output: str) -> None:
     """Defines the flags of a section on images."""
-    sections.define_flags(output)
+    studies.define_flags(output)
     evaluate.define_flags(["inception"])
     flags.DEFINE_integer("batch_size", None, "examples per step (default: the data set's)")
 
 
 def report(
-    done: Sequence[sections.Run],
+    done: Sequence[studies.Run],
     output: Path,
     data_dir: str | None,
     settings: Settings,
@@ -54,13 +54,13 @@ def report(
       **preparing: how the data set is prepared, as `runs.prepare` takes it.
     """
     test = runs.load_test(done[0].config, data_dir, **preparing)
-    title = sections.title_of_first(done)
-    drawn = (figures or _figures)(sections.load_first(done), test, title)
-    sections.write_figures(done, output, drawn)
+    title = studies.title_of_first(done)
+    drawn = (figures or _figures)(studies.load_first(done), test, title)
+    studies.write_figures(done, output, drawn)
     names = ("reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse")
-    columns = sections.last_metrics(done, *names)
+    columns = studies.last_metrics(done, *names)
     # Last, as it takes longest.
-    sections.write_numbers(done, output, columns, numbers, settings, data_dir, **preparing)
+    studies.write_numbers(done, output, columns, numbers, settings, data_dir, **preparing)
 
 
 def as_model(models: Models, stored: np.ndarray) -> jax.Array:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import images, runs, sections
+from experiments import images, runs, studies
 from wiseale_jax.plots import latents as latent_plots
 
 FLAGS = flags.FLAGS
@@ -27,12 +27,12 @@ STUDIES = {
         "AEVB": {"method": "aevb"},
         "beta-VAE": {"method": "beta_vae"},
     },
-    "weights": sections.WEIGHTS,
+    "weights": studies.WEIGHTS,
     # The same at a weight of 1, in batches whose posteriors overlap; Adam's steps are longer, as
     # they are fewer.
     "aggregate": {
         f"{label}, M = 1,024": {
-            **sections.WEIGHTS[label],
+            **studies.WEIGHTS[label],
             "batch_size": 1024,
             "learning_rate": 2e-3,
         }
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     report = functools.partial(images.report, numbers=NUMBERS, figures=figures)
     given, preparing = {"split": FLAGS.split}, runs.preparing_from_flags()
     output = Path(FLAGS.output) / FLAGS.study
-    sections.run_section("mnist", STUDIES[FLAGS.study], report, output, given, **preparing)
+    studies.run_section("mnist", STUDIES[FLAGS.study], report, output, given, **preparing)
 
 
 def figures(models: images.Models, test: runs.TestSet, title: str) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def figures(models: images.Models, test: runs.TestSet, title: str) -> dict[str, 
 
 if __name__ == "__main__":
     flags.DEFINE_enum("study", "methods", list(STUDIES), _HELP)
-    sections.define_flags("runs/section-mnist")
+    studies.define_flags("runs/section-mnist")
     flags.DEFINE_enum("split", "all", ["all", "train"], "all is the paper's 70,000 images")
     flags.DEFINE_string("source", None, "folder of the four IDX files, if not downloaded")
     runs.run(main)

@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import runs, sections
+from experiments import runs, studies
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.plots import comparison as comparison_plots
 
@@ -54,7 +54,7 @@ STUDIES = {
         )
         for size in (64, 256, 1024, 4096)
     },
-    "weights": sections.WEIGHTS,
+    "weights": studies.WEIGHTS,
 }
 
 _HELP = (
@@ -84,16 +84,14 @@ LOW_FREQUENCY, LOW_AMPLITUDE = 2.0, 0.2
 def main(argv: list[str]) -> None:
     """Trains a study and writes its tables and figures."""
     del argv
-    sections.run_section("sine", STUDIES[FLAGS.study], report, Path(FLAGS.output) / FLAGS.study, {})
+    studies.run_section("sine", STUDIES[FLAGS.study], report, Path(FLAGS.output) / FLAGS.study, {})
 
 
-def report(
-    done: list[sections.Run], output: Path, data_dir: str | None, settings: Settings
-) -> None:
+def report(done: list[studies.Run], output: Path, data_dir: str | None, settings: Settings) -> None:
     """Writes the tables and figures of finished runs."""
     stored, factors = runs.load_test(done[0].config, data_dir)
     wave = jnp.asarray(stored)
-    columns = sections.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
+    columns = studies.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
     at_mean: dict[str, list[float]] = {}
     drawn = {}
     chosen = choose_waves(factors)
@@ -104,13 +102,13 @@ def report(
         for name, value in errors_by_group(error, factors).items():
             at_mean.setdefault(f"error at mean, {name}", []).append(value)
         drawn[run.workdir] = again[chosen]
-    sections.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
-    pictures = {label: drawn[run.workdir] for label, run in sections.first_runs(done).items()}
+    studies.write_numbers(done, output, {**columns, **at_mean}, NUMBERS, settings, data_dir)
+    pictures = {label: drawn[run.workdir] for label, run in studies.first_runs(done).items()}
     picked = {name: factors[name][chosen] for name in ("clean", "frequency", "amplitude")}
     waves = comparison_plots.waves_by_label(
-        stored[chosen], **picked, reconstructions=pictures, title=sections.title_of_first(done)
+        stored[chosen], **picked, reconstructions=pictures, title=studies.title_of_first(done)
     )
-    sections.write_figures(done, output, {"reconstructions": waves})
+    studies.write_figures(done, output, {"reconstructions": waves})
 
 
 def errors_by_group(error: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
@@ -139,5 +137,5 @@ def choose_waves(factors: dict[str, np.ndarray]) -> np.ndarray:
 
 if __name__ == "__main__":
     flags.DEFINE_enum("study", "methods", list(STUDIES), _HELP)
-    sections.define_flags("runs/section-sine")
+    studies.define_flags("runs/section-sine")
     runs.run(main)

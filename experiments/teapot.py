@@ -13,7 +13,7 @@ import functools
 
 from absl import flags
 
-from experiments import images, runs, sections
+from experiments import images, runs, studies
 
 FLAGS = flags.FLAGS
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     del argv
     report = functools.partial(images.report, numbers=NUMBERS)
     given = {"batch_size": FLAGS.batch_size}
-    sections.run_section("teapot", VARIANTS, report, FLAGS.output, given)
+    studies.run_section("teapot", VARIANTS, report, FLAGS.output, given)
 
 
 if __name__ == "__main__":

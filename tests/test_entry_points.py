@@ -21,10 +21,10 @@ from tests.forks import call
         ("samples", ["--manual_dir=x"], "data set 'sine' is not downloaded and takes no --manual"),
         ("soak", ["--memory_epochs=8", "--kills=2"], "--kills is not for --memory_epochs"),
         ("soak", ["extra"], "unexpected argument 'extra'"),
-        ("benchmark_kl", ["--sizes=x"], "sizes must be of the form MxD, such as 64x2, got 'x'"),
-        ("benchmark_train", ["--networks=x"], "unknown network 'x'; known: sine, mnist, celeba"),
-        ("benchmark_batch", ["extra"], "unexpected argument 'extra'"),
-        ("benchmark_feed", ["--dataset=x"], "unknown dataset 'x'; known: sine"),
+        ("benchmarks.kl", ["--sizes=x"], "sizes must be of the form MxD, such as 64x2, got 'x'"),
+        ("benchmarks.train", ["--networks=x"], "unknown network 'x'; known: sine, mnist, celeba"),
+        ("benchmarks.batch", ["extra"], "unexpected argument 'extra'"),
+        ("benchmarks.feed", ["--dataset=x"], "unknown dataset 'x'; known: sine"),
     ],
 )
 def test_what_is_refused_is_one_line(name, arguments, words):
@@ -32,6 +32,14 @@ def test_what_is_refused_is_one_line(name, arguments, words):
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ") and words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["kl", "train", "batch", "feed"])
+def test_a_command_that_has_moved_works_by_its_old_name_and_says_the_new_one(name):
+    old, new = call(f"benchmark_{name}", "extra"), call(f"benchmarks.{name}", "extra")
+    assert old.stdout == f"note: this command is now python -m experiments.benchmarks.{name}\n"
+    assert old.stderr == new.stderr and old.returncode == new.returncode == 2
+    assert "unexpected argument 'extra'" in old.stderr
 
 
 def test_help_shows_every_flag_with_its_default():

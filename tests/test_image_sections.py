@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import celeba, configs, images, mnist, sections, teapot
+from experiments import celeba, configs, images, mnist, studies, teapot
 from tests.forks import call
 from tests.image_files import picture
 from wiseale_jax.datasets import pipeline
@@ -26,7 +26,7 @@ def test_report(real_data, tmp_path):
     given = {"epochs": 1, "train_examples": 512, "latent_dim": 3}
     variants = {"WiSE-ALE": {"method": "wiseale"}, "WAE": {"method": "wae_mmd"}}
     data_dir = str(tmp_path / "data")
-    done = sections.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)
+    done = studies.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)
     images.report(done, tmp_path, data_dir, SETTINGS, celeba.NUMBERS, source=source)
     assert "| WAE | 1 |" in check_report(tmp_path)
 

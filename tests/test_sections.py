@@ -1,4 +1,4 @@
-"""experiments/sections.py and sine.py: a whole study, resumed, with its tables and figures."""
+"""experiments/studies.py and sine.py: a whole study, resumed, with its tables and figures."""
 
 import csv
 import dataclasses
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import configs, sections, sine
+from experiments import configs, sine, studies
 from tests.forks import call
 from wiseale_jax import files, run_folder
 from wiseale_jax.evaluation import Settings
@@ -18,23 +18,23 @@ from wiseale_jax.evaluation import Settings
 @pytest.mark.parametrize("seeds", [[], ["a"], ["-1"], ["1", "1"], ["0", "00"]])
 def test_bad_seeds(seeds):
     with pytest.raises(ValueError, match="seeds must be different numbers"):
-        sections.parse_seeds(seeds)
+        studies.parse_seeds(seeds)
 
 
 def test_rows_to_train_are_chosen_by_label():
     variants = sine.STUDIES["methods"]
-    assert sections.choose(variants, []) == variants
-    assert list(sections.choose(variants, ["AEVB", "WiSE-ALE"])) == ["WiSE-ALE", "AEVB"]
+    assert studies.choose(variants, []) == variants
+    assert list(studies.choose(variants, ["AEVB", "WiSE-ALE"])) == ["WiSE-ALE", "AEVB"]
     with pytest.raises(ValueError, match="got 'VAE'; known: WiSE-ALE; AEVB; beta-VAE; WAE"):
-        sections.choose(variants, ["AEVB", "VAE"])
+        studies.choose(variants, ["AEVB", "VAE"])
 
 
 def test_a_number_that_one_run_lacks_is_no_ones_loss(tmp_path, monkeypatch):
     rows = [{"mmd": 1.0, "step": 3}, {"mmd": 2.0, "mig": 0.5, "mmd_stderr": 0.1}]
-    monkeypatch.setattr(sections.evaluate, "evaluate_run", lambda *_, **__: rows.pop(0))
+    monkeypatch.setattr(studies.evaluate, "evaluate_run", lambda *_, **__: rows.pop(0))
     config = configs.make_config({"dataset": "sine"})
-    done = [sections.Run("a", config, tmp_path, []) for _ in range(2)]
-    found = sections.evaluate_all(done, Settings(), None)
+    done = [studies.Run("a", config, tmp_path, []) for _ in range(2)]
+    found = studies.evaluate_all(done, Settings(), None)
     assert found == {"mmd": [1.0, 2.0], "mig": [None, 0.5], "mmd_stderr": [None, 0.1]}
 
 
@@ -42,7 +42,7 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     variants = {"WiSE-ALE": {"method": "wiseale"}, "AE": {"method": "ae"}}
     given = {"epochs": 1, "batch_size": 64, "train_examples": None}
     arguments = ("sine", variants, tmp_path, [0, 1], given, str(data_dir))
-    done = sections.train_all(*arguments)
+    done = studies.train_all(*arguments)
     assert [(run.label, run.config.seed) for run in done] == [
         ("WiSE-ALE", 0),
         ("AE", 0),
@@ -73,7 +73,7 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
         column = f"evaluation_{name}" if name.startswith("elbo") else name
         assert float(by_run[0][column]) == pytest.approx(kept[name], rel=1e-5)
     capsys.readouterr()
-    again = sections.train_all(*arguments)
+    again = studies.train_all(*arguments)
     assert capsys.readouterr().out.count("is finished") == 4
     assert [run.rows for run in again] == [run.rows for run in done]
 
@@ -83,13 +83,13 @@ def test_a_run_that_ends_early_is_left_out_and_the_others_go_on(tmp_path, monkey
         if config.seed == 1 or config.method == "ae":
             raise FloatingPointError("step 7 is not finite")
 
-    monkeypatch.setattr(sections.train, "train", train)
+    monkeypatch.setattr(studies.train, "train", train)
     variants = {"VAE": {"method": "aevb"}, "AE": {"method": "ae"}}
-    done = sections.train_all("sine", variants, tmp_path, [0, 1, 2], {}, None)
+    done = studies.train_all("sine", variants, tmp_path, [0, 1, 2], {}, None)
     assert [(run.label, run.config.seed) for run in done] == [("VAE", 0), ("VAE", 2)]
     assert "left out: VAE, seed 1: step 7 is not finite\n" in capsys.readouterr().out
     with pytest.raises(FloatingPointError, match="no run got to its end"):
-        sections.train_all("sine", {"AE": {"method": "ae"}}, tmp_path, [0], {}, None)
+        studies.train_all("sine", {"AE": {"method": "ae"}}, tmp_path, [0], {}, None)
 
 
 def test_waves_of_low_frequency_and_of_low_amplitude():
@@ -110,7 +110,7 @@ def test_waves_of_low_frequency_and_of_low_amplitude():
 def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
     variants = {"good": {"method": "wiseale"}, "bad": {"method": "vae"}}
     with pytest.raises(ValueError, match="unknown method 'vae'"):
-        sections.train_all("sine", variants, tmp_path, [0], {"epochs": 1}, str(data_dir))
+        studies.train_all("sine", variants, tmp_path, [0], {"epochs": 1}, str(data_dir))
     assert not (tmp_path / "runs").exists()
     other = configs.make_config({"dataset": "sine", "epochs": 2, "seed": 3})
     workdir = tmp_path / "runs" / "good-seed1"
@@ -118,31 +118,31 @@ def test_a_wrong_value_is_found_before_anything_is_trained(tmp_path, data_dir):
     run_folder.write_config(workdir, dataclasses.asdict(other))
     arguments = "sine", {"good": {}}, tmp_path, [0, 1], {"epochs": 2}, str(data_dir)
     with pytest.raises(ValueError, match=r"good-seed1 holds another run: seed .* another --output"):
-        sections.train_all(*arguments)
+        studies.train_all(*arguments)
     # A finished run of which nothing is left to evaluate.
     run_folder.write_config(workdir, dataclasses.asdict(dataclasses.replace(other, seed=1)))
     files.write_json(workdir / run_folder.SUMMARY, {})
     with pytest.raises(ValueError, match=r"is finished and has no metrics.jsonl and no checkpoint"):
-        sections.train_all(*arguments)
+        studies.train_all(*arguments)
     shutil.rmtree(workdir)
     # What the runs could not be evaluated with.
     with pytest.raises(ValueError, match=r"examples must be in 2\.\.150, got 151"):
-        sections.train_all(*arguments, Settings(examples=151))
+        studies.train_all(*arguments, Settings(examples=151))
     with pytest.raises(ValueError, match="inception is for images"):
-        sections.train_all(*arguments, Settings(inception="pool.onnx"))
+        studies.train_all(*arguments, Settings(inception="pool.onnx"))
     assert not (tmp_path / "runs" / "good-seed0").exists()
 
 
 def test_the_first_run_of_each_label():
     def run(label, seed):
         config = configs.make_config({"dataset": "sine", "seed": seed})
-        return sections.Run(label, config, Path(f"{label}-{seed}"), [])
+        return studies.Run(label, config, Path(f"{label}-{seed}"), [])
 
     done = [run("a", 0), run("b", 0), run("a", 1)]
-    assert sections.first_runs(done) == {"a": done[0], "b": done[1]}
+    assert studies.first_runs(done) == {"a": done[0], "b": done[1]}
     # One whose first seed did not get to its end is seen all the same.
     done = [run("a", 0), run("a", 1), run("b", 1)]
-    assert sections.first_runs(done) == {"a, seed 0": done[0], "b, seed 1": done[2]}
+    assert studies.first_runs(done) == {"a, seed 0": done[0], "b, seed 1": done[2]}
 
 
 def test_a_picture_says_what_it_is_of(tmp_path, monkeypatch):
@@ -150,28 +150,28 @@ def test_a_picture_says_what_it_is_of(tmp_path, monkeypatch):
 
     def run(label, seed, dataset="sine"):
         config = configs.make_config({"dataset": dataset, "seed": seed, "epochs": 7})
-        return sections.Run(label, config, Path(f"{label}-{seed}"), rows)
+        return studies.Run(label, config, Path(f"{label}-{seed}"), rows)
 
     saved = {}
     monkeypatch.setattr(
-        sections.comparison_plots, "save_both", lambda figure, path: saved.update({path: figure})
+        studies.comparison_plots, "save_both", lambda figure, path: saved.update({path: figure})
     )
 
     def curves(*done):
-        sections.write_figures(done, tmp_path, {})
+        studies.write_figures(done, tmp_path, {})
         return saved[tmp_path / "curves"]
 
     many = (run("a", 0), run("b", 0), run("b", 1))
     assert curves(*many).get_suptitle().startswith("sine, 7 epochs, 1 to 2 seeds; lines: medians")
-    assert sections.title_of_first(many) == "sine, 7 epochs, seed 0"
+    assert studies.title_of_first(many) == "sine, 7 epochs, seed 0"
     assert curves(*many).axes[0].get_ylabel().endswith("(squared, per example, training)")
     few = curves(run("a", 2, "mnist"))
     assert few.get_suptitle() == "mnist, 7 epochs, 1 seed"
     assert few.axes[0].get_ylabel().endswith("(nats, per example, training)")
-    assert sections.title_of_first((run("a", 0), run("b", 1))) == "sine, 7 epochs"
+    assert studies.title_of_first((run("a", 0), run("b", 1))) == "sine, 7 epochs"
     once = run("a", 0)
     once = once._replace(config=dataclasses.replace(once.config, epochs=1))
-    assert sections.title_of_first((once,)) == "sine, 1 epoch, seed 0"
+    assert studies.title_of_first((once,)) == "sine, 1 epoch, seed 0"
 
 
 @pytest.mark.parametrize("study", sine.STUDIES)

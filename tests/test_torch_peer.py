@@ -1,4 +1,4 @@
-"""experiments/torch_peer.py is the same network: same parameters in, same numbers out."""
+"""benchmarks/torch_peer.py is the same network: same parameters in, same numbers out."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from wiseale_jax.models.autoencoder import build_autoencoder
 from wiseale_jax.models.networks import ARCHITECTURES
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[bench]'")
-from experiments import torch_peer  # noqa: E402
+from experiments.benchmarks import torch_peer  # noqa: E402
 
 
 def carry_over(stack, params):

@@ -29,7 +29,7 @@ from jaxtyping import Array, Float
 # square of one, then stay within float32's range.
 LOGVAR_LIMIT = 40.0
 
-# The shape of a tile: that of `python -m experiments.benchmark_kl` at its fastest.
+# The shape of a tile: that of `python -m experiments.benchmarks.kl` at its fastest.
 _ROWS, _FEW_ROWS = 32, 16
 _LANES = 2048
 _GROUP_LANES = 4096

@@ -1,0 +1,87 @@
+"""What streaming costs: `python -m experiments.benchmarks.feed --dataset=mnist`.
+
+Trains whole epochs on a data set, with its examples held on the device and streamed from disk. The
+two take turns, as machines have moods; the table shows medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import configs, runs
+from wiseale_jax.training import batches, steps
+from wiseale_jax.training.recipe import Recipe
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Prints one table, a row per way of feeding."""
+    del argv
+    config = configs.config_from_flags()
+    data = runs.load_data(config, FLAGS.data_dir, **runs.preparing_from_flags()).train
+    seconds = measure(config, data, FLAGS.rounds)
+    examples = len(data) // config.batch_size * config.batch_size
+    print(f"{config.dataset}, {examples:,} examples an epoch, batch {config.batch_size}; ", end="")
+    print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}\n")
+    print("| feed | s/epoch | examples/s | throughput |\n| --- | ---: | ---: | ---: |")
+    for feed, values in seconds.items():
+        median = statistics.median(values)
+        speed = statistics.median(
+            resident / own for resident, own in zip(seconds["resident"], values, strict=True)
+        )
+        print(f"| {feed} | {median:.2f} | {examples / median:,.0f} | {speed:.1%} |")
+    print(f"\nThroughput is against resident, the median over {FLAGS.rounds} pairs of epochs.")
+
+
+def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each epoch, by feed.
+
+    Args:
+      config: of the run.
+      data: `[size, ...]`, the training examples, memory-mapped.
+      rounds: epochs of each feed that count; one more of each comes first, and compiles.
+    """
+    recipe = runs.augmented(config, runs.make_recipe(config, len(data)))
+    state = steps.create_state(recipe, config.seed, data[:1])
+    on_device = jax.device_put(np.asarray(data))
+    seconds: dict[str, list[float]] = {"resident": [], "stream": []}
+    for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
+        order = steps.epoch_order(state.key, number, len(data)).block_until_ready()
+        # Each goes first as often as the other.
+        for feed in list(seconds)[:: 1 if number % 2 else -1]:
+            start = time.perf_counter()
+            if feed == "resident":
+                parts = batches.resident(on_device, order, config.batch_size)
+            else:
+                parts = batches.stream(data, order, config.batch_size)
+            state = _train(recipe, state, parts)
+            if number:
+                seconds[feed].append(time.perf_counter() - start)
+    return seconds
+
+
+def _train(
+    recipe: Recipe, state: steps.TrainState, parts: Iterable[batches.Steps]
+) -> steps.TrainState:
+    for part in parts:
+        # Waited for, as a run does, which shows its loss.
+        state = jax.block_until_ready(steps.train_steps(recipe, state, *part))
+    return state
+
+
+if __name__ == "__main__":
+    # All but epochs: --rounds says how many are trained.
+    configs.define_flags([f.name for f in dataclasses.fields(configs.Config) if f.name != "epochs"])
+    runs.define_data_dir()
+    runs.define_preparing()
+    flags.DEFINE_integer("rounds", 7, "pairs of epochs that count", lower_bound=1)
+    runs.run(main)

@@ -1,0 +1,315 @@
+"""Speed of training: `python -m experiments.benchmarks.train`, needs the extra `bench`.
+
+Trains each network with the WiSE-ALE objective on random data held in memory, for a fixed number
+of steps. The contestants take turns, and the table shows medians over the rounds. Peak memory and
+the time from the start of a process to the end of its first step are measured in a process of each
+contestant's own, with the compilations of the last start on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import configs, runs
+from wiseale_jax.datasets import DATASETS
+from wiseale_jax.training.recipe import Recipe
+from wiseale_jax.training.steps import create_state, epoch_order, train_step, train_steps
+
+FLAGS = flags.FLAGS
+
+# Trains for a number of steps, from where it was.
+Contestant = Callable[[int], None]
+
+# Examples held in memory; batches of CelebA's network that a CPU takes in reasonable time.
+_EXAMPLES = {"sine": 20_000, "mnist": 20_000, "celeba": 512}
+_BATCH = {"celeba": 32}
+
+
+def main(argv: list[str]) -> None:
+    """Prints one table, a row per network and contestant."""
+    del argv
+    networks = runs.listed("networks")
+    if FLAGS.only:
+        first_step(networks[0], FLAGS.only)
+        return
+    for network in networks:
+        if network not in _EXAMPLES:
+            raise ValueError(f"unknown network {network!r}; known: {', '.join(_EXAMPLES)}")
+    try:
+        import torch
+    except ImportError as error:
+        raise ValueError(f"{error}: the peers need pip install 'wiseale_jax[bench]'") from None
+
+    print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}; torch {torch.__version__}\n")
+    print("| network, batch | contestant | ms/step | examples/s | speed | first step | memory |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for network in networks:
+        config, data = make_case(network)
+        running = {}
+        for name, build in CONTESTANTS.items():
+            if FLAGS.contestant and name not in (*FLAGS.contestant, PEER):
+                continue
+            try:
+                running[name] = build(config, data)
+                running[name](1)
+            except Exception as error:  # A peer that does not work here is a row that says so.
+                running.pop(name, None)
+                reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+                print(f"| {network} | {name} | does not run here: {reason} | | | | |")
+        if PEER not in running:
+            continue
+        seconds = measure(running, FLAGS.steps, FLAGS.rounds)
+        for name, value in seconds.items():
+            step = value / FLAGS.steps
+            fresh = measure_first_step(network, name)
+            print(
+                f"| {network}, {config.batch_size} | {name} | {1000 * step:.2f} | "
+                f"{config.batch_size / step:,.0f} | {seconds[PEER] / value:.2f} x | "
+                f"{fresh['seconds']:.1f} s | {fresh['megabytes']:,.0f} MB |",
+                flush=True,
+            )
+    print(f"\nSpeed is against {PEER}.")
+
+
+def make_case(network: str) -> tuple[configs.Config, np.ndarray]:
+    """The config of a network, and random data of its shape, as stored."""
+    given = {"dataset": network, "batch_size": _BATCH.get(network)}
+    config = configs.make_config({k: v for k, v in given.items() if v is not None})
+    shape = _recipe(config).model.architecture.shape
+    data = np.random.default_rng(0).standard_normal((_EXAMPLES[network], *shape), np.float32)
+    if DATASETS[network].likelihood == "bernoulli":
+        data = (data > 0).astype(np.float32)
+    return config, data
+
+
+def measure(contestants: dict[str, Contestant], steps: int, rounds: int) -> dict[str, float]:
+    """Median seconds of each contestant for so many steps; they take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            contestant(steps)
+            if number:  # The first round only warms up.
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure_first_step(network: str, contestant: str) -> dict[str, float]:
+    """Seconds to the first step, and peak memory, of a contestant in a process of its own."""
+    command = [sys.executable, "-m", "experiments.benchmarks.train"]
+    command += [f"--networks={network}", f"--only={contestant}"]
+    for _ in range(2):  # The second start finds what the first one compiled.
+        start = time.time()
+        environment = {**os.environ, "BENCHMARK_START": str(start)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def first_step(network: str, contestant: str) -> None:
+    """Runs one step, then some more, and prints the time to the first and the peak memory."""
+    train = CONTESTANTS[contestant](*make_case(network))
+    train(1)
+    seconds = time.time() - float(os.environ["BENCHMARK_START"])
+    train(3)
+    print(json.dumps({"seconds": seconds, "megabytes": peak_megabytes()}))
+
+
+def peak_megabytes() -> float:
+    """Peak resident memory of this process."""
+    # Not getrusage where it can be helped: its peak is inherited from the parent process.
+    status = Path("/proc/self/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _recipe(config: configs.Config) -> Recipe:
+    # The random data are floats already: the data set's own scaling is left out.
+    recipe = runs.make_recipe(config, _EXAMPLES[config.dataset])
+    return recipe._replace(preprocess=lambda batch, key: batch)
+
+
+def _scanned(config: configs.Config, data: np.ndarray, precision: str = "float32") -> Contestant:
+    recipe = _recipe(config)
+    recipe = recipe._replace(model=recipe.model.clone(precision=precision))
+    data = jnp.asarray(data)
+    order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
+    state = create_state(recipe, 0, data[:1])
+    each = len(data) // recipe.batch_size
+
+    def train(steps: int) -> None:
+        nonlocal state
+        while steps:
+            now = min(steps, each)
+            state = train_steps(recipe, state, data, order, 0, now)
+            steps -= now
+        jax.block_until_ready(state)
+
+    return train
+
+
+def _one_call_per_step(config: configs.Config, data: np.ndarray) -> Contestant:
+    recipe = _recipe(config)
+    data = jnp.asarray(data)
+    order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
+    state = create_state(recipe, 0, data[:1])
+    step = jax.jit(lambda state, rows: train_step(recipe, state, data[rows])[0], donate_argnums=0)
+
+    def train(steps: int) -> None:
+        nonlocal state
+        for i in range(steps):
+            start = i * recipe.batch_size % (len(data) - recipe.batch_size + 1)
+            state = step(state, order[start : start + recipe.batch_size])
+        jax.block_until_ready(state)
+
+    return train
+
+
+def _torch(config: configs.Config, data: np.ndarray, how: str) -> Contestant:
+    import torch
+
+    from experiments.benchmarks import torch_peer
+
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    examples = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, -1, 1))).to(device)
+    architecture = _recipe(config).model.architecture
+    model = torch_peer.TorchAutoencoder(architecture, config.latent_dim).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
+    likelihood = DATASETS[config.dataset].likelihood
+    loss_fn = functools.partial(torch_peer.loss_fn, model, likelihood=likelihood)
+    if how == "compiled":
+        loss_fn = torch.compile(loss_fn)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(examples), config.batch_size, shuffle=True, drop_last=True
+    )
+
+    def batches():
+        while True:
+            if how == "DataLoader":
+                yield from (x for (x,) in loader)
+                continue
+            order = torch.randperm(len(examples), device=device)
+            for i in range(0, len(examples) - config.batch_size + 1, config.batch_size):
+                yield examples[order[i : i + config.batch_size]]
+
+    stream = batches()
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=True)
+            loss_fn(next(stream)).backward()
+            optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return train
+
+
+def _pythae(config: configs.Config, data: np.ndarray) -> Contestant:
+    """pythae's VAE (AEVB: it has no WiSE-ALE) and trainer on the same network."""
+    logging.disable(logging.INFO)
+    import torch
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    from experiments.benchmarks import torch_peer
+
+    torch.manual_seed(0)
+    architecture = _recipe(config).model.architecture
+    net = torch_peer.TorchAutoencoder(architecture, config.latent_dim)
+
+    class Encoder(BaseEncoder):
+        def __init__(self):
+            super().__init__()
+            self.stack, self.mean, self.logvar = net.encoder, net.mean, net.logvar
+
+        def forward(self, x):
+            features = self.stack(x).flatten(1)
+            return ModelOutput(embedding=self.mean(features), log_covariance=self.logvar(features))
+
+    class Decoder(BaseDecoder):
+        def __init__(self):
+            super().__init__()
+            self.stack = net.decoder
+
+        def forward(self, z):
+            output = self.stack(z)
+            bernoulli = DATASETS[config.dataset].likelihood == "bernoulli"
+            return ModelOutput(reconstruction=output.sigmoid() if bernoulli else output)
+
+    examples = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, -1, 1)))
+    loss = "bce" if DATASETS[config.dataset].likelihood == "bernoulli" else "mse"
+    model = VAE(
+        VAEConfig(tuple(examples.shape[1:]), config.latent_dim, reconstruction_loss=loss),
+        encoder=Encoder(),
+        decoder=Decoder(),
+    )
+    trainers: dict[int, BaseTrainer] = {}
+
+    def train(steps: int) -> None:
+        if steps not in trainers:  # Its epoch is its data set: one of as many batches as steps.
+            repeats = -(-steps * config.batch_size // len(examples))
+            chosen = examples.repeat(repeats, *[1] * (examples.ndim - 1))
+            chosen = chosen[: steps * config.batch_size]
+            trainers[steps] = BaseTrainer(
+                model,
+                train_dataset=BaseDataset(chosen, torch.zeros(len(chosen))),
+                training_config=BaseTrainerConfig(
+                    output_dir=tempfile.mkdtemp(),
+                    per_device_train_batch_size=config.batch_size,
+                    learning_rate=config.learning_rate,
+                ),
+            )
+            trainers[steps].prepare_training()
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            trainers[steps].train_step(1)
+
+    return train
+
+
+PEER = "PyTorch, eager"
+CONTESTANTS: dict[str, Callable[[configs.Config, np.ndarray], Contestant]] = {
+    "wiseale_jax": _scanned,
+    "wiseale_jax, bfloat16": functools.partial(_scanned, precision="bfloat16"),
+    "wiseale_jax, one call per step": _one_call_per_step,
+    PEER: functools.partial(_torch, how="indexed"),
+    "PyTorch, eager, DataLoader": functools.partial(_torch, how="DataLoader"),
+    "PyTorch, torch.compile": functools.partial(_torch, how="compiled"),
+    "pythae's trainer (AEVB)": _pythae,
+}
+
+
+if __name__ == "__main__":
+    runs.define_list("networks", ["sine"], f"networks to train: {', '.join(_EXAMPLES)}")
+    flags.DEFINE_integer(
+        "steps", 100, "steps per round; one of celeba takes seconds on a CPU", lower_bound=1
+    )
+    flags.DEFINE_integer("rounds", 7, "rounds that count", lower_bound=1)
+    flags.DEFINE_multi_enum(
+        "contestant", [], list(CONTESTANTS), "one beside the peer, once for each (default: all)"
+    )
+    flags.DEFINE_string("only", None, "a contestant: only its first step, in this process")
+    runs.run(main)
