@@ -11,7 +11,7 @@ import functools
 
 from absl import flags
 
-from experiments import images, runs, studies
+from experiments import image_study, runs, studies
 
 FLAGS = flags.FLAGS
 
@@ -46,13 +46,13 @@ def main(argv: list[str]) -> None:
     if FLAGS.image_folder is not None:
         dataset = "image_folder"
         given |= {"source": FLAGS.image_folder, "image_size": FLAGS.image_size}
-    report = functools.partial(images.report, numbers=NUMBERS)
+    report = functools.partial(image_study.report, numbers=NUMBERS)
     preparing = runs.preparing_from_flags()
     studies.run_section(dataset, VARIANTS, report, FLAGS.output, given, **preparing)
 
 
 if __name__ == "__main__":
-    images.define_flags("runs/section-celeba")
+    image_study.define_flags("runs/section-celeba")
     flags.DEFINE_string("source", None, "img_align_celeba.zip, or its unpacked folder")
     flags.DEFINE_string("image_folder", None, "a folder of your own images, in CelebA's place")
     flags.DEFINE_integer("image_size", None, "image_folder: 32, 64 or 128 pixels along each side")

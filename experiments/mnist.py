@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import images, runs, studies
+from experiments import image_study, runs, studies
 from wiseale_jax.plots import latents as latent_plots
 
 FLAGS = flags.FLAGS
@@ -64,15 +64,15 @@ NUMBERS = (
 def main(argv: list[str]) -> None:
     """Trains a study and writes its tables and figures."""
     del argv
-    report = functools.partial(images.report, numbers=NUMBERS, figures=figures)
+    report = functools.partial(image_study.report, numbers=NUMBERS, figures=figures)
     given, preparing = {"split": FLAGS.split}, runs.preparing_from_flags()
     output = Path(FLAGS.output) / FLAGS.study
     studies.run_section("mnist", STUDIES[FLAGS.study], report, output, given, **preparing)
 
 
-def figures(models: images.Models, test: runs.TestSet, title: str) -> dict[str, Any]:
+def figures(models: image_study.Models, test: runs.TestSet, title: str) -> dict[str, Any]:
     """The latent planes of models."""
-    x = images.as_model(models, test.examples)
+    x = image_study.as_model(models, test.examples)
     posteriors = {
         label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in models.items()
     }

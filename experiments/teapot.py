@@ -13,7 +13,7 @@ import functools
 
 from absl import flags
 
-from experiments import images, runs, studies
+from experiments import image_study, runs, studies
 
 FLAGS = flags.FLAGS
 
@@ -41,11 +41,11 @@ NUMBERS = (
 def main(argv: list[str]) -> None:
     """Trains all methods and writes the tables and figures."""
     del argv
-    report = functools.partial(images.report, numbers=NUMBERS)
+    report = functools.partial(image_study.report, numbers=NUMBERS)
     given = {"batch_size": FLAGS.batch_size}
     studies.run_section("teapot", VARIANTS, report, FLAGS.output, given)
 
 
 if __name__ == "__main__":
-    images.define_flags("runs/section-teapot")
+    image_study.define_flags("runs/section-teapot")
     runs.run(main)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import celeba, configs, images, mnist, studies, teapot
+from experiments import celeba, configs, image_study, mnist, studies, teapot
 from tests.forks import call
 from tests.image_files import picture
 from wiseale_jax.datasets import pipeline
@@ -27,7 +27,7 @@ def test_report(real_data, tmp_path):
     variants = {"WiSE-ALE": {"method": "wiseale"}, "WAE": {"method": "wae_mmd"}}
     data_dir = str(tmp_path / "data")
     done = studies.train_all("mnist", variants, tmp_path, [0], given, data_dir, source=source)
-    images.report(done, tmp_path, data_dir, SETTINGS, celeba.NUMBERS, source=source)
+    image_study.report(done, tmp_path, data_dir, SETTINGS, celeba.NUMBERS, source=source)
     assert "| WAE | 1 |" in check_report(tmp_path)
 
 
