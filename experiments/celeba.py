@@ -11,7 +11,8 @@ import functools
 
 from absl import flags
 
-from experiments import image_study, runs, studies
+from experiments import image_study, studies
+from experiments.run import cli, setup
 
 FLAGS = flags.FLAGS
 
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
         dataset = "image_folder"
         given |= {"source": FLAGS.image_folder, "image_size": FLAGS.image_size}
     report = functools.partial(image_study.report, numbers=NUMBERS)
-    preparing = runs.preparing_from_flags()
+    preparing = setup.preparing_from_flags()
     studies.run_section(dataset, VARIANTS, report, FLAGS.output, given, **preparing)
 
 
@@ -56,5 +57,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("source", None, "img_align_celeba.zip, or its unpacked folder")
     flags.DEFINE_string("image_folder", None, "a folder of your own images, in CelebA's place")
     flags.DEFINE_integer("image_size", None, "image_folder: 32, 64 or 128 pixels along each side")
-    runs.define_preparing()
-    runs.run(main)
+    setup.define_preparing()
+    cli.run(main)

@@ -14,11 +14,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments import evaluate, runs
+from experiments import evaluate
 from experiments.report import page, run_summary, tables
 from experiments.report.page import Column
 from experiments.report.run_summary import RunSummary
-from experiments.run import messages
+from experiments.run import cli, messages, setup
 from wiseale_jax import files, plots, run_folder
 from wiseale_jax.evaluation import catalogue
 from wiseale_jax.plots import comparison as comparison_plots
@@ -29,7 +29,7 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Compares the runs that the flags name."""
     del argv
-    workdirs = run_summary.find(runs.listed("workdirs"))
+    workdirs = run_summary.find(cli.listed("workdirs"))
     output = files.make_folder(FLAGS.output, "output")
     done, left_out = run_summary.read_all(workdirs)
     if FLAGS.evaluate:
@@ -79,7 +79,7 @@ def write(done: Sequence[RunSummary], left_out: Sequence[str], output: Path) -> 
     print(tables.write_tables(output, "table", table))
     datasets = ", ".join(dict.fromkeys(run.config.dataset for run in done))
     title = f"{datasets}: {messages.count(len(done), 'run')}"
-    unit = runs.error_unit(run.config for run in done)
+    unit = setup.error_unit(run.config for run in done)
     drawn = {
         description.format(unit=unit): by_label
         for name, description in plots.METRIC_LABELS.items()
@@ -189,8 +189,8 @@ def _run(run: RunSummary) -> list[str]:
 
 
 if __name__ == "__main__":
-    runs.define_list("workdirs", None, "folders of trained runs, in which * matches")
+    cli.define_list("workdirs", None, "folders of trained runs, in which * matches")
     flags.DEFINE_string("output", "runs/comparison", "folder of the table, pictures and page")
     flags.DEFINE_bool("evaluate", False, "first evaluate every run that is not evaluated yet")
-    runs.define_data_dir()
-    runs.run(main)
+    setup.define_data_dir()
+    cli.run(main)

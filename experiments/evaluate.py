@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from absl import flags
 
 import wiseale_jax
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import cli, setup
 from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation import Settings, catalogue, representation
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.workdir is None:
         raise ValueError("--workdir is needed: the folder of a trained run")
     workdir = Path(FLAGS.workdir).expanduser()
-    preparing = runs.preparing_from_flags()
+    preparing = setup.preparing_from_flags()
     result = evaluate_run(workdir, FLAGS.data_dir, settings_from_flags(), **preparing)
     seen = configs.read_stored(run_folder.read_config(workdir), workdir).split == "all"
     print(f"{workdir}: test set{', which it was trained on, too (split all)' if seen else ''}\n")
@@ -95,7 +96,7 @@ def evaluate_run(
       data_dir: prepared data sets; None for tfds's own.
       settings: how thoroughly.
       progress: whether to show bars, where the output is a terminal.
-      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+      **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Returns:
       Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there and
@@ -121,10 +122,10 @@ def evaluate_run(
     for known in (stored, *map(_read, workdir.glob(f"{Path(EVALUATION).stem}-*.json"))):
         if all(known.get(name) == value for name, value in header.items()):
             return known
-    test, factors = runs.load_test(config, data_dir, **preparing)
+    test, factors = setup.load_test(config, data_dir, **preparing)
     evaluation.check(settings, len(test))
     # However many steps an epoch has: no step is made.
-    recipe = runs.make_recipe(config, config.batch_size)
+    recipe = setup.make_recipe(config, config.batch_size)
     some = jnp.asarray(test[: settings.examples])
     found = steps.evaluate(recipe, trained.variables, some, config.seed)
     # Of what both know, its numbers are the ones: they have a standard error.
@@ -202,7 +203,7 @@ def _notes(result: Mapping[str, Any], names: list[str]) -> list[str]:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "run folder")
     define_flags()
-    runs.define_data_dir()
+    setup.define_data_dir()
     flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
-    runs.define_preparing()
-    runs.run(main)
+    setup.define_preparing()
+    cli.run(main)

@@ -12,7 +12,8 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import evaluate, runs, studies
+from experiments import evaluate, studies
+from experiments.run import setup
 from wiseale_jax.datasets import preprocessing
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.plots import images as image_plots
@@ -38,7 +39,7 @@ def report(
     data_dir: str | None,
     settings: Settings,
     numbers: Sequence[str],
-    figures: Callable[[Models, runs.TestSet, str], dict[str, Any]] | None = None,
+    figures: Callable[[Models, setup.TestSet, str], dict[str, Any]] | None = None,
     **preparing: Any,
 ) -> None:
     """Writes the tables and figures of finished runs; the figures are the first seed's.
@@ -51,9 +52,9 @@ def report(
       numbers: of the evaluation, for a table of their own.
       figures: `(models, test, title)` to figures by name; by default reconstructions, samples,
         traversals and interpolations.
-      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+      **preparing: how the data set is prepared, as `setup.prepare` takes it.
     """
-    test = runs.load_test(done[0].config, data_dir, **preparing)
+    test = setup.load_test(done[0].config, data_dir, **preparing)
     title = studies.title_of_first(done)
     drawn = (figures or _figures)(studies.load_first(done), test, title)
     studies.write_figures(done, output, drawn)
@@ -70,7 +71,7 @@ def as_model(models: Models, stored: np.ndarray) -> jax.Array:
     return preprocess(jnp.asarray(stored), jax.random.key(0))
 
 
-def _figures(first: Models, test: runs.TestSet, title: str) -> dict[str, Any]:
+def _figures(first: Models, test: setup.TestSet, title: str) -> dict[str, Any]:
     x = as_model(first, test.examples[:_ENCODED])
     means = {label: np.asarray(trained.encode(x)[0]) for label, trained in first.items()}
     shown = min(8, len(x))

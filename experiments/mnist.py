@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import image_study, runs, studies
+from experiments import image_study, studies
+from experiments.run import cli, setup
 from wiseale_jax.plots import latents as latent_plots
 
 FLAGS = flags.FLAGS
@@ -65,12 +66,12 @@ def main(argv: list[str]) -> None:
     """Trains a study and writes its tables and figures."""
     del argv
     report = functools.partial(image_study.report, numbers=NUMBERS, figures=figures)
-    given, preparing = {"split": FLAGS.split}, runs.preparing_from_flags()
+    given, preparing = {"split": FLAGS.split}, setup.preparing_from_flags()
     output = Path(FLAGS.output) / FLAGS.study
     studies.run_section("mnist", STUDIES[FLAGS.study], report, output, given, **preparing)
 
 
-def figures(models: image_study.Models, test: runs.TestSet, title: str) -> dict[str, Any]:
+def figures(models: image_study.Models, test: setup.TestSet, title: str) -> dict[str, Any]:
     """The latent planes of models."""
     x = image_study.as_model(models, test.examples)
     posteriors = {
@@ -97,4 +98,4 @@ if __name__ == "__main__":
     studies.define_flags("runs/section-mnist")
     flags.DEFINE_enum("split", "all", ["all", "train"], "all is the paper's 70,000 images")
     flags.DEFINE_string("source", None, "folder of the four IDX files, if not downloaded")
-    runs.run(main)
+    cli.run(main)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import cli, setup
 from wiseale_jax.datasets import DATASETS, pipeline
 
 FLAGS = flags.FLAGS
@@ -18,7 +19,7 @@ def main(argv: list[str]) -> None:
     """Prepares what the flags ask for, and says how many examples it holds."""
     del argv
     config = configs.config_from_flags()
-    builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())
+    builder = setup.prepare(config, FLAGS.data_dir, **setup.preparing_from_flags())
     dataset = DATASETS[config.dataset]
     for split in (config.split, "test"):
         factors = dataset.factors if split == "test" else ()
@@ -31,6 +32,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     configs.define_flags(("dataset", "image_size", "source", "split"))
-    runs.define_data_dir()
-    runs.define_preparing()
-    runs.run(main)
+    setup.define_data_dir()
+    setup.define_preparing()
+    cli.run(main)

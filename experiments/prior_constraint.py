@@ -22,8 +22,8 @@ from absl import flags
 from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
-from experiments import runs
 from experiments.report import tables
+from experiments.run import cli
 from wiseale_jax import files, gaussian_kl, wiseale_kl
 from wiseale_jax.plots import comparison as comparison_plots
 from wiseale_jax.plots import constraint as constraint_plots
@@ -315,4 +315,4 @@ def write(output: Path, tolerance: float) -> None:
 if __name__ == "__main__":
     flags.DEFINE_string("output", "runs/prior-constraint", "folder of the tables and figures")
     flags.DEFINE_float("tolerance", 0.1, "nats above the minimum that are still acceptable")
-    runs.run(main)
+    cli.run(main)

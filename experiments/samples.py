@@ -12,7 +12,8 @@ import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import cli, setup
 from wiseale_jax import files, plots
 from wiseale_jax.datasets import DATASETS, pipeline, preprocessing
 from wiseale_jax.plots import run as run_plots
@@ -32,7 +33,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--output must end in .{', .'.join(sorted(known))}, got {str(output)!r}")
     files.make_folder(output.parent, "output")
     feature = DATASETS[config.dataset].feature
-    builder = runs.prepare(config, FLAGS.data_dir, **runs.preparing_from_flags())
+    builder = setup.prepare(config, FLAGS.data_dir, **setup.preparing_from_flags())
     data = pipeline.load_arrays(builder, config.split, [feature])[feature]
     rng = np.random.default_rng(config.seed)
     rows = np.sort(rng.choice(len(data), min(COUNT, len(data)), replace=False))
@@ -45,6 +46,6 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     configs.define_flags(("dataset", "seed", "split", "binarize", "image_size", "source"))
     flags.DEFINE_string("output", None, "the picture (default: <dataset>-samples.png)")
-    runs.define_data_dir()
-    runs.define_preparing()
-    runs.run(main)
+    setup.define_data_dir()
+    setup.define_preparing()
+    cli.run(main)

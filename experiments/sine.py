@@ -14,7 +14,8 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import runs, studies
+from experiments import studies
+from experiments.run import cli, setup
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.plots import comparison as comparison_plots
 
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> None:
 
 def report(done: list[studies.Run], output: Path, data_dir: str | None, settings: Settings) -> None:
     """Writes the tables and figures of finished runs."""
-    stored, factors = runs.load_test(done[0].config, data_dir)
+    stored, factors = setup.load_test(done[0].config, data_dir)
     wave = jnp.asarray(stored)
     columns = studies.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo")
     at_mean: dict[str, list[float]] = {}
@@ -138,4 +139,4 @@ def choose_waves(factors: dict[str, np.ndarray]) -> np.ndarray:
 if __name__ == "__main__":
     flags.DEFINE_enum("study", "methods", list(STUDIES), _HELP)
     studies.define_flags("runs/section-sine")
-    runs.run(main)
+    cli.run(main)

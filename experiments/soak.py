@@ -25,7 +25,8 @@ import numpy as np
 from absl import flags
 
 import wiseale_jax
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import cli, setup
 from wiseale_jax import run_folder
 
 FLAGS = flags.FLAGS
@@ -41,8 +42,8 @@ def main(argv: list[str]) -> None:
     """Runs what the flags ask for."""
     del argv
     if FLAGS.memory_epochs:
-        runs.refuse_given(("minutes", "kills", "epochs", "seed"), "is not for --memory_epochs")
-    runs.prepare(configs.make_config({"dataset": "sine"}), FLAGS.data_dir)
+        cli.refuse_given(("minutes", "kills", "epochs", "seed"), "is not for --memory_epochs")
+    setup.prepare(configs.make_config({"dataset": "sine"}), FLAGS.data_dir)
     arguments = [f"--data_dir={FLAGS.data_dir}"] if FLAGS.data_dir else []
     folder = Path(tempfile.mkdtemp(prefix="wiseale-jax-soak-"))
     try:
@@ -193,7 +194,7 @@ def _command(workdir: Path, epochs: int, arguments: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    runs.define_data_dir()
+    setup.define_data_dir()
     flags.DEFINE_float("minutes", 5, "no new run is begun after so many", lower_bound=0)
     flags.DEFINE_integer("kills", None, "no more than so many", lower_bound=1)
     flags.DEFINE_integer("epochs", 30, "of each run", lower_bound=1)
@@ -201,4 +202,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer(
         "memory_epochs", None, "train so many, and watch the memory", lower_bound=8
     )
-    runs.run(main)
+    cli.run(main)

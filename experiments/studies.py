@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import configs, evaluate, runs, train
+from experiments import configs, evaluate, train
 from experiments.report import tables
-from experiments.run import messages
+from experiments.run import cli, messages, setup
 from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.evaluation.frechet import load_features
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 def define_flags(output: str) -> None:
     """Defines the flags of a section."""
-    runs.define_list("seeds", ["0", "1", "2"], "seeds of the runs")
+    cli.define_list("seeds", ["0", "1", "2"], "seeds of the runs")
     flags.DEFINE_multi_string(
         "only", [], "a row of the table to train, once for each (default: all)"
     )
@@ -60,7 +60,7 @@ def define_flags(output: str) -> None:
     flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
     evaluate.define_flags(["examples", "likelihood_examples"])
-    runs.define_data_dir()
+    setup.define_data_dir()
 
 
 def train_all(
@@ -85,7 +85,7 @@ def train_all(
       given: fields of `Config` for all of them; None is left out.
       data_dir: prepared data sets; None for tfds's own.
       settings: how thoroughly the runs are evaluated later.
-      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+      **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Raises:
       ValueError, OSError: as `train.train`; a finished run lacks what its numbers are of; or the
@@ -103,7 +103,7 @@ def train_all(
     for workdir, (_, config) in zip(folders, planned, strict=True):
         if train.check_workdir(config, workdir, "output"):
             _check_finished(workdir)
-    test = runs.load_test(planned[0][1], data_dir, **preparing).examples
+    test = setup.load_test(planned[0][1], data_dir, **preparing).examples
     evaluation.check(settings, len(test))
     if settings.inception is not None:
         load_features(settings.inception, test.shape[1:])
@@ -148,13 +148,13 @@ def run_section(
       report: `(done, output, data_dir, settings, **preparing)`, writes tables and figures.
       output: folder of the runs, tables and figures.
       given: fields of `Config` for all runs; None is left out.
-      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+      **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Raises:
       ValueError, OSError: a flag is wrong; or as `train_all`. Before anything is trained.
     """
     values = flags.FLAGS
-    seeds = parse_seeds(runs.listed("seeds"))
+    seeds = parse_seeds(cli.listed("seeds"))
     chosen = choose(variants, values.only)
     settings = evaluate.settings_from_flags(name for name in Settings._fields if name in values)
     output = files.make_folder(output, "output")
@@ -180,7 +180,7 @@ def evaluate_all(
       done: the runs.
       settings: how thoroughly.
       data_dir: prepared data sets; None for tfds's own.
-      **preparing: how the data set is prepared, as `runs.prepare` takes it.
+      **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Raises:
       ValueError, OSError: as `evaluate.evaluate_run`.
@@ -305,7 +305,7 @@ def write_figures(done: Sequence[Run], output: Path, figures: Mapping[str, Figur
     curves = comparison_plots.curves_by_label(
         [(run.label, run.rows) for run in done],
         f"{_title(done)}, {seeds}",
-        runs.error_unit([done[0].config]),
+        setup.error_unit([done[0].config]),
     )
     for name, figure in {**figures, "curves": curves}.items():
         comparison_plots.save_both(figure, output / name)

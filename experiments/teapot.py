@@ -13,7 +13,8 @@ import functools
 
 from absl import flags
 
-from experiments import image_study, runs, studies
+from experiments import image_study, studies
+from experiments.run import cli
 
 FLAGS = flags.FLAGS
 
@@ -48,4 +49,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     image_study.define_flags("runs/section-teapot")
-    runs.run(main)
+    cli.run(main)

@@ -21,7 +21,7 @@ from absl import flags
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from experiments import runs
+from experiments.run import cli, setup
 from wiseale_jax import DATASETS, aggregate_kl, gaussian_kl, load, load_examples, wiseale_kl
 from wiseale_jax.pairwise import JENSEN, LOGVAR_LIMIT, gaussians, log_sum_exp
 
@@ -161,7 +161,7 @@ def main(argv: list[str]) -> None:
     """Prints the table."""
     del argv
     if FLAGS.workdir:
-        runs.refuse_given(["size"], "is for posteriors without a run: of a run there are several")
+        cli.refuse_given(["size"], "is for posteriors without a run: of a run there are several")
         mean, logvar = posteriors(FLAGS.workdir, FLAGS.data_dir, FLAGS.seed)
         print(
             "| M | truth | Jensen | Bhattacharyya | own share | cosine by means, one batch | by "
@@ -210,5 +210,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("samples", 100_000, "draws for the truth", lower_bound=2)
     flags.DEFINE_integer("seed", 0, "of means and draws", lower_bound=0, upper_bound=2**32 - 1)
     flags.DEFINE_string("workdir", None, "a run, whose posteriors of the test set are used instead")
-    runs.define_data_dir()
-    runs.run(main)
+    setup.define_data_dir()
+    cli.run(main)

@@ -15,8 +15,18 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import configs, epochs, runs
-from experiments.run import lock, messages, processes, profiling, resume, signals
+from experiments import configs, epochs
+from experiments.run import (
+    cli,
+    finish,
+    lock,
+    messages,
+    processes,
+    profiling,
+    resume,
+    setup,
+    signals,
+)
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
 from wiseale_jax.training import batches, steps
@@ -33,7 +43,7 @@ def main(argv: list[str]) -> None:
     for name in ("checkpoint_every", "keep"):
         if FLAGS[name].value < 1:
             raise ValueError(f"{name} must be at least 1, got {FLAGS[name].value}")
-    workdir = Path(FLAGS.workdir).expanduser() if FLAGS.workdir else runs.default_workdir(config)
+    workdir = Path(FLAGS.workdir).expanduser() if FLAGS.workdir else setup.default_workdir(config)
     train(
         config,
         workdir,
@@ -43,7 +53,7 @@ def main(argv: list[str]) -> None:
         FLAGS.feed,
         FLAGS.mesh,
         FLAGS.profile,
-        **runs.preparing_from_flags(),
+        **setup.preparing_from_flags(),
     )
 
 
@@ -71,7 +81,7 @@ def train(
       feed: how batches reach the device, one of `batches.FEEDS`; the results are the same.
       mesh: how many devices share every batch, or "auto"; the results are the same to rounding.
       profile: whether to write a trace of a few steps into the run folder.
-      **preparing: how the data set is prepared, if it is not yet; as of `runs.prepare`.
+      **preparing: how the data set is prepared, if it is not yet; as of `setup.prepare`.
 
     Raises:
       ValueError: the run folder belongs to another configuration or another process, all its
@@ -90,9 +100,9 @@ def train(
         if finished := check_workdir(config, workdir):  # By whoever held the lock until now.
             print(finished)
             return
-        data = runs.load_data(config, data_dir, **preparing)
+        data = setup.load_data(config, data_dir, **preparing)
         feed = processes.agree(batches.choose(feed, data.train), batches.FEEDS)
-        recipe = runs.make_recipe(config, len(data.train), mesh)
+        recipe = setup.make_recipe(config, len(data.train), mesh)
         with signals.listen() as asked_to_stop:
             _train(
                 config,
@@ -115,7 +125,7 @@ def _train(
     config: configs.Config,
     workdir: Path,
     recipe: Recipe,
-    data: runs.Data,
+    data: setup.Data,
     *,
     feed: str,
     checkpoint_every: int,
@@ -154,7 +164,7 @@ def _train(
             run_folder.write_config(workdir, dataclasses.asdict(config))
             if rows:
                 run_folder.write_metrics(workdir, rows)
-        training_recipe = runs.augmented(config, recipe)
+        training_recipe = setup.augmented(config, recipe)
         train_data = data.train
         if feed == "resident":
             train_data = replicate(recipe, np.asarray(data.train))
@@ -245,7 +255,7 @@ def has_checkpoint(workdir: Path) -> bool:
 def _finish(
     config: configs.Config,
     workdir: Path,
-    data: runs.Data,
+    data: setup.Data,
     state: steps.TrainState,
     rows: list[dict],
 ) -> None:
@@ -263,7 +273,7 @@ def _finish(
     figures = workdir / run_folder.FIGURES
     curves = run_plots.curves(rows, title, likelihood.error_unit)
     plots.save(curves, figures / "curves.png")
-    picture = runs.reconstruction_figure(trained, data.test, title)
+    picture = finish.reconstruction_figure(trained, data.test, title)
     plots.save(picture, figures / "reconstructions.png")
     last = {name: value for name, value in rows[-1].items() if name != "examples_per_second"}
     files.write_json(workdir / run_folder.SUMMARY, last)
@@ -273,8 +283,8 @@ def _finish(
 if __name__ == "__main__":
     configs.define_flags()
     flags.DEFINE_string("workdir", None, "run folder (default: runs/<dataset>-<method>-seed<seed>)")
-    runs.define_data_dir()
-    runs.define_preparing()
+    setup.define_data_dir()
+    setup.define_preparing()
     flags.DEFINE_enum(
         "feed", "auto", batches.FEEDS, "batches from the device, from disk, or chosen by size"
     )
@@ -285,4 +295,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
     flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept, and the best")
-    runs.run(main)
+    cli.run(main)

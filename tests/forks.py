@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 _SERVER = """
 import json, os, runpy, sys
 import matplotlib.figure, orbax.checkpoint, tensorflow_datasets
-import experiments.runs, experiments.run.lock, wiseale_jax.checkpoints, wiseale_jax.training.steps
+import experiments.run.cli, experiments.run.setup, experiments.run.lock
+import wiseale_jax.checkpoints, wiseale_jax.training.steps
 
 for line in sys.stdin:
     module, arguments, out, err = json.loads(line)

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import setup
 from wiseale_jax import checkpoints, run_folder
 from wiseale_jax.training import steps
 
@@ -33,7 +34,7 @@ def pattern(leaf):
 def write(folder):
     """Writes the run folder."""
     config = configs.make_config({"dataset": "sine", "latent_dim": 2, "epochs": 1})
-    recipe = runs.make_recipe(config, 64)
+    recipe = setup.make_recipe(config, 64)
     state = steps.create_state(recipe, 0, np.zeros((1, 256, 1), np.float32))
     state = state._replace(
         step=jnp.int32(STEP),

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import setup
 from wiseale_jax.datasets import sine
 from wiseale_jax.training import batches, steps
 
 
 def epoch(config, state, number, train, test):
     """One epoch; the state, and the loss on the test set."""
-    recipe = runs.make_recipe(config, len(train))
+    recipe = setup.make_recipe(config, len(train))
     order = steps.epoch_order(state.key, number, len(train))
     for part in batches.resident(train, order, config.batch_size):
         state = steps.train_steps(recipe, state, *part)
@@ -25,7 +26,7 @@ def test_beta_vae_collapses_from_the_start_but_not_after_an_epoch_of_aevb():
     rng = np.random.default_rng(0)
     train, test = (jnp.asarray(sine.generate(rng, size)["wave"]) for size in (200_000, 10_000))
     aevb = configs.make_config({"dataset": "sine", "method": "aevb"})
-    start = steps.create_state(runs.make_recipe(aevb, len(train)), 0, train[:1])
+    start = steps.create_state(setup.make_recipe(aevb, len(train)), 0, train[:1])
     warm, _ = epoch(aevb, jax.tree.map(jnp.copy, start), 1, train, test)
     # The loss of a flat line whose q(z|x) is the prior.
     variance = float(jnp.mean(jnp.sum(jnp.square(test), axis=(1, 2))))

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, runs, train
-from experiments.run import lock, signals
+from experiments import configs, train
+from experiments.run import lock, setup, signals
 from tests.forks import call
 from tests.test_train import FLAGS, GIVEN, ROOT, assert_same, command
 from wiseale_jax import checkpoints, run_folder
@@ -238,7 +238,7 @@ def test_a_workdir_that_is_removed(tmp_path, data_dir, monkeypatch):
 
 def poison(monkeypatch):
     """Puts an example of NaNs among the training examples."""
-    load_data = runs.load_data
+    load_data = setup.load_data
 
     def poisoned(*arguments, **options):
         data = load_data(*arguments, **options)
@@ -246,7 +246,7 @@ def poison(monkeypatch):
         examples[7] = np.nan
         return data._replace(train=examples)
 
-    monkeypatch.setattr(runs, "load_data", poisoned)
+    monkeypatch.setattr(setup, "load_data", poisoned)
 
 
 @pytest.mark.slow

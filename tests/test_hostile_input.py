@@ -10,7 +10,8 @@ from absl import flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import setup
 from wiseale_jax import run_folder
 
 FEW = 100
@@ -54,7 +55,7 @@ def flags_are_read_or_refused(pairs):
         except (ValueError, flags.Error) as error:
             return is_clear(error)
     assert configs.read_stored(json.loads(json.dumps(dataclasses.asdict(config))), "run") == config
-    runs.make_recipe(config, 100)
+    setup.make_recipe(config, 100)
 
 
 FLAG_PAIRS = st.lists(st.tuples(st.sampled_from([*FIELDS, "unknown"]), TEXTS), max_size=6)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import configs, evaluate, runs, train
+from experiments import configs, evaluate, train
+from experiments.run import setup
 from tests.image_files import HALF, absurd, picture
 from wiseale_jax import run_folder
 from wiseale_jax.datasets import DATASETS, image_builder, image_folder, pipeline, with_flip
@@ -217,10 +218,10 @@ def test_flip_is_off_by_default_and_for_training_only():
     for name in DATASETS:
         assert not configs.CONFIGS[name].flip
     config = configs.make_config({"dataset": "celeba", "flip": True})
-    recipe = runs.make_recipe(config, 1000)
+    recipe = setup.make_recipe(config, 1000)
     assert recipe.preprocess is DATASETS["celeba"].preprocess
-    assert runs.augmented(config, recipe).preprocess is with_flip(recipe.preprocess)
-    assert runs.augmented(configs.make_config({"dataset": "celeba"}), recipe) is recipe
+    assert setup.augmented(config, recipe).preprocess is with_flip(recipe.preprocess)
+    assert setup.augmented(configs.make_config({"dataset": "celeba"}), recipe) is recipe
     with pytest.raises(ValueError, match="flip is for images, and not for dataset 'sine'"):
         configs.make_config({"dataset": "sine", "flip": True})
 
@@ -236,11 +237,11 @@ def test_trained_and_evaluated(flip, folder, tmp_path):
     found = evaluate.evaluate_run(tmp_path / "run", str(tmp_path / "data"), settings)
     last = run_folder.read_metrics(tmp_path / "run")[-1]
     assert [found[name] for name in ("loss", "wiseale_kl")] == [last["loss"], last["wiseale_kl"]]
-    data = runs.load_data(config, str(tmp_path / "data"))
+    data = setup.load_data(config, str(tmp_path / "data"))
     assert data.train.shape == (8, 32, 32, 3)
     # Where the folder is now, if it has moved since.
     with pytest.raises(ValueError, match="moved is not a folder"):
-        runs.load_data(config, str(tmp_path / "data"), source=str(tmp_path / "moved"))
+        setup.load_data(config, str(tmp_path / "data"), source=str(tmp_path / "moved"))
     moved = shutil.copytree(folder, tmp_path / "moved")
-    again = runs.load_data(config, str(tmp_path / "other"), source=str(moved))
+    again = setup.load_data(config, str(tmp_path / "other"), source=str(moved))
     np.testing.assert_array_equal(again.train, data.train)

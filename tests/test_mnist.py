@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, runs, train
+from experiments import configs, train
+from experiments.run import setup
 from wiseale_jax import run_folder
 from wiseale_jax.datasets import BINARIZE, downloads, pipeline, preprocessing
 from wiseale_jax.datasets.mnist import FILES, Mnist, read_idx
@@ -80,7 +81,7 @@ def test_the_published_digits(mnist):
 def test_all_of_them_are_70000(mnist):
     _, folder = mnist
     config = configs.make_config({"dataset": "mnist", "split": "all"})
-    data = runs.load_data(config, folder)
+    data = setup.load_data(config, folder)
     assert len(data.train) == 70_000 and len(data.test.examples) == 10_000
     np.testing.assert_array_equal(data.train[60_000:], data.test.examples)
 

@@ -1,4 +1,4 @@
-"""experiments/runs.py and processes.py: what the entry points share."""
+"""experiments/run/setup.py, cli.py and finish.py and processes.py: what the entry points share."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, runs
-from experiments.run import processes
+from experiments import configs
+from experiments.run import cli, finish, processes, setup
 from tests import golden_run
 from tests.forks import ROOT
 from wiseale_jax import methods
@@ -87,10 +87,10 @@ def test_a_cache_that_cannot_be_written_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        runs._cache_compilations()
+        cli._cache_compilations()
         assert jax.config.jax_compilation_cache_dir is None
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        runs._cache_compilations()
+        cli._cache_compilations()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "wiseale_jax")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -100,11 +100,11 @@ def test_one_test_example_is_too_few_for_the_mmd(monkeypatch):
     def load_arrays(builder, split, names):
         return {names[0]: np.zeros((64 if split == "train" else 1, 4))}
 
-    monkeypatch.setattr(runs, "prepare", lambda *_, **__: None)
-    monkeypatch.setattr(runs.pipeline, "load_arrays", load_arrays)
+    monkeypatch.setattr(setup, "prepare", lambda *_, **__: None)
+    monkeypatch.setattr(setup.pipeline, "load_arrays", load_arrays)
     with pytest.raises(ValueError, match="'wae_mmd' needs 2 test examples or more, there are 1"):
-        runs.load_data(configs.make_config({"dataset": "sine", "method": "wae_mmd"}), None)
-    data = runs.load_data(configs.make_config({"dataset": "sine"}), None)
+        setup.load_data(configs.make_config({"dataset": "sine", "method": "wae_mmd"}), None)
+    data = setup.load_data(configs.make_config({"dataset": "sine"}), None)
     assert len(data.train) == 64 and len(data.test.examples) == 1
 
 
@@ -114,8 +114,8 @@ def test_images_stand_over_their_reconstructions(count, rows, columns):
     trained = types.SimpleNamespace(
         config={"dataset": "mnist", "binarize": "none"}, reconstruct=lambda x: 1 - x
     )
-    test = runs.TestSet(np.asarray(255 * images, np.uint8), {})
-    axes = runs.reconstruction_figure(trained, test, "t").axes[0]
+    test = setup.TestSet(np.asarray(255 * images, np.uint8), {})
+    axes = finish.reconstruction_figure(trained, test, "t").axes[0]
     names = [text.get_text() for text in axes.get_yticklabels()]
     assert names == ["input", "reconstruction"] * (rows // 2)
     drawn = np.asarray(axes.images[0].get_array())
@@ -138,7 +138,7 @@ def test_a_program_has_the_settings_of_its_run():
         "kl_weight": "batch",
         "bound": "tightest",
     }
-    recipe = runs.make_recipe(configs.make_config(given), 100)
+    recipe = setup.make_recipe(configs.make_config(given), 100)
     keywords = {"likelihood": LIKELIHOODS["gaussian"], "kl_weight": "batch", "bound": "tightest"}
     assert recipe.objective.func is methods.wiseale
     assert recipe.objective.keywords == keywords
@@ -147,7 +147,7 @@ def test_a_program_has_the_settings_of_its_run():
         assert getattr(recipe.model if name in of_model else recipe, name) == given[name]
     assert recipe.model.architecture is ARCHITECTURES["sine"]
     assert recipe.model.encoder == "gaussian" and recipe.preprocess is as_stored
-    point = runs.make_recipe(configs.make_config({"dataset": "sine", "method": "ae"}), 100)
+    point = setup.make_recipe(configs.make_config({"dataset": "sine", "method": "ae"}), 100)
     assert point.model.encoder == "deterministic"
 
 
@@ -155,13 +155,13 @@ def test_a_program_has_the_settings_of_its_run():
 def test_a_program_has_its_methods_weight(name, value):
     method = {"beta": "beta_vae", "mmd_weight": "wae_mmd"}[name]
     config = configs.make_config({"dataset": "sine", "method": method, name: value})
-    assert runs.make_recipe(config, 100).objective.keywords[name] == value
+    assert setup.make_recipe(config, 100).objective.keywords[name] == value
 
 
 @pytest.mark.parametrize("binarize", BINARIZE)
 def test_images_are_made_binary_as_the_run_says(binarize):
     config = configs.make_config({"dataset": "mnist", "binarize": binarize})
-    preprocess = runs.make_recipe(config, 100).preprocess
+    preprocess = setup.make_recipe(config, 100).preprocess
     assert preprocess is BINARIZE[binarize]
     if binarize == "none":
         x = preprocess(np.array([0, 51, 255], np.uint8), jax.random.key(0))
@@ -171,7 +171,7 @@ def test_images_are_made_binary_as_the_run_says(binarize):
 def test_the_learning_rate_drops_after_whole_epochs_of_steps():
     given = {"dataset": "sine", "batch_size": 32, "learning_rate_drop_epoch": 1}
     given |= {"learning_rate": 0.1, "learning_rate_drop_factor": 0.3}
-    optimizer = runs.make_recipe(configs.make_config(given), 100).optimizer
+    optimizer = setup.make_recipe(configs.make_config(given), 100).optimizer
     # Of a gradient that never changes, Adam's steps are as long as the rate.
     gradient, steps = jnp.ones(()), []
     state = optimizer.init(gradient)
@@ -184,17 +184,17 @@ def test_the_learning_rate_drops_after_whole_epochs_of_steps():
 def test_a_warmup_is_of_whole_epochs_of_steps():
     given = {"dataset": "sine", "batch_size": 32}
     config = configs.make_config({**given, "warmup_epochs": 3})
-    assert runs.make_recipe(config, 100).warmup_steps == 9
-    assert runs.make_recipe(configs.make_config(given), 100).warmup_steps == 0
+    assert setup.make_recipe(config, 100).warmup_steps == 9
+    assert setup.make_recipe(configs.make_config(given), 100).warmup_steps == 0
     config = configs.make_config({**given, "warmup_epochs": 2**31 - 1})
-    assert runs.make_recipe(config, 10**6).warmup_steps == 2**31 - 1
+    assert setup.make_recipe(config, 10**6).warmup_steps == 2**31 - 1
 
 
 def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
     given = {"dataset": "sine", "method": "beta_vae", "clip_norm": 1.0}
 
     def recipe(steps=10, **fields):
-        return runs.make_recipe(configs.make_config({**given, **fields}), 64 * steps)
+        return setup.make_recipe(configs.make_config({**given, **fields}), 64 * steps)
 
     first = recipe(seed=0)
     again = recipe(seed=1)
@@ -212,8 +212,8 @@ def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
 def test_any_data_set_of_lines_has_a_picture(names):
     trained = wiseale_jax.load(golden_run.FOLDER)
     waves = sine.generate(np.random.default_rng(0), 20)
-    test = runs.TestSet(waves["wave"], {name: waves[name] for name in names})
-    figure = runs.reconstruction_figure(trained, test, "title")
+    test = setup.TestSet(waves["wave"], {name: waves[name] for name in names})
+    figure = finish.reconstruction_figure(trained, test, "title")
     shown = [axes for axes in figure.axes if axes.lines]
     assert len(shown) == 16 and all(len(axes.lines) == 2 for axes in shown)
     again = trained.reconstruct(waves["wave"])
@@ -230,5 +230,5 @@ def test_an_error_with_its_traceback_if_one_asks_for_it():
 
 def test_the_unit_of_the_error():
     sine, mnist = (configs.make_config({"dataset": name}) for name in ("sine", "mnist"))
-    assert runs.error_unit([sine, sine]) == "squared" and runs.error_unit([mnist]) == "nats"
-    assert runs.error_unit([sine, mnist]) == "squared or nats"
+    assert setup.error_unit([sine, sine]) == "squared" and setup.error_unit([mnist]) == "nats"
+    assert setup.error_unit([sine, mnist]) == "squared or nats"

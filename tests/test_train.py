@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, epochs, evaluate, runs, train
-from experiments.run import profiling, resume
+from experiments import configs, epochs, evaluate, train
+from experiments.run import profiling, resume, setup
 from tests.devices import environment, start_together
 from tests.forks import call
 from wiseale_jax import checkpoints, divergences, run_folder
@@ -69,7 +69,7 @@ def test_other_examples_are_refused_by_number_and_else_noted(
     config = configs.make_config({**GIVEN, "epochs": 1})
     train.train(config, tmp_path / "run", str(data_dir))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.json*")}
-    load = runs.load_data
+    load = setup.load_data
 
     def load_fewer(*arguments):
         data = load(*arguments)
@@ -77,7 +77,7 @@ def test_other_examples_are_refused_by_number_and_else_noted(
 
     longer = dataclasses.replace(config, epochs=2)
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "load_data", load_fewer)
+        patch.setattr(setup, "load_data", load_fewer)
         with pytest.raises(
             ValueError, match=r"trained on 640 examples .* now there are 540 and 150"
         ):
@@ -154,7 +154,7 @@ def test_the_checkpoint_of_the_lowest_test_loss_is_kept(tmp_path):
 
 
 def test_every_epoch_has_an_order_of_its_own():
-    recipe = runs.make_recipe(configs.make_config(GIVEN), 64)
+    recipe = setup.make_recipe(configs.make_config(GIVEN), 64)
     data, key = np.arange(64.0), jax.random.key_data(jax.random.key(0))
     orders = []
     for epoch in (1, 2):
@@ -180,10 +180,10 @@ def test_only_the_training_examples_are_mirrored(tmp_path, monkeypatch):
         raise Enough
 
     images, used = np.zeros((4, 28, 28, 1), np.uint8), []
-    data = runs.Data(images, runs.TestSet(images, {}))
+    data = setup.Data(images, setup.TestSet(images, {}))
     key = jax.random.key_data(jax.random.key(0))
     state = types.SimpleNamespace(step=0, key=key, params={}, variables={})
-    monkeypatch.setattr(runs, "load_data", lambda *_: data)
+    monkeypatch.setattr(setup, "load_data", lambda *_: data)
     monkeypatch.setattr(steps, "create_state", lambda *_: state)
     monkeypatch.setattr(profiling, "report", lambda *_: (None, ()))
     monkeypatch.setattr(epochs, "train", train_epoch)
@@ -196,10 +196,10 @@ def test_only_the_training_examples_are_mirrored(tmp_path, monkeypatch):
 
 
 def test_a_batch_of_nan_stops_the_run_and_saves_it_as_it_was(tmp_path, data_dir, monkeypatch):
-    data = runs.load_data(configs.make_config(GIVEN), str(data_dir))
+    data = setup.load_data(configs.make_config(GIVEN), str(data_dir))
     examples = np.array(data.train)
     examples[7] = np.nan
-    monkeypatch.setattr(runs, "load_data", lambda *_: data._replace(train=examples))
+    monkeypatch.setattr(setup, "load_data", lambda *_: data._replace(train=examples))
     with pytest.raises(FloatingPointError, match=r"in epoch 1, is not finite: .*loss nan") as error:
         train.train(configs.make_config(GIVEN), tmp_path / "run", str(data_dir))
     step = int(re.search(r"step (\d+),", str(error.value)).group(1))
@@ -354,7 +354,7 @@ def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch
     def refuse(*arguments):
         raise DataNeeded
 
-    monkeypatch.setattr(runs, "load_test", refuse)  # Found again without the data.
+    monkeypatch.setattr(setup, "load_test", refuse)  # Found again without the data.
     again = evaluate.evaluate_run(finished, str(data_dir), settings)
     assert again == written and list(again) == list(written)
     assert evaluate.table(again) in done.stdout

@@ -18,8 +18,9 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import configs, runs
+from experiments import configs
 from experiments.benchmarks import train as train_benchmark
+from experiments.run import cli, setup
 from wiseale_jax import methods
 from wiseale_jax.training.steps import create_state, epoch_order, train_steps
 
@@ -60,7 +61,7 @@ def measure(size: int, rounds: int) -> None:
     recipes, states, seconds = {}, {}, {"aevb": [], "wiseale": []}
     for method in seconds:
         config = configs.make_config({"dataset": "sine", "method": method, "batch_size": size})
-        recipe = runs.make_recipe(config, len(data))
+        recipe = setup.make_recipe(config, len(data))
         recipes[method] = recipe._replace(objective=_without_metrics(recipe.objective))
         states[method] = create_state(recipes[method], 0, data[:1])
     for number in range(rounds + 1):
@@ -87,4 +88,4 @@ def _without_metrics(objective: methods.Objective) -> methods.Objective:
 if __name__ == "__main__":
     flags.DEFINE_integer("rounds", 7, "rounds that count", lower_bound=1)
     flags.DEFINE_integer("only", None, "a batch size: only that, in this process", lower_bound=1)
-    runs.run(main)
+    cli.run(main)

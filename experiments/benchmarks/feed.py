@@ -16,7 +16,8 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import cli, setup
 from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe
 
@@ -27,7 +28,7 @@ def main(argv: list[str]) -> None:
     """Prints one table, a row per way of feeding."""
     del argv
     config = configs.config_from_flags()
-    data = runs.load_data(config, FLAGS.data_dir, **runs.preparing_from_flags()).train
+    data = setup.load_data(config, FLAGS.data_dir, **setup.preparing_from_flags()).train
     seconds = measure(config, data, FLAGS.rounds)
     examples = len(data) // config.batch_size * config.batch_size
     print(f"{config.dataset}, {examples:,} examples an epoch, batch {config.batch_size}; ", end="")
@@ -50,7 +51,7 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
       data: `[size, ...]`, the training examples, memory-mapped.
       rounds: epochs of each feed that count; one more of each comes first, and compiles.
     """
-    recipe = runs.augmented(config, runs.make_recipe(config, len(data)))
+    recipe = setup.augmented(config, setup.make_recipe(config, len(data)))
     state = steps.create_state(recipe, config.seed, data[:1])
     on_device = jax.device_put(np.asarray(data))
     seconds: dict[str, list[float]] = {"resident": [], "stream": []}
@@ -81,7 +82,7 @@ def _train(
 if __name__ == "__main__":
     # All but epochs: --rounds says how many are trained.
     configs.define_flags([f.name for f in dataclasses.fields(configs.Config) if f.name != "epochs"])
-    runs.define_data_dir()
-    runs.define_preparing()
+    setup.define_data_dir()
+    setup.define_preparing()
     flags.DEFINE_integer("rounds", 7, "pairs of epochs that count", lower_bound=1)
-    runs.run(main)
+    cli.run(main)

@@ -26,8 +26,8 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import runs
 from experiments.benchmarks.train import peak_megabytes
+from experiments.run import cli
 from wiseale_jax import wiseale_kl
 
 FLAGS = flags.FLAGS
@@ -218,7 +218,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 def main(argv: list[str]) -> None:
     """Prints one table."""
     del argv
-    sizes = [_parse_size(size) for size in runs.listed("sizes")]
+    sizes = [_parse_size(size) for size in cli.listed("sizes")]
     if FLAGS.only:
         _print_memory(FLAGS.only, *sizes[0], FLAGS.gradient)
         return
@@ -247,10 +247,10 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    runs.define_list("sizes", list(SIZES), "batch and latent size of each row, MxD")
+    cli.define_list("sizes", list(SIZES), "batch and latent size of each row, MxD")
     flags.DEFINE_integer("rounds", 5, "turns, of which the median is printed", lower_bound=1)
     flags.DEFINE_enum(
         "only", None, list(PEERS), "print the MB that one peer takes for the first of --sizes"
     )
     flags.DEFINE_bool("gradient", True, "with --only: the gradient too")
-    runs.run(main)
+    cli.run(main)

@@ -28,7 +28,8 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import configs, runs
+from experiments import configs
+from experiments.run import cli, setup
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import create_state, epoch_order, train_step, train_steps
@@ -46,7 +47,7 @@ _BATCH = {"celeba": 32}
 def main(argv: list[str]) -> None:
     """Prints one table, a row per network and contestant."""
     del argv
-    networks = runs.listed("networks")
+    networks = cli.listed("networks")
     if FLAGS.only:
         first_step(networks[0], FLAGS.only)
         return
@@ -144,7 +145,7 @@ def peak_megabytes() -> float:
 
 def _recipe(config: configs.Config) -> Recipe:
     # The random data are floats already: the data set's own scaling is left out.
-    recipe = runs.make_recipe(config, _EXAMPLES[config.dataset])
+    recipe = setup.make_recipe(config, _EXAMPLES[config.dataset])
     return recipe._replace(preprocess=lambda batch, key: batch)
 
 
@@ -303,7 +304,7 @@ CONTESTANTS: dict[str, Callable[[configs.Config, np.ndarray], Contestant]] = {
 
 
 if __name__ == "__main__":
-    runs.define_list("networks", ["sine"], f"networks to train: {', '.join(_EXAMPLES)}")
+    cli.define_list("networks", ["sine"], f"networks to train: {', '.join(_EXAMPLES)}")
     flags.DEFINE_integer(
         "steps", 100, "steps per round; one of celeba takes seconds on a CPU", lower_bound=1
     )
@@ -312,4 +313,4 @@ if __name__ == "__main__":
         "contestant", [], list(CONTESTANTS), "one beside the peer, once for each (default: all)"
     )
     flags.DEFINE_string("only", None, "a contestant: only its first step, in this process")
-    runs.run(main)
+    cli.run(main)

@@ -8,8 +8,8 @@ from typing import Any
 
 import orbax.checkpoint as ocp
 
-from experiments import configs, runs
-from experiments.run import processes
+from experiments import configs
+from experiments.run import processes, setup
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.datasets import pipeline
 from wiseale_jax.training.steps import TrainState
@@ -88,7 +88,7 @@ def save(
         checkpoints.save(saved, step, state, record)
 
 
-def describe(data: runs.Data) -> dict[str, dict[str, Any]]:
+def describe(data: setup.Data) -> dict[str, dict[str, Any]]:
     """What a checkpoint says of the data: how many examples there are, and which."""
     train, test = data.train, data.test.examples
     return {

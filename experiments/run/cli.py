@@ -1,0 +1,110 @@
+"""What the commands share: how one starts, how its errors are shown, and flags that are lists."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+from experiments.run import signals
+from wiseale_jax import files
+
+_M_ARENA_MAX = -8  # M_ARENA_MAX in malloc.h.
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs an entry point; what a user can mend ends in one line and exit code 2.
+
+    With WISEALE_TRACEBACK in the environment it is raised instead, to find a mistake in the code.
+    A training that was asked to stop ends with `signals.EXIT_CODE`; --help shows our own flags.
+    """
+    for module, defined in flags.FLAGS.flags_by_module_dict().items():
+        if module.startswith("experiments."):
+            for flag in defined:
+                flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+    def guarded(argv: list[str]) -> None:
+        # What is wrong is raised: orbax also logs it, with tracebacks.
+        logging.set_verbosity(logging.FATAL)
+        _cache_compilations()
+        _share_arenas()
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
+            main(argv)
+        except (ValueError, OSError, FloatingPointError) as error:
+            if "WISEALE_TRACEBACK" in os.environ:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = (str(error) or "MemoryError").splitlines()[0]
+            print(
+                f"error: not enough memory ({reason}): a smaller batch_size or latent_dim, or more "
+                "microbatches, usually helps",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+        except signals.Stopped as stopped:
+            print(stopped)
+            sys.exit(signals.EXIT_CODE)
+        except KeyboardInterrupt:
+            sys.exit(128 + signal.SIGINT)
+
+    app.run(guarded)
+
+
+def _cache_compilations() -> None:
+    """Keeps compiled programs on disk, so that only a first start compiles.
+
+    In `$JAX_COMPILATION_CACHE_DIR`, else in `~/.cache/wiseale_jax`; nowhere if that cannot be
+    written, or there is no home.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        with contextlib.suppress(OSError, RuntimeError):
+            folder = files.make_folder(Path(cache, "wiseale_jax"), "cache")
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _share_arenas() -> None:
+    """Has all threads allocate memory from two arenas, where the C library is glibc.
+
+    Each of the many threads that write checkpoints would fill one of its own, and no memory comes
+    back from them: a long run would grow.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ:
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
+
+
+def define_list(name: str, default: list[str] | None, text: str) -> None:
+    """Defines a flag of values separated by commas, which may be given more than once."""
+    flags.DEFINE_multi_string(name, default, f"{text}, separated by commas")
+
+
+def listed(name: str) -> list[str]:
+    """The values of a flag that `define_list` has defined."""
+    parse = flags.ListParser().parse
+    return [value for given in flags.FLAGS[name].value or () for value in parse(given)]
+
+
+def refuse_given(names: Iterable[str], reason: str) -> None:
+    """Refuses flags that have no use here.
+
+    Raises:
+      ValueError: one of them is given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise ValueError(f"--{name} {reason}")

@@ -1,0 +1,153 @@
+"""What a run is made of: its data and its recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import configs, optimizers
+from wiseale_jax import methods
+from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.models.trained import model_from_config
+from wiseale_jax.training.recipe import Recipe
+
+
+class TestSet(NamedTuple):
+    """A test set as stored: its examples, `[size, ...]`, and their factors, by name."""
+
+    examples: np.ndarray
+    factors: dict[str, np.ndarray]
+
+
+class Data(NamedTuple):
+    """A data set as stored: the training examples, `[size, ...]`, and the test set."""
+
+    train: np.ndarray
+    test: TestSet
+
+
+def define_data_dir() -> None:
+    """Defines --data_dir."""
+    flags.DEFINE_string(
+        "data_dir", None, "prepared data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+    )
+
+
+def define_preparing() -> None:
+    """Defines the flags of how a data set is prepared; --source is one of `Config`'s."""
+    flags.DEFINE_string(
+        "manual_dir", None, "files downloaded by hand (default: downloads/manual in data_dir)"
+    )
+    flags.DEFINE_bool("skip_damaged", None, "celeba, image_folder: leave damaged files out")
+
+
+def preparing_from_flags() -> dict[str, Any]:
+    """The flags of how a data set is prepared, as far as they are given."""
+    names = ("manual_dir", "source", "skip_damaged")
+    given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def prepare(config: configs.Config, data_dir: str | None, **preparing: Any) -> Any:
+    """Prepares a run's data set if need be; gives its tfds builder.
+
+    Args:
+      config: of the run.
+      data_dir: where prepared data sets are kept.
+      **preparing: how it is prepared: of `preparing_from_flags`.
+
+    Raises:
+      ValueError: its files are not what they should be.
+      OSError: they cannot be had, or the folder cannot be written.
+    """
+    settings = {name: getattr(config, name) for name in DATASETS[config.dataset].settings}
+    return pipeline.prepare(config.dataset, data_dir, **{**settings, **preparing})
+
+
+def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) -> Data:
+    """Prepares the data set if need be, and opens it.
+
+    Args:
+      config: of the run.
+      data_dir: where prepared data sets are kept.
+      **preparing: as of `prepare`.
+
+    Raises:
+      ValueError: there are fewer training examples than asked for, or than a batch; or too few
+        test examples for the method; or as of `prepare`.
+      OSError: as of `prepare`.
+    """
+    dataset = DATASETS[config.dataset]
+    builder = prepare(config, data_dir, **preparing)
+    train = pipeline.load_arrays(builder, config.split, [dataset.feature])[dataset.feature]
+    if (count := config.train_examples) is not None and count > len(train):
+        raise ValueError(f"train_examples must be in 1..{len(train)}, got {count}")
+    train = train[:count]
+    if config.batch_size > len(train):
+        raise ValueError(
+            f"batch_size {config.batch_size} is more than the {len(train)} training examples"
+        )
+    test = _load_test(builder, dataset)
+    if config.method in methods.NEEDS_PAIRS and (size := len(test.examples)) < 2:
+        raise ValueError(
+            f"method {config.method!r} needs 2 test examples or more, there are {size}"
+        )
+    return Data(train, test)
+
+
+def load_test(config: configs.Config, data_dir: str | None, **preparing: Any) -> TestSet:
+    """The test set alone, as `load_data` opens it; raises as `prepare`."""
+    return _load_test(prepare(config, data_dir, **preparing), DATASETS[config.dataset])
+
+
+def _load_test(builder: Any, dataset: Dataset) -> TestSet:
+    arrays = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
+    return TestSet(arrays.pop(dataset.feature), arrays)
+
+
+def make_recipe(
+    config: configs.Config, train_size: int, mesh: jax.sharding.Mesh | None = None
+) -> Recipe:
+    """The static half of a run: model, objective, optimiser, preprocessing, batch and devices.
+
+    Without the augmentation of training examples, which `augmented` adds.
+    """
+    settings = dataclasses.asdict(config)
+    model, likelihood = model_from_config(settings)
+    steps_per_epoch = train_size // config.batch_size
+    return Recipe(
+        model=model,
+        objective=methods.bind(config.method, likelihood, settings),
+        optimizer=optimizers.optimizer(config, steps_per_epoch),
+        preprocess=preprocessing(config.dataset, config.binarize),
+        batch_size=config.batch_size,
+        microbatches=config.microbatches,
+        mesh=mesh,
+        skip_nonfinite=config.skip_nonfinite,
+        warmup_steps=optimizers.steps_of(config.warmup_epochs or 0, steps_per_epoch),
+    )
+
+
+def augmented(config: configs.Config, recipe: Recipe) -> Recipe:
+    """The recipe that trains: what `make_recipe` gives, which evaluates, and augmentation."""
+    if not config.flip:
+        return recipe
+    return recipe._replace(preprocess=with_flip(recipe.preprocess))
+
+
+def error_unit(of: Iterable[configs.Config]) -> str:
+    """The unit of the runs' reconstruction error, for the axes of figures."""
+    likelihoods = (LIKELIHOODS[DATASETS[config.dataset].likelihood] for config in of)
+    return " or ".join(dict.fromkeys(likelihood.error_unit for likelihood in likelihoods))
+
+
+def default_workdir(config: configs.Config) -> Path:
+    """`runs/<dataset>-<method>-seed<seed>`."""
+    return Path("runs") / f"{config.dataset}-{config.method}-seed{config.seed}"
