@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from absl import flags
 from matplotlib.figure import Figure
 
-from experiments import configs, evaluate, train
+from experiments import configs, evaluate
 from experiments.report import tables
-from experiments.run import cli, messages, setup
+from experiments.run import cli, loop, messages, setup
 from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.evaluation.frechet import load_features
@@ -88,7 +88,7 @@ def train_all(
       **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Raises:
-      ValueError, OSError: as `train.train`; a finished run lacks what its numbers are of; or the
+      ValueError, OSError: as `loop.train`; a finished run lacks what its numbers are of; or the
         runs cannot be evaluated with the settings. Before anything is trained.
       FloatingPointError: no run got to its end.
     """
@@ -101,7 +101,7 @@ def train_all(
     ]
     folders = [output / "runs" / f"{_slug(label)}-seed{config.seed}" for label, config in planned]
     for workdir, (_, config) in zip(folders, planned, strict=True):
-        if train.check_workdir(config, workdir, "output"):
+        if loop.check_workdir(config, workdir, "output"):
             _check_finished(workdir)
     test = setup.load_test(planned[0][1], data_dir, **preparing).examples
     evaluation.check(settings, len(test))
@@ -111,7 +111,7 @@ def train_all(
     for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
         try:
-            train.train(config, workdir, data_dir, **preparing)
+            loop.train(config, workdir, data_dir, **preparing)
         except FloatingPointError as error:
             print(f"left out: {label}, seed {config.seed}: {error}")
             continue
@@ -123,7 +123,7 @@ def train_all(
 
 def _check_finished(workdir: Path) -> None:
     missing = [] if run_folder.read_metrics(workdir) else [run_folder.METRICS]
-    if not train.has_checkpoint(workdir):
+    if not loop.has_checkpoint(workdir):
         missing.append("checkpoint")
     if missing:
         raise ValueError(

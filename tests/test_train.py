@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 
 import wiseale_jax
-from experiments import configs, epochs, evaluate, train
-from experiments.run import profiling, resume, setup
+from experiments import configs, evaluate, train
+from experiments.run import loop, profiling, resume, setup
 from tests.devices import environment, start_together
 from tests.forks import call
 from wiseale_jax import checkpoints, divergences, run_folder
 from wiseale_jax.datasets import BINARIZE, pipeline, with_flip
 from wiseale_jax.evaluation import Settings, catalogue, representation
-from wiseale_jax.training import batches, steps
+from wiseale_jax.training import batches, epochs, steps
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {"dataset": "sine", "epochs": 3, "batch_size": 32}
@@ -84,7 +84,7 @@ def test_other_examples_are_refused_by_number_and_else_noted(
             train.train(longer, tmp_path / "run", str(data_dir))
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*.json*")}
     assert before == after
-    assert train.check_workdir(config, tmp_path / "run").endswith("train on")
+    assert loop.check_workdir(config, tmp_path / "run").endswith("train on")
     train.train(longer, tmp_path / "run", str(data_dir))
     assert rows_of(tmp_path / "run")[-1]["epoch"] == 2
     assert "are not those of before" not in capsys.readouterr().out

@@ -2,25 +2,53 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.run.setup import TestSet
+from experiments import configs
+from experiments.run import messages
+from experiments.run.setup import Data, TestSet
+from wiseale_jax import files, run_folder
 from wiseale_jax.datasets import preprocessing
-from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
+from wiseale_jax.training.steps import TrainState
+
+
+def finish(
+    config: configs.Config,
+    workdir: Path,
+    data: Data,
+    state: TrainState,
+    rows: list[dict],
+) -> None:
+    """Draws the figures and, last, writes the summary, which marks the run as finished."""
+    from wiseale_jax import plots  # Only now: matplotlib takes a third of a start's time.
+    from wiseale_jax.plots import run as run_plots
+
+    epochs_trained = messages.count(config.epochs, "epoch")
+    title = f"{config.method} on {config.dataset}, {epochs_trained}, seed {config.seed}"
+    settings = dataclasses.asdict(config)
+    model, likelihood = model_from_config(settings)
+    trained = TrainedAutoencoder(model, jax.device_get(state.variables), likelihood, settings)
+    figures = workdir / run_folder.FIGURES
+    curves = run_plots.curves(rows, title, likelihood.error_unit)
+    plots.save(curves, figures / "curves.png")
+    picture = reconstruction_figure(trained, data.test, title)
+    plots.save(picture, figures / "reconstructions.png")
+    last = {name: value for name, value in rows[-1].items() if name != "examples_per_second"}
+    files.write_json(workdir / run_folder.SUMMARY, last)
+    print(f"finished: {workdir}")
 
 
 def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str) -> Any:
     """Test examples and their reconstructions: waves of several frequencies, images, or lines."""
-    from wiseale_jax.plots import (
-        images as image_plots,  # Only now: a start must not wait for matplotlib.
-    )
-    from wiseale_jax.plots import (
-        run as run_plots,  # Only now: a start must not wait for matplotlib.
-    )
+    from wiseale_jax.plots import images as image_plots  # Only now: a start must not wait.
+    from wiseale_jax.plots import run as run_plots
 
     preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
     stored, factors = test

@@ -90,6 +90,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def say(line: str) -> None:
+    """Prints a line, if this process is the one that prints."""
+    if is_first():
+        print(line, flush=True)
+
+
 def choose_mesh(flag: str, batch_size: int, microbatches: int = 1) -> jax.sharding.Mesh | None:
     """The devices to train on: "auto" is as many as divide each part of the batch; None for one.
 

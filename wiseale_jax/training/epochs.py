@@ -1,4 +1,4 @@
-"""One epoch of a run: its batches, wherever they come from, and a progress bar."""
+"""One epoch of training: its batches, wherever they come from, and a progress bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.run import processes
 from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe, batches_sharding
 
@@ -33,11 +32,23 @@ def train(
     data: jax.Array | np.ndarray,
     epoch: int,
     epochs: int,
-    asked_to_stop: Callable[[], bool],
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    progress: bool = True,
 ) -> tuple[steps.TrainState, dict[str, object] | None]:
     """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
 
-    None instead of a row if it was asked to stop before the end, or a step is at fault.
+    Args:
+      recipe: what is trained.
+      state: is donated.
+      data: `[size, ...]`, the examples as stored: on the device, or memory-mapped and streamed.
+      epoch: which, from 1; the state may stand anywhere in it.
+      epochs: how many there are, for the bar.
+      asked_to_stop: whether to stop before the end.
+      progress: whether to show the bar, where the output is a terminal.
+
+    Returns:
+      The state, and the epoch's row of metrics: means over its steps. None in the row's place if
+      it was asked to stop before the end, or the next step has a fault.
     """
     per_epoch = len(data) // recipe.batch_size
     done = already = int(state.step) - (epoch - 1) * per_epoch
@@ -49,7 +60,7 @@ def train(
         unit=" examples",
         unit_scale=True,
         leave=False,
-        disable=None if processes.is_first() else True,
+        disable=None if progress and jax.process_index() == 0 else True,
     ) as bar:
         for part in parts(recipe, state, data, epoch):
             if start is None:
