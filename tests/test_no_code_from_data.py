@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers import ROOT
+
 UNPICKLES = (
     r"\b(import|from) (c?[pP]ickle|cloudpickle|dill|joblib|marshal|shelve)\b"
     r"|torch\.load|yaml\.load|read_pickle|allow_pickle=True"

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -14,8 +13,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import wiseale_jax
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["quickstart", "wiseale_kl", "latent_space"]
 PUBLIC = {
     "wiseale_jax": {*wiseale_jax.__all__, "latent_plots"},

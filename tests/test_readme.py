@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import configs, train
-from tests.forks import ROOT
+from tests.helpers import ROOT
 from wiseale_jax import wiseale_kl
 
 

@@ -1,0 +1,170 @@
+"""methods/: losses and metrics recomputed in float64 NumPy, but for the bound and the MMD."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wiseale_jax.divergences import mmd, wiseale_kl
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.methods import METHODS, bind
+from wiseale_jax.models.autoencoder import Outputs
+
+KEY = jax.random.key(0)
+NAMES = {"loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse"}
+
+
+def case(likelihood, seed=0, batch=6, latent=3):
+    rng = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    x = draw(batch, 8, 2)
+    if likelihood == "bernoulli":
+        x = (x > 0).astype(np.float32)
+    mean, logvar = draw(batch, latent), draw(batch, latent)
+    outputs = Outputs(mean, logvar, draw(batch, latent), draw(batch, 8, 2), jnp.float32(-0.7))
+    return x, outputs
+
+
+def expected(x, outputs, likelihood):
+    x, mean, logvar, output = map(np.float64, (x, outputs.mean, outputs.logvar, outputs[3]))
+    if likelihood == "gaussian":
+        error = np.sum((x - output) ** 2, axis=(1, 2))
+        variance = np.exp(-0.7)
+        nll = error / (2 * variance) + 0.5 * 16 * np.log(2 * np.pi * variance)
+        expectation = output
+    else:
+        expectation = 1 / (1 + np.exp(-output))
+        nll = error = -np.sum(
+            x * np.log(expectation) + (1 - x) * np.log(1 - expectation), axis=(1, 2)
+        )
+    kl = 0.5 * np.sum(mean**2 + np.exp(logvar) - 1 - logvar, axis=1)
+    return {
+        "nll": nll.mean(),
+        "reconstruction_error": error.mean(),
+        "aevb_kl": kl.mean(),
+        "elbo": -nll.mean() - kl.mean(),
+        "mse": np.mean((x - expectation) ** 2),
+    }
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("method", METHODS)
+def test_metrics_are_the_same_for_every_method(method, likelihood):
+    x, outputs = case(likelihood)
+    loss, metrics = jax.jit(bind(method, LIKELIHOODS[likelihood], {}))(outputs, x, KEY)
+    want = expected(x, outputs, likelihood)
+    assert set(metrics) == NAMES
+    assert all(value.shape == () for value in metrics.values())
+    for name in ("reconstruction_error", "aevb_kl", "elbo", "mse"):
+        np.testing.assert_allclose(metrics[name], want[name], rtol=1e-5)
+    np.testing.assert_allclose(metrics["wiseale_kl"], wiseale_kl(outputs.mean, outputs.logvar))
+    assert loss == metrics["loss"]
+
+
+def loss_of(method, likelihood="gaussian", **settings):
+    x, outputs = case(likelihood)
+    return bind(method, LIKELIHOODS[likelihood], settings)(outputs, x, KEY)[0]
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_losses(likelihood):
+    x, outputs = case(likelihood)
+    want = expected(x, outputs, likelihood)
+    kl = float(wiseale_kl(outputs.mean, outputs.logvar))
+    prior_z = jax.random.normal(KEY, outputs.z.shape)
+    penalty = float(mmd(outputs.z, prior_z))
+    for method, settings, loss in (
+        ("aevb", {}, want["nll"] + want["aevb_kl"]),
+        ("beta_vae", {}, want["nll"] + 4 * want["aevb_kl"]),
+        ("beta_vae", {"beta": 0.5}, want["nll"] + 0.5 * want["aevb_kl"]),
+        ("wiseale", {}, want["nll"] + kl / 6),
+        ("wiseale", {"kl_weight": "batch"}, want["nll"] + kl),
+        ("wiseale", {"kl_weight": 3.0}, want["nll"] + 3 * kl / 6),
+        ("wae_mmd", {}, want["reconstruction_error"] + 10 * penalty),
+        ("wae_mmd", {"mmd_weight": 100.0}, want["reconstruction_error"] + 100 * penalty),
+        ("ae", {}, want["nll"]),
+    ):
+        np.testing.assert_allclose(loss_of(method, likelihood, **settings), loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "weight", "value"),
+    [
+        ("aevb", None, None),
+        ("beta_vae", "beta", 4.0),
+        ("wiseale", "kl_weight", 1.0),
+        ("wae_mmd", "mmd_weight", 10.0),
+    ],
+)
+def test_a_warmup_multiplies_the_term_of_the_prior_alone(method, weight, value):
+    full, none = loss_of(method), loss_of(method, warmup=0.0)
+    np.testing.assert_allclose(loss_of(method, warmup=0.25), none + (full - none) / 4, rtol=1e-6)
+    assert abs(full - none) > 0.1
+    if weight:
+        np.testing.assert_array_equal(
+            loss_of(method, warmup=0.25), loss_of(method, **{weight: value / 4})
+        )
+
+
+@pytest.mark.parametrize("bound", ["bhattacharyya", "tightest"])
+def test_wiseale_with_another_bound(bound):
+    x, outputs = case("gaussian")
+    kl = float(wiseale_kl(outputs.mean, outputs.logvar, bound=bound))
+    want = expected(x, outputs, "gaussian")["nll"] + kl / 6
+    np.testing.assert_allclose(loss_of("wiseale", bound=bound), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["wae_mmd", "ae"])
+def test_deterministic_encoder_has_infinite_kl_and_finite_gradient(method):
+    x, outputs = case("gaussian")
+    outputs = outputs._replace(logvar=jnp.full_like(outputs.logvar, -jnp.inf))
+    objective = bind(method, LIKELIHOODS["gaussian"], {})
+
+    def loss(mean, reconstruction):
+        changed = outputs._replace(mean=mean, z=mean, reconstruction=reconstruction)
+        return objective(changed, x, KEY)
+
+    gradients, metrics = jax.grad(loss, (0, 1), has_aux=True)(outputs.mean, outputs.reconstruction)
+    assert metrics["aevb_kl"] == metrics["wiseale_kl"] == np.inf and metrics["elbo"] == -np.inf
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def test_unknown_method_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown method 'vae'; known: wiseale, aevb, beta_vae"):
+        bind("vae", LIKELIHOODS["gaussian"], {})
+
+
+def test_a_weight_of_the_kl_that_is_misspelt():
+    objective = bind("wiseale", LIKELIHOODS["gaussian"], {"kl_weight": "bacth"})
+    zeros = jnp.zeros((4, 2))
+    outputs = Outputs(zeros, zeros, zeros, zeros, jnp.zeros(()))
+    with pytest.raises(ValueError, match="kl_weight must be a number or 'batch', got 'bacth'"):
+        objective(outputs, zeros, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"x": jnp.zeros((4, 3, 1))},
+            r"shape \(4, 3\) and floating-point, got \(4, 3, 1\) float32",
+        ),
+        ({"x": jnp.zeros((3,))}, r"got \(3,\) float32"),
+        ({"x": jnp.zeros((4, 3), jnp.uint8)}, r"got \(4, 3\) uint8"),
+        ({"mean": jnp.zeros((5, 2))}, r"with batch 4, got mean \(5, 2\)"),
+        ({"logvar": jnp.zeros((4, 1))}, r"got logvar \(4, 1\) and mean \(4, 2\)"),
+        ({"z": jnp.zeros(4)}, r"got z \(4,\) and mean \(4, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_shapes_that_do_not_belong_together(method, changes, words):
+    given = {name: jnp.zeros((4, 2)) for name in ("mean", "logvar", "z")}
+    given |= {"x": jnp.zeros((4, 3)), **changes}
+    x = given.pop("x")
+    outputs = Outputs(**given, reconstruction=jnp.zeros((4, 3)), observation_logvar=jnp.zeros(()))
+    objective = bind(method, LIKELIHOODS["gaussian"], {})
+    with pytest.raises(ValueError, match=words):
+        jax.jit(objective)(outputs, x, jax.random.key(0))

@@ -1,0 +1,122 @@
+"""models/layers.py against flax.linen's own convolutions: same parameters, same results."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from wiseale_jax.models import layers
+
+# (spatial shape, kernel size, stride): the paper's layers, and odd sizes that SAME pads unevenly.
+CASES = [
+    ((256,), 16, 2),
+    ((8,), 8, 2),
+    ((1,), 1, 1),
+    ((1,), 8, 4),
+    ((64,), 16, 4),
+    ((28, 28), 4, 2),
+    ((7, 7), 4, 2),
+    ((8, 8), 5, 2),
+    ((8, 6), 5, 1),
+    ((13,), 3, 2),
+    ((13,), 5, 4),
+    ((9, 11), 3, 2),
+    ((10,), 2, 3),
+]
+
+
+def by_matmul(module):
+    """`module.apply` by matrix products, of arrays whose batch comes first, as flax has them."""
+    batch_last = module.clone(batch_last=True)
+    exchange = layers.exchange_batch_and_channels
+    return lambda variables, x: exchange(batch_last.apply(variables, exchange(x)))
+
+
+def pair(kind, spatial, size, stride, channels=(5, 6)):
+    """Our module; flax's; flax's variables, which both take; and an input."""
+    n = len(spatial)
+    options = {"features": channels[1], "kernel_size": (size,) * n, "strides": (stride,) * n}
+    theirs = {"conv": nn.Conv, "transpose": nn.ConvTranspose}[kind](**options, padding="SAME")
+    ours = {"conv": layers.Conv, "transpose": layers.ConvTranspose}[kind](**options)
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (3, *spatial, channels[0]))
+    variables = theirs.init(keys[1], x)
+    variables["params"]["bias"] = jax.random.normal(keys[2], channels[1:])
+    return ours, theirs, variables, x
+
+
+@pytest.mark.parametrize("channels", [(5, 6), (48, 1), (1, 48)])
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+@pytest.mark.parametrize(("spatial", "size", "stride"), CASES)
+def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
+    ours, theirs, variables, x = pair(kind, spatial, size, stride, channels)
+    cotangent = jax.random.normal(
+        jax.random.key(1), jax.eval_shape(theirs.apply, variables, x).shape
+    )
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradients(apply, variables, x):
+        value, pull_back = jax.vjp(apply, variables, x)
+        return value, pull_back(cotangent)
+
+    want, want_gradients = value_and_gradients(theirs.apply, variables, x)
+    got, got_gradients = value_and_gradients(by_matmul(ours), variables, x)
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        got_gradients,
+        want_gradients,
+    )
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev, jax.hessian])
+def test_derivatives_of_both_modes_and_second_order_equal_flax(kind, derivative):
+    ours, theirs, variables, x = pair(kind, (5, 4), 3, 2)
+
+    def jacobian(apply):
+        # Not linear, so that the second derivative is not 0.
+        return derivative(lambda v, x: jnp.sin(apply(v, x)).sum((0, 1, 2)), (0, 1))(variables, x)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        jacobian(by_matmul(ours)),
+        jacobian(theirs.apply),
+    )
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_vmap_over_parameters_equals_a_loop(kind):
+    ours, _, variables, x = pair(kind, (9, 11), 3, 2)
+    several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), variables)
+    apply = by_matmul(ours)
+    got = jax.vmap(apply, (0, None))(several, x)
+    for i, want in enumerate((variables, jax.tree.map(lambda a: 2 * a, variables))):
+        np.testing.assert_allclose(got[i], apply(want, x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_native_convolution_is_the_same_function(kind):
+    ours, theirs, variables, x = pair(kind, (28, 28), 4, 2)
+    got, want = ours.apply(variables, x), theirs.apply(variables, x)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got, by_matmul(ours)(variables, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_initial_parameters_equal_flax(kind):
+    ours, theirs, _, x = pair(kind, (8, 8), 5, 2)
+    key, want = jax.random.key(3), theirs.init(jax.random.key(3), x)
+    batch_last = ours.clone(batch_last=True)
+    for got in (ours.init(key, x), batch_last.init(key, layers.exchange_batch_and_channels(x))):
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_bfloat16_stays_bfloat16():
+    ours, _, variables, x = pair("conv", (16,), 4, 2)
+    for apply in (ours.apply, by_matmul(ours)):
+        assert apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

@@ -1,0 +1,73 @@
+"""training/steps.py over a mesh of 8 devices: one batch, one bound, the same curve."""
+
+from tests.helpers.devices import run_on_devices
+
+
+def test_eight_devices_train_as_one():
+    run_on_devices(
+        8,
+        """
+        import jax, numpy as np, optax
+        from tests.wiseale_jax.training.test_steps import DATA, make
+        from wiseale_jax.training import recipe as recipes
+        from wiseale_jax.training import steps
+        from wiseale_jax.training import batches
+
+        mesh = recipes.make_mesh(8)
+        curves, parameters = {}, {}
+        for name in ("one", "eight", "eight, streamed"):
+            # Not Adam: it makes whole steps of the rounding in the gradient of a bias that
+            # batch normalisation takes away again.
+            recipe = make("wiseale", 16, optimizer=optax.sgd(1e-2))
+            if name != "one":
+                recipe = recipe._replace(mesh=mesh)
+            state = steps.create_state(recipe, 0, DATA[:1])
+            curve = []
+            for epoch in (1, 2, 3):
+                order = steps.epoch_order(state.key, epoch, len(DATA))
+                if name == "eight, streamed":
+                    sharding = recipes.batches_sharding(recipe)
+                    parts = batches.stream(np.asarray(DATA), order, 16, 0, sharding)
+                else:
+                    parts = batches.resident(recipes.replicate(recipe, DATA), order, 16)
+                for part in parts:
+                    state = steps.train_steps(recipe, state, *part)
+                state, means = steps.finish_epoch(state)
+                curve.append([means[key] for key in sorted(means)])
+            assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves(state))
+            if name != "one":
+                assert len(state.step.devices()) == 8
+            test = steps.evaluate(recipe, state.variables, recipes.replicate(recipe, DATA), 0)
+            curve.append([test[key] for key in sorted(test)])
+            curves[name], parameters[name] = curve, jax.device_get(state.params)
+        for name in curves:
+            np.testing.assert_allclose(curves[name], curves["one"], rtol=1e-4, err_msg=name)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+                parameters[name], parameters["one"],
+            )
+        """,
+    )
+
+
+def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
+    run_on_devices(
+        2,
+        """
+        import jax, numpy as np, optax
+        from tests.wiseale_jax.training.test_steps import DATA, PLAIN, make
+        from wiseale_jax.training import recipe as recipes
+        from wiseale_jax.training import steps
+
+        recipe = make("wiseale", 16, PLAIN, optax.sgd(1.0), observation_noise="learned")
+        step = jax.jit(steps.train_step, static_argnums=0)
+        want, _ = step(recipe, steps.create_state(recipe, 0, DATA[:1]), DATA[:16])
+        for parts in (1, 4, 8):
+            recipe = recipe._replace(mesh=recipes.make_mesh(2), microbatches=parts)
+            got, _ = step(recipe, steps.create_state(recipe, 0, DATA[:1]), DATA[:16])
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5),
+                jax.device_get(got.params), jax.device_get(want.params),
+            )
+        """,
+    )
