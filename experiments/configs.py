@@ -6,7 +6,6 @@ Every field of `Config` is a flag of the same name. The run folder stores the wh
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import os
 import types
@@ -17,10 +16,10 @@ from typing import Any
 
 from absl import flags
 
-from wiseale_jax import divergences, run_folder
-from wiseale_jax.datasets import BINARIZE, DATASETS, find
-from wiseale_jax.methods import METHODS, NEEDS_PAIRS, WITHOUT_DENSITY
-from wiseale_jax.models import autoencoder, networks
+from wiseale_jax import datasets, divergences, methods, run_folder
+from wiseale_jax.datasets import BINARIZE, DATASETS
+from wiseale_jax.methods import METHODS
+from wiseale_jax.models import autoencoder, description, networks
 
 
 def _field(help_: str, default: Any = dataclasses.MISSING) -> Any:
@@ -63,6 +62,13 @@ class Config:
     bound: str = _field("wiseale: " + ", ".join(divergences.BOUNDS), "jensen")
     beta: float = _field("beta_vae: weight of the KL", 4.0)
     mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
+    gan_weight: float = _field("wae_gan: weight of the adversarial term, lambda", 200.0)
+    log_prior_trick: bool = _field("wae_gan: add log p(z) to the discriminator's logit", False)
+    discriminator_width: int = _field("wae_gan: units of a hidden layer of the discriminator", 512)
+    discriminator_depth: int = _field("wae_gan: hidden layers of the discriminator", 4)
+    method_learning_rate: float | None = _field(
+        "wae_gan: Adam's learning rate of the method's own parameters (default: 5e-4)", None
+    )
     warmup_epochs: int | None = _field(
         "epochs over which the weight of the KL, or MMD, grows from 0 (default: none)", None
     )
@@ -84,7 +90,8 @@ class Config:
     )
 
 
-# Appendix D.1, D.2 and D.3. The MMD's weights are Tolstikhin et al.'s (2017).
+# Appendix D.1, D.2 and D.3. The weights of the MMD and of the
+# discriminator are Tolstikhin et al.'s (2017).
 CONFIGS = {
     "sine": Config("sine", epochs=50, batch_size=64, learning_rate=5e-4, latent_dim=4),
     "mnist": Config(
@@ -98,6 +105,8 @@ CONFIGS = {
         learning_rate_drop_epoch=30,
         latent_dim=64,
         mmd_weight=100.0,
+        gan_weight=500.0,
+        log_prior_trick=True,
     ),
     # The paper gives none: ten latent variables as in Eastwood and Williams (2018), the rest ours.
     "teapot": Config("teapot", epochs=50, batch_size=64, learning_rate=1e-4, latent_dim=10),
@@ -163,7 +172,7 @@ def make_config(given: Mapping[str, Any]) -> Config:
     if "dataset" not in given:
         raise ValueError("dataset must be given")
     name = given["dataset"]
-    dataset = find(name)
+    dataset = datasets.find(name)
     given = dict(given)
     for field, word in _WORDS.items():
         if field in given and given[field] != word:
@@ -184,21 +193,28 @@ def make_config(given: Mapping[str, Any]) -> Config:
 
 def _check_used(config: Config, given: Collection[str]) -> None:
     """Checks that what is given has an effect: else runs would look different that are the same."""
-    tuned = {name: inspect.signature(f).parameters for name, f in METHODS.items()}
+    tuned = {name: methods.settings_of(name) for name in METHODS}
     for name in given:
-        methods = [method for method, parameters in tuned.items() if name in parameters]
-        if methods and config.method not in methods:
-            known = ", ".join(methods)
+        having = [method for method, settings in tuned.items() if name in settings]
+        if having and config.method not in having:
+            known = ", ".join(having)
             raise ValueError(f"{name} is for method {known}, and not for {config.method!r}")
     if "observation_noise" in given:
         if DATASETS[config.dataset].likelihood != "gaussian":
             raise ValueError(
                 f"observation_noise is for a Gaussian p(x|z): that of {config.dataset!r} is not"
             )
-        if config.method == "wae_mmd" and config.observation_noise == "learned":
-            raise ValueError("method 'wae_mmd' has no likelihood to learn observation_noise by")
-    if "warmup_epochs" in given and "warmup" not in tuned[config.method]:
+        if config.method in ("wae_mmd", "wae_gan") and config.observation_noise == "learned":
+            raise ValueError(
+                f"method {config.method!r} has no likelihood to learn observation_noise by"
+            )
+    if "warmup_epochs" in given and not methods.takes_warmup(config.method):
         raise ValueError(f"warmup_epochs is for a prior, and method {config.method!r} has none")
+    if "method_learning_rate" in given and methods.find(config.method).init is None:
+        raise ValueError(
+            f"method_learning_rate is for parameters of a method's own, and {config.method!r} has "
+            "none"
+        )
     if "scale_head" in given and config.encoder == "deterministic":
         raise ValueError("scale_head is for encoder 'gaussian': a point has no scale")
     if "learning_rate_drop_factor" in given and config.learning_rate_drop_epoch is None:
@@ -246,34 +262,48 @@ def _check_types(values: Mapping[str, Any]) -> None:
 
 
 def check(config: Config) -> None:
-    """Checks every field's range.
+    """Checks every field's range, and that the fields go together.
 
     Raises:
       ValueError: the message names the field, its value and what it may be.
     """
-    for name, value, known in (
-        ("dataset", config.dataset, DATASETS),
-        ("method", config.method, METHODS),
-        ("encoder", config.encoder, autoencoder.ENCODERS),
-        ("scale_head", config.scale_head, autoencoder.SCALE_HEADS),
-        ("bound", config.bound, divergences.BOUNDS),
-        ("precision", config.precision, autoencoder.PRECISIONS),
-        ("split", config.split, _SPLITS),
-        ("binarize", config.binarize, (None, *BINARIZE)),
-        ("image_size", config.image_size, (None, *networks.IMAGE_SIZES)),
+    _check_words(config)
+    _check_dataset(config)
+    _check_numbers(config)
+    _check_method(config)
+
+
+def _check_words(config: Config) -> None:
+    for name, known in (
+        ("dataset", DATASETS),
+        ("method", METHODS),
+        ("encoder", autoencoder.ENCODERS),
+        ("scale_head", autoencoder.SCALE_HEADS),
+        ("bound", divergences.BOUNDS),
+        ("precision", autoencoder.PRECISIONS),
+        ("split", _SPLITS),
+        ("binarize", (None, *BINARIZE)),
+        ("image_size", (None, *networks.IMAGE_SIZES)),
     ):
-        if value not in known:
+        if (value := getattr(config, name)) not in known:
             known = ", ".join(str(word) for word in known if word is not None)
             raise ValueError(f"unknown {name} {value!r}; known: {known}")
+
+
+def _check_dataset(config: Config) -> None:
+    """Checks what is for some data sets only."""
     for name in ("binarize", "image_size"):
         given, default = getattr(config, name), getattr(CONFIGS[config.dataset], name)
         if (given is None) != (default is None):
             raise ValueError(f"{name} {given!r} is not for dataset {config.dataset!r}")
-    network = DATASETS[config.dataset].network.format_map(dataclasses.asdict(config))
+    network = describe_model(config)["network"]
     if config.flip and len(networks.ARCHITECTURES[network].shape) != 3:
         raise ValueError(f"flip is for images, and not for dataset {config.dataset!r}")
     if "source" in DATASETS[config.dataset].settings and config.source is None:
         raise ValueError(f"dataset {config.dataset!r} needs --source: a folder of images")
+
+
+def _check_numbers(config: Config) -> None:
     for name in (
         "epochs",
         "batch_size",
@@ -282,19 +312,20 @@ def check(config: Config) -> None:
         "train_examples",
         "learning_rate_drop_epoch",
         "warmup_epochs",
+        "discriminator_width",
+        "discriminator_depth",
     ):
         value = getattr(config, name)
         if value is not None and not 1 <= value < 2**31:
             raise ValueError(f"{name} must be in 1..2^31-1, got {value}")
     if not 0 <= config.seed < 2**32:
         raise ValueError(f"seed must be in 0..2^32-1, got {config.seed}")
-    for name in ("learning_rate", "learning_rate_drop_factor"):
-        _check_number(name, getattr(config, name), positive=True)
-    if config.clip_norm is not None:
-        _check_number("clip_norm", config.clip_norm, positive=True)
     if not 0 <= config.skip_nonfinite < 2**31:
         raise ValueError(f"skip_nonfinite must be in 0..2^31-1, got {config.skip_nonfinite}")
-    for name in ("beta", "mmd_weight"):
+    for name in ("learning_rate", "learning_rate_drop_factor", "clip_norm", "method_learning_rate"):
+        if (value := getattr(config, name)) is not None:
+            _check_number(name, value, positive=True)
+    for name in ("beta", "mmd_weight", "gan_weight"):
         _check_number(name, getattr(config, name), positive=False)
     for name, word in _WORDS.items():
         value = getattr(config, name)
@@ -303,15 +334,25 @@ def check(config: Config) -> None:
                 raise ValueError(f"{name} must be a number or {word!r}, got {value!r}")
         else:
             _check_number(name, value, positive=name == "observation_noise")
-    if config.encoder == "deterministic" and config.method not in WITHOUT_DENSITY:
+
+
+def _check_method(config: Config) -> None:
+    """Checks that the method, the encoder and the batch go together."""
+    method = METHODS[config.method]
+    if config.encoder == "deterministic" and method.needs_density:
         raise ValueError(f"method {config.method!r} needs encoder='gaussian': a point has no KL")
     if config.batch_size % config.microbatches:
         raise ValueError(
             f"batch_size {config.batch_size} is not a multiple of microbatches "
             f"{config.microbatches}"
         )
-    if config.method in NEEDS_PAIRS and config.batch_size < 2:
+    if method.needs_pairs and config.batch_size < 2:
         raise ValueError(f"method {config.method!r} needs batch_size >= 2")
+
+
+def describe_model(config: Config) -> dict[str, Any]:
+    """The model of a run, as `models.description.build` reads it."""
+    return description.describe_run(dataclasses.asdict(config))
 
 
 def difference(stored: Config, asked: Config) -> str | None:

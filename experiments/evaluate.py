@@ -22,6 +22,7 @@ from experiments import configs
 from experiments.run import cli, setup
 from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.datasets import DATASETS
+from wiseale_jax.datasets.load import Preprocessed
 from wiseale_jax.evaluation import Settings, catalogue, representation
 from wiseale_jax.training import steps
 from wiseale_jax.version import __version__
@@ -127,9 +128,13 @@ def evaluate_run(
     # However many steps an epoch has: no step is made.
     recipe = setup.make_recipe(config, config.batch_size)
     some = jnp.asarray(test[: settings.examples])
-    found = steps.evaluate(recipe, trained.variables, some, config.seed)
-    # Of what both know, its numbers are the ones: they have a standard error.
-    found |= evaluation.evaluate(trained, test, factors, settings, progress=progress)
+    found = steps.evaluate(recipe, trained.all_variables, some, config.seed)
+    x = Preprocessed(test, recipe.preprocess, evaluation.data_key(settings))
+    dataset = DATASETS[config.dataset]
+    # Prefer the evaluation's numbers, which have standard errors.
+    found |= evaluation.evaluate(
+        trained, x, factors, settings, circular=dataset.circular, progress=progress
+    )
     result = files.finite({**header, **{name: found[name] for name in sorted(found, key=_place)}})
     if all(stored.get(name) == header[name] for name in ("step", "version")):
         _keep(workdir / EVALUATION)

@@ -17,7 +17,8 @@ from tests.helpers import ROOT
 
 NAMES = ["quickstart", "wiseale_kl", "latent_space"]
 PUBLIC = {
-    "wiseale_jax": {*wiseale_jax.__all__, "latent_plots"},
+    "wiseale_jax": {*wiseale_jax.__all__},
+    "wiseale_jax.plots": {"latents"},
     "experiments": {"configs", "train"},
 }
 

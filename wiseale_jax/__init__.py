@@ -17,9 +17,17 @@ from wiseale_jax.likelihoods import (
     gaussian_log_likelihood,
 )
 from wiseale_jax.methods import METHODS
-from wiseale_jax.models.autoencoder import Autoencoder, Outputs, build_autoencoder
-from wiseale_jax.models.networks import Architecture
+from wiseale_jax.models.autoencoder import Autoencoder, Modules, Outputs, build_autoencoder
+from wiseale_jax.models.networks import (
+    Architecture,
+    Conv,
+    ConvTranspose,
+    Crop,
+    Dense,
+    Reshape,
+)
 from wiseale_jax.models.trained import TrainedAutoencoder, load
+from wiseale_jax.training.fit import fit
 from wiseale_jax.version import __version__
 
 __all__ = [
@@ -28,13 +36,20 @@ __all__ = [
     "METHODS",
     "Architecture",
     "Autoencoder",
+    "Conv",
+    "ConvTranspose",
+    "Crop",
+    "Dense",
     "Examples",
+    "Modules",
     "Outputs",
+    "Reshape",
     "TrainedAutoencoder",
     "__version__",
     "aggregate_kl",
     "bernoulli_log_likelihood",
     "build_autoencoder",
+    "fit",
     "gaussian_kl",
     "gaussian_log_likelihood",
     "importance_weighted_log_likelihood",

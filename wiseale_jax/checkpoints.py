@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from wiseale_jax import run_folder
+from wiseale_jax.pytrees import leaves_by_path
 
 _BESIDE = 300_000  # Bytes of a checkpoint beside its arrays.
 
@@ -258,8 +259,8 @@ def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any, dig
     except ValueError:
         if like is not None:
             # Of other arrays than these: is it damaged, or as it was saved, by another release?
-            saved = _leaves(_restore_state(checkpoints, step, None, digest))
-            if differs := sorted(saved.keys() ^ _leaves(abstract).keys()):
+            saved = leaves_by_path(_restore_state(checkpoints, step, None, digest))
+            if differs := sorted(saved.keys() ^ leaves_by_path(abstract).keys()):
                 raise _OfAnotherRun(
                     f"checkpoint {step} in {checkpoints.directory} is of another release: not both "
                     f"it and this one have {', '.join(differs[:3])}"
@@ -270,17 +271,9 @@ def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any, dig
     return state
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree by their paths, whether it is of named tuples or of dicts."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def _digest(state: Any) -> str:
     """A digest of every array of a pytree, whether it is of named tuples or of dicts."""
-    leaves = _leaves(state)
+    leaves = leaves_by_path(state)
     result = hashlib.sha256()
     for name in sorted(leaves):
         array = np.asarray(jax.device_get(leaves[name]))

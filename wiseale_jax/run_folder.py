@@ -65,9 +65,18 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Writes config.json: the configuration, the format and the versions it was written by."""
-    files.write_json(folder / CONFIG, describe(config))
+def write_config(
+    folder: Path, config: Mapping[str, Any], model: Mapping[str, Any] | None = None
+) -> None:
+    """Writes config.json: the configuration, the format and the versions it was written by.
+
+    Args:
+      folder: of the run.
+      config: what its results depend on.
+      model: what `models.description.describe` says of its model.
+    """
+    described = {} if model is None else {"model": dict(model)}
+    files.write_json(folder / CONFIG, {**describe(config), **described})
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
@@ -91,6 +100,20 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
     Raises:
       ValueError: config.json is damaged, or of a format that this release does not know.
     """
+    stored = _read(folder)
+    return None if stored is None else stored["config"]
+
+
+def read_model(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """The description of a run's model; None where there is none. Raises as `read_config`."""
+    stored = _read(folder) or {}
+    described = stored.get("model")
+    if described is not None and not isinstance(described, dict):
+        raise ValueError(f"{Path(folder) / CONFIG} is damaged: its model is no object")
+    return described
+
+
+def _read(folder: str | os.PathLike) -> dict[str, Any] | None:
     path = Path(folder).expanduser() / CONFIG
     if not os.path.lexists(path):
         return None
@@ -108,4 +131,4 @@ def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     if found != FORMAT or not isinstance(config, dict):
         raise ValueError(f"{path} has format {found!r}; this release reads format {FORMAT}")
-    return config
+    return stored

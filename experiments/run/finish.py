@@ -12,10 +12,11 @@ import numpy as np
 
 from experiments import configs
 from experiments.run import messages
-from experiments.run.setup import Data, TestSet
+from experiments.run.setup import Data, TestSet, make_model
 from wiseale_jax import files, run_folder
 from wiseale_jax.datasets import preprocessing
-from wiseale_jax.models.trained import TrainedAutoencoder, model_from_config
+from wiseale_jax.models.parameters import network_parameters
+from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.training.steps import TrainState
 
 
@@ -32,9 +33,11 @@ def finish(
 
     epochs_trained = messages.count(config.epochs, "epoch")
     title = f"{config.method} on {config.dataset}, {epochs_trained}, seed {config.seed}"
-    settings = dataclasses.asdict(config)
-    model, likelihood = model_from_config(settings)
-    trained = TrainedAutoencoder(model, jax.device_get(state.variables), likelihood, settings)
+    model, likelihood = make_model(config)
+    variables = jax.device_get(
+        {"params": network_parameters(state.params), "batch_stats": state.batch_stats}
+    )
+    trained = TrainedAutoencoder(model, variables, likelihood, dataclasses.asdict(config))
     figures = workdir / run_folder.FIGURES
     curves = run_plots.curves(rows, title, likelihood.error_unit)
     plots.save(curves, figures / "curves.png")

@@ -111,8 +111,13 @@ def _claim(run: _Run) -> bool:
         for written in (run.workdir, run.workdir / run_folder.FIGURES):
             files.remove_partials(written)
         if not resumed:
-            run_folder.write_config(run.workdir, dataclasses.asdict(run.config))
+            _write_config(run)
     return resumed
+
+
+def _write_config(run: _Run) -> None:
+    described = configs.describe_model(run.config)
+    run_folder.write_config(run.workdir, dataclasses.asdict(run.config), described)
 
 
 def _announce(run: _Run, state: steps.TrainState) -> None:
@@ -135,7 +140,7 @@ def _continue(run: _Run, state: steps.TrainState, rows: list[dict]) -> None:
     if int(state.step) == 0 and (run.workdir / run_folder.METRICS).exists():
         print("the run has no checkpoint: it starts again from epoch 1")
     (run.workdir / run_folder.SUMMARY).unlink(missing_ok=True)
-    run_folder.write_config(run.workdir, dataclasses.asdict(run.config))
+    _write_config(run)
     if rows:
         run_folder.write_metrics(run.workdir, rows)
 

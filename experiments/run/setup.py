@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 from absl import flags
 
-from experiments import configs, optimizers
+from experiments import configs
 from wiseale_jax import methods
 from wiseale_jax.datasets import DATASETS, Dataset, pipeline, preprocessing, with_flip
-from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.models.trained import model_from_config
+from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
+from wiseale_jax.models.autoencoder import Autoencoder
+from wiseale_jax.models.description import build
+from wiseale_jax.training import optimizers
 from wiseale_jax.training.recipe import Recipe
 
 
@@ -95,7 +97,7 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
             f"batch_size {config.batch_size} is more than the {len(train)} training examples"
         )
     test = _load_test(builder, dataset)
-    if config.method in methods.NEEDS_PAIRS and (size := len(test.examples)) < 2:
+    if methods.find(config.method).needs_pairs and (size := len(test.examples)) < 2:
         raise ValueError(
             f"method {config.method!r} needs 2 test examples or more, there are {size}"
         )
@@ -115,24 +117,47 @@ def _load_test(builder: Any, dataset: Dataset) -> TestSet:
 def make_recipe(
     config: configs.Config, train_size: int, mesh: jax.sharding.Mesh | None = None
 ) -> Recipe:
-    """The static half of a run: model, objective, optimiser, preprocessing, batch and devices.
+    """The static half of a run: model, method, optimiser, preprocessing, batch and devices.
 
     Without the augmentation of training examples, which `augmented` adds.
     """
-    settings = dataclasses.asdict(config)
-    model, likelihood = model_from_config(settings)
+    model, likelihood = make_model(config)
     steps_per_epoch = train_size // config.batch_size
+    settings = {name: getattr(config, name) for name in methods.settings_of(config.method)}
     return Recipe(
         model=model,
-        objective=methods.bind(config.method, likelihood, settings),
-        optimizer=optimizers.optimizer(config, steps_per_epoch),
+        method=methods.bind(config.method, likelihood, settings),
+        optimizer=optimizer(config, steps_per_epoch),
         preprocess=preprocessing(config.dataset, config.binarize),
         batch_size=config.batch_size,
         microbatches=config.microbatches,
         mesh=mesh,
         skip_nonfinite=config.skip_nonfinite,
-        warmup_steps=optimizers.steps_of(config.warmup_epochs or 0, steps_per_epoch),
+        warmup_steps=steps_of(config.warmup_epochs or 0, steps_per_epoch),
     )
+
+
+def make_model(config: configs.Config) -> tuple[Autoencoder, Likelihood]:
+    """The autoencoder and the observation model of a run."""
+    return build(configs.describe_model(config))
+
+
+def optimizer(config: configs.Config, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimiser of a run."""
+    drop = config.learning_rate_drop_epoch
+    return optimizers.adam(
+        config.learning_rate,
+        drop_step=None if drop is None else steps_of(drop, steps_per_epoch),
+        drop_factor=config.learning_rate_drop_factor,
+        clip_norm=config.clip_norm,
+        has_own=methods.find(config.method).init is not None,
+        method_learning_rate=config.method_learning_rate,
+    )
+
+
+def steps_of(epochs: int, steps_per_epoch: int) -> int:
+    """How many steps so many epochs are; at most what a step counter holds."""
+    return min(epochs * steps_per_epoch, 2**31 - 1)
 
 
 def augmented(config: configs.Config, recipe: Recipe) -> Recipe:

@@ -37,7 +37,7 @@ def test_what_the_paper_does_not_give():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_methods_defaults_are_those_of_its_function(method):
     fields = {field.name: field.default for field in dataclasses.fields(configs.Config)}
-    for name, parameter in inspect.signature(METHODS[method]).parameters.items():
+    for name, parameter in inspect.signature(METHODS[method].loss).parameters.items():
         if name in fields:
             assert parameter.default == fields[name]
 

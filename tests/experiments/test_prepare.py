@@ -113,7 +113,7 @@ def test_prepared_data_may_be_read_only(tmp_path, monkeypatch):
     builder = pipeline.prepare("mnist", tmp_path / "data", source=tmp_path / "files")
     pipeline.load_arrays(builder, "train", ["image"])
     monkeypatch.setattr(pipeline, "_alone", None)
-    monkeypatch.setattr(pipeline.run_folder, "make_folder", None)
+    monkeypatch.setattr(pipeline.files, "make_folder", None)
     again = pipeline.prepare("mnist", tmp_path / "data")
     assert len(pipeline.load_arrays(again, "train", ["image"])["image"]) == 30
 

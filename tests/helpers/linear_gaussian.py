@@ -45,10 +45,7 @@ class LinearGaussian:
             params["scale"] = _dense(0 * gain, np.log(scale**2 * self.variance))
         if learned:
             params["observation_logvar"] = jnp.float32(2 * math.log(noise))
-        config = {"dataset": "sine", "binarize": None}
-        self.trained = TrainedAutoencoder(
-            model, {"params": params}, LIKELIHOODS["gaussian"], config
-        )
+        self.trained = TrainedAutoencoder(model, {"params": params}, LIKELIHOODS["gaussian"])
 
     def draw(self, size, seed=0):
         """Examples `[size, 6]`, float32, and their latents."""

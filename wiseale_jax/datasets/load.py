@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax.datasets import BINARIZE, find, pipeline, preprocessing, threshold
 
@@ -24,6 +25,33 @@ class Examples(NamedTuple):
 
     x: Float[np.ndarray, "count *shape"]
     factors: dict[str, np.ndarray]
+
+
+class Preprocessed:
+    """Stored examples as a model takes them, preprocessed as they are read: slices are arrays."""
+
+    def __init__(
+        self,
+        stored: np.ndarray,
+        preprocess: Callable[[Array, PRNGKeyArray], Array],
+        key: PRNGKeyArray,
+    ):
+        """Args:
+
+        stored: `[size, ...]`; may be memory-mapped.
+        preprocess: `(stored batch, key) -> x`.
+        key: for what it draws; a slice draws by where it starts.
+        """
+        self._stored, self._preprocess, self._key = stored, preprocess, key
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, rows: slice) -> Array:
+        start, _, _ = rows.indices(len(self))
+        return self._preprocess(
+            jnp.asarray(self._stored[rows]), jax.random.fold_in(self._key, start)
+        )
 
 
 def load_examples(

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from wiseale_jax import divergences
-from wiseale_jax.datasets import DATASETS, preprocessing
 from wiseale_jax.evaluation import decoder, estimates, latents, representation
 from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
 from wiseale_jax.evaluation.estimates import Estimate
 from wiseale_jax.evaluation.frechet import Features, frechet_distance, load_features
 from wiseale_jax.evaluation.likelihood import evidence, importance_weighted_log_likelihood
+from wiseale_jax.methods import unknown_setting
 from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.training.recipe import Branch, branch
 
 # Examples in memory at once, decoded; also how many pairs are interpolated.
 _AT_ONCE = 250
 # As many posteriors as the paper's Figure 1 shows.
 _FIGURE_1 = 64
-# The branch of a seed's random key, beside those of training.
-_BRANCH = 4
 
 
 class Settings(NamedTuple):
@@ -39,8 +38,8 @@ class Settings(NamedTuple):
 
     Attributes:
       examples: the first so many, at least 2; None for all.
-      likelihood_examples: those of them, the first, whose log-likelihood is estimated: the mean of
-        what it is more than the ELBO is added to the ELBO of all, with an error for each.
+      likelihood_examples: how many examples log p(x) is estimated on. Their mean gap to the ELBO is
+        added to everyone's ELBO.
       num_importance_samples: K of that, for each example.
       num_samples: draws for the aggregate posterior's KL and overlap.
       seed: of all draws.
@@ -60,22 +59,24 @@ DEFAULTS = Settings()
 
 def evaluate(
     trained: TrainedAutoencoder,
-    data: Shaped[Array, "size *shape"],
+    x: Float[Array, "size *shape"],
     factors: Mapping[str, np.ndarray] | None = None,
     settings: Settings = DEFAULTS,
     *,
+    circular: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, float | None]:
     """Every number of `catalogue.METRICS` that needs no batches, on a set of examples.
 
     Args:
       trained: the model.
-      data: examples as the data set stores them, `[size, ...]`; they may be memory-mapped, as
-        250 at a time are read.
+      x: examples as the model takes them, `[size, *shape]`: an array, or anything with a length
+        whose slices are arrays, as 250 examples at a time are read.
       factors: of these examples, by name: integers `[size]` are labels of classes, of which there
         may be one kind, floats `[size]` true factors; others, and those that never vary, are left
-        out. Without scikit-learn, or of fewer than 10, all are.
+        out. Without scikit-learn, or with fewer than 10 examples, all are.
       settings: how thoroughly.
+      circular: the names of the factors that are angles in radians.
       progress: whether to show bars, where the output is a terminal.
 
     Returns:
@@ -86,19 +87,19 @@ def evaluate(
       ValueError: a setting is out of range, there are too few examples for a metric, labels of two
         kinds, or FID is asked for without a network or images.
     """
-    check(settings, len(data))
+    check(settings, len(x))
     kinds = {n: np.asarray(v).dtype.kind for n, v in (factors or {}).items() if np.ndim(v) == 1}
     if len(labels := [name for name, kind in kinds.items() if kind in "iu"]) > 1:
         raise ValueError(f"factors must have labels of one kind, got {', '.join(labels)}")
     features = None
     if settings.inception is not None:
         features = load_features(settings.inception, trained.model.architecture.shape)
-    data = data[: settings.examples]
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(settings.seed), _BRANCH), 5)
+    size = len(x) if settings.examples is None else settings.examples
+    keys = _keys(settings)
     has_density = trained.model.encoder != "deterministic"
     with tqdm(total=5, leave=False, disable=None if progress else True) as bar:
         bar.set_description("evaluation: reconstruction")
-        by_example, mean, logvar, seen = _by_example(trained, data, keys[0], features)
+        by_example, mean, logvar, seen = _by_example(trained, x, size, keys[0], features)
         result = {
             name: estimates.mean(values)
             for name, values in by_example.items()
@@ -108,7 +109,7 @@ def evaluate(
         bar.set_description("evaluation: log-likelihood")
         if has_density:
             elbo = by_example["elbo"]
-            result |= _log_likelihood(trained, data, keys[0], keys[1], elbo, settings, progress)
+            result |= _log_likelihood(trained, x, keys[1], elbo, settings, progress)
         bar.update()
         bar.set_description("evaluation: aggregate posterior")
         result |= _aggregate(trained, mean, logvar, keys[2], settings, progress)
@@ -116,15 +117,49 @@ def evaluate(
         bar.set_description("evaluation: decoder")
         result |= _decoder(trained, mean, logvar, keys[3], settings)
         if _is_image(trained):
-            result |= _samples(trained, len(data), keys[4], features, seen)
+            result |= _samples(trained, size, keys[4], features, seen)
         bar.update()
         bar.set_description("evaluation: representation")
         if representation.HAS_SCIKIT_LEARN:
-            circular = DATASETS[trained.config["dataset"]].circular
-            known = {name: np.asarray(factors[name])[: len(data)] for name in kinds}
+            known = {name: np.asarray(factors[name])[:size] for name in kinds}
             result |= _represent(mean, known, circular, settings.seed)
         bar.update()
     return _flatten(result, trained)
+
+
+def evaluate_arrays(
+    trained: TrainedAutoencoder,
+    x: Float[Array, "size *shape"],
+    labels: np.ndarray | None = None,
+    factors: Mapping[str, np.ndarray] | None = None,
+    **options: Any,
+) -> dict[str, float | None]:
+    """`evaluate` with labels, and its settings by name: what `trained.evaluate` calls.
+
+    Raises:
+      ValueError: an option is unknown, or an array is of another length than x; or as `evaluate`.
+    """
+    x = trained.as_taken(x)
+    known = {**(factors or {}), **({} if labels is None else {"label": np.asarray(labels)})}
+    for name, values in known.items():
+        if np.shape(values) != (len(x),):
+            raise ValueError(
+                f"{name} must have a number for each of the {len(x)} examples, got shape "
+                f"{np.shape(values)}"
+            )
+    of_evaluate = {k: options.pop(k) for k in ("circular", "progress") if k in options}
+    if unknown := [name for name in options if name not in Settings._fields]:
+        raise ValueError(unknown_setting(unknown[0], Settings._fields, "an evaluation"))
+    return evaluate(trained, x, known, Settings(**options), **of_evaluate)
+
+
+def data_key(settings: Settings) -> PRNGKeyArray:
+    """A key for whoever draws examples from stored ones, by where a slice of them starts."""
+    return _keys(settings)[0]
+
+
+def _keys(settings: Settings) -> PRNGKeyArray:
+    return jax.random.split(branch(jax.random.key(settings.seed), Branch.EVALUATION), 5)
 
 
 def check(settings: Settings, size: int | None = None) -> None:
@@ -150,12 +185,10 @@ def check(settings: Settings, size: int | None = None) -> None:
         raise ValueError(f"seed must be in 0..2^32-1, got {settings.seed}")
 
 
-def _examples(trained: TrainedAutoencoder, data: Array, key: Array) -> Iterator[Array]:
-    """The examples as the model takes them, `_AT_ONCE` at a time."""
-    preprocess = preprocessing(trained.config["dataset"], trained.config["binarize"])
-    for start in range(0, len(data), _AT_ONCE):
-        stored = jnp.asarray(data[start : start + _AT_ONCE])
-        yield preprocess(stored, jax.random.fold_in(key, start))
+def _parts(x: Array, size: int) -> Iterator[Array]:
+    """The first `size` examples, `_AT_ONCE` at a time."""
+    for start in range(0, size, _AT_ONCE):
+        yield jnp.asarray(x[start : min(start + _AT_ONCE, size)])
 
 
 def _is_image(trained: TrainedAutoencoder) -> bool:
@@ -163,20 +196,23 @@ def _is_image(trained: TrainedAutoencoder) -> bool:
 
 
 def _by_example(
-    trained: TrainedAutoencoder, data: Array, key: Array, features: Features | None = None
+    trained: TrainedAutoencoder,
+    x: Array,
+    size: int,
+    key: Array,
+    features: Features | None = None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """What there is a number of for each example; the posteriors; and the images' features."""
     rows = []
-    for number, x in enumerate(_examples(trained, data, key)):
-        # Not a key that `_examples` has used.
-        row = evidence(trained, x, jax.random.fold_in(key, len(data) + number))._asdict()
+    for number, some in enumerate(_parts(x, size)):
+        row = evidence(trained, some, jax.random.fold_in(key, size + number))._asdict()
         row = jax.device_get(row)
         reconstruction = row.pop("reconstruction")
         if _is_image(trained):
-            row["sharpness_data"] = decoder.sharpness(x)
+            row["sharpness_data"] = decoder.sharpness(some)
             row["sharpness_reconstructions"] = decoder.sharpness(reconstruction)
         if features is not None:
-            row["features_data"] = features(np.asarray(x))
+            row["features_data"] = features(np.asarray(some))
             row["features_reconstructions"] = features(reconstruction)
         rows.append(row)
     found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
@@ -187,15 +223,14 @@ def _by_example(
 
 def _log_likelihood(
     trained: TrainedAutoencoder,
-    data: Array,
-    data_key: Array,
+    x: Array,
     key: Array,
     elbo: np.ndarray,
     settings: Settings,
     progress: bool,
 ) -> dict[str, Estimate]:
-    some = data[: settings.likelihood_examples]
-    x = np.concatenate([np.asarray(x) for x in _examples(trained, some, data_key)])
+    count = min(settings.likelihood_examples, len(elbo))
+    x = np.concatenate([np.asarray(part) for part in _parts(x, count)])
     weighted = importance_weighted_log_likelihood(
         trained, x, key, settings.num_importance_samples, progress=progress
     )
@@ -300,7 +335,7 @@ def _samples(
 
 
 def _represent(
-    codes: np.ndarray, factors: Mapping[str, np.ndarray], circular: tuple[str, ...], seed: int
+    codes: np.ndarray, factors: Mapping[str, np.ndarray], circular: Collection[str], seed: int
 ) -> dict[str, Estimate | float]:
     """The numbers of `representation`: labels are integers, true factors floats, `[size]`."""
     result: dict[str, Estimate | float] = {}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from wiseale_jax.models.modules import as_linen
 from wiseale_jax.models.networks import ARCHITECTURES, Architecture, Stack
 
 # What is added to the paper's ReLU scale. Where sigma is 0, Eq. 21-24 are infinite.
@@ -40,11 +41,28 @@ class Outputs(NamedTuple):
     observation_logvar: Float[Array, ""]
 
 
+class Modules(NamedTuple):
+    """An encoder and a decoder of one's own, in an `Architecture`'s place. Hashable.
+
+    Attributes:
+      shape: of one example.
+      encoder: a Flax module, Linen or NNX, from examples `[batch, *shape]` to features of any
+        shape, which the heads for mean and scale read; or to `(mean, logvar)` itself.
+      decoder: a Flax module from z, `[batch, latent]`, to the parameters of p(x|z), `[batch,
+        *shape]`. Of either, a Linen module is called with `train` if it takes it, and an NNX one
+        is set to train or to evaluate.
+    """
+
+    shape: tuple[int, ...]
+    encoder: Any
+    decoder: Any
+
+
 class Autoencoder(nn.Module):
     """Encoder, reparameterised sample and decoder.
 
     Attributes:
-      architecture: the layers of encoder and decoder.
+      architecture: the layers of encoder and decoder, or modules of one's own.
       latent_dim: dimensions of z.
       encoder: "gaussian", or "deterministic" for q(z|x) = delta(z - mean(x)).
       scale_head: "logvar": the head gives log sigma^2. "relu": the paper's, sigma = ReLU(head),
@@ -57,7 +75,7 @@ class Autoencoder(nn.Module):
         then runs over all of it.
     """
 
-    architecture: Architecture
+    architecture: Architecture | Modules
     latent_dim: int
     encoder: str = "gaussian"
     scale_head: str = "logvar"
@@ -66,8 +84,12 @@ class Autoencoder(nn.Module):
     axis_name: str | None = None
 
     def setup(self):
-        self.encoder_stack = Stack(self.architecture.encoder, self.axis_name)
-        self.decoder_stack = Stack(self.architecture.decoder, self.axis_name)
+        if isinstance(self.architecture, Modules):
+            self.encoder_stack = as_linen(self.architecture.encoder)
+            self.decoder_stack = as_linen(self.architecture.decoder)
+        else:
+            self.encoder_stack = Stack(self.architecture.encoder, self.axis_name)
+            self.decoder_stack = Stack(self.architecture.decoder, self.axis_name)
         self.mean_head = nn.Dense(self.latent_dim)
         if self.encoder == "gaussian":
             self.scale = nn.Dense(self.latent_dim)
@@ -79,6 +101,9 @@ class Autoencoder(nn.Module):
     ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
         """The posterior q(z|x): mean and log variance, both `[batch, latent]`."""
         features = self.encoder_stack(x.astype(self.precision), train)
+        if isinstance(features, tuple):
+            mean, logvar = (a.astype(jnp.float32) for a in features)
+            return mean, logvar
         features = features.reshape(features.shape[0], -1).astype(jnp.float32)
         mean = self.mean_head(features)
         if self.encoder == "deterministic":
@@ -122,7 +147,7 @@ class Autoencoder(nn.Module):
 
 
 def build_autoencoder(
-    network: str | Architecture,
+    network: str | Architecture | Modules,
     latent_dim: int,
     *,
     encoder: str = "gaussian",
@@ -133,14 +158,14 @@ def build_autoencoder(
     """An `Autoencoder` on one of the named networks, or on one of your own.
 
     Args:
-      network: a name in `networks.ARCHITECTURES`, or an `Architecture`.
+      network: a name in `networks.ARCHITECTURES`, an `Architecture`, or `Modules` of your own.
       latent_dim: dimensions of z, at least 1.
       encoder, scale_head, observation_noise, precision: as in `Autoencoder`.
 
     Raises:
       ValueError: an argument is unknown or out of range; the message lists what is known.
     """
-    networks = {network: network} if isinstance(network, Architecture) else ARCHITECTURES
+    networks = ARCHITECTURES if isinstance(network, str) else {network: network}
     for what, value, known in (
         ("network", network, networks),
         ("encoder", encoder, ENCODERS),

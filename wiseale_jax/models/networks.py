@@ -7,6 +7,8 @@ the same for every data set. To add a network, add a value to `ARCHITECTURES`.
 
 from __future__ import annotations
 
+import math
+import typing
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -49,7 +51,14 @@ class Reshape(NamedTuple):
     shape: tuple[int, ...]
 
 
-Layer = Dense | Conv | ConvTranspose | Reshape
+class Crop(NamedTuple):
+    """Cuts every spatial axis to the length that `shape` has there, from its start."""
+
+    shape: tuple[int, ...]
+
+
+Layer = Dense | Conv | ConvTranspose | Reshape | Crop
+LAYERS = {kind.__name__: kind for kind in typing.get_args(Layer)}
 
 
 class Architecture(NamedTuple):
@@ -147,6 +156,49 @@ ARCHITECTURES = {
 }
 
 
+# Of `default_architecture`: units of a dense layer; channels of the first convolution and the most
+# that there are; and the length along each axis at which convolving ends.
+_UNITS, _CHANNELS, _MOST_CHANNELS, _SHORT = 256, 32, 256, 7
+
+
+def default_architecture(shape: tuple[int, ...]) -> Architecture:
+    """A network for examples of any shape: dense for vectors, else convolutions.
+
+    Each convolution halves every axis that is longer than 7, and doubles the channels, from 32 up
+    to 256; a dense layer follows. The decoder goes the same way back.
+
+    Args:
+      shape: of one example: `(d,)`, `(t, c)` of a signal or `(h, w, c)` of an image, each at least
+        1.
+
+    Raises:
+      ValueError: it has another number of axes.
+    """
+    if len(shape) not in (1, 2, 3) or min(shape) < 1:
+        raise ValueError(
+            "an example must be a vector (d,), a signal (t, c) or an image (h, w, c), none of them "
+            f"empty, got shape {shape}"
+        )
+    if len(shape) == 1:
+        hidden = (Dense(_UNITS), Dense(_UNITS))
+        return Architecture(shape, hidden, (*hidden, Dense(shape[0], relu=False)))
+    *space, channels = shape
+    sizes = [tuple(space)]
+    # An axis of length 1 stays one: a window of stride 2 on it gives one, and back gives two, cut.
+    while max(sizes[-1]) > _SHORT:
+        sizes.append(tuple(-(-length // 2) for length in sizes[-1]))
+    widths = [min(_CHANNELS << k, _MOST_CHANNELS) for k in range(len(sizes) - 1)]
+    start = (*sizes[-1], widths[-1] if widths else _CHANNELS)
+    decoder: list[Layer] = [Dense(_UNITS), Dense(math.prod(start)), Reshape(start)]
+    for size, width in zip(sizes[-2::-1], [*widths[-2::-1], _CHANNELS], strict=False):
+        decoder += [ConvTranspose(width, 4, 2), Crop(size)]
+    return Architecture(
+        shape=shape,
+        encoder=(*(Conv(width, 4, 2) for width in widths), Dense(_UNITS)),
+        decoder=(*decoder, Conv(channels, 3, 1, relu=False)),
+    )
+
+
 class Stack(nn.Module):
     """Runs a list of layers one after the other, in the precision of its input.
 
@@ -173,6 +225,9 @@ class Stack(nn.Module):
                 batch_last = not batch_last
             if isinstance(layer, Reshape):
                 x = x.reshape(x.shape[0], *layer.shape)
+                continue
+            if isinstance(layer, Crop):
+                x = x[(slice(None), *(slice(length) for length in layer.shape))]
                 continue
             if isinstance(layer, Dense):
                 x = nn.Dense(layer.features, dtype=x.dtype)(x.reshape(x.shape[0], -1))

@@ -1,11 +1,11 @@
-"""A trained model, ready for use: `load(workdir)`."""
+"""A trained model, ready for use: from `fit`, or from `load(folder)`."""
 
 from __future__ import annotations
 
 import functools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax import run_folder
-from wiseale_jax.datasets import find
-from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
-from wiseale_jax.models.autoencoder import Autoencoder, build_autoencoder
+from wiseale_jax import files, run_folder
+from wiseale_jax.likelihoods import Likelihood
+from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.chunks import chunk_size, in_chunks
+from wiseale_jax.models.description import build, describe, describe_run
+from wiseale_jax.models.parameters import METHOD, network_parameters, own_parameters
+from wiseale_jax.pytrees import leaves_by_path
+
+# What `export` exports for, by default.
+PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +36,33 @@ class TrainedAutoencoder:
 
     Attributes:
       model: the autoencoder.
-      variables: its parameters and running statistics.
+      variables: its parameters and running statistics, as `model.apply` takes them.
       likelihood: its observation model.
-      config: the configuration of the run that trained it.
-      step: of the checkpoint that it comes from; None if from none.
+      config: the settings that it was trained with.
+      step: how many steps it was trained for, or the checkpoint that it comes from; None if that is
+        not known.
+      own: the parameters of its method's own, such as a discriminator's; None if it has none.
+      history: the metrics by epoch, a row for the training set and, if there was one, a row for the
+        test set.
+      state: everything that training goes on from; None if that is not known.
+      scales_uint8: whether uint8 examples are images, and are divided by 255.
     """
 
     model: Autoencoder
     variables: Any = field(repr=False)
     likelihood: Likelihood
-    config: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
+    own: Any = field(default=None, repr=False)
+    history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    state: Any = field(default=None, repr=False)
+    scales_uint8: bool = False
+
+    @property
+    def all_variables(self) -> dict[str, Any]:
+        """The variables with the method's own parameters among them, as training has them."""
+        own = {} if self.own is None else {METHOD: self.own}
+        return {**self.variables, "params": {**self.variables["params"], **own}}
 
     def encode(
         self, x: Float[Array, "batch *shape"]
@@ -52,7 +73,7 @@ class TrainedAutoencoder:
           ValueError: x is of another shape than the model's, empty, or not floating-point; the
             message says which.
         """
-        x = _checked("x", x, self.model.architecture.shape)
+        x = self.as_taken(x)
         return _encode(self.model, self.variables, x)
 
     def decode(self, z: Float[Array, "batch latent"]) -> Float[Array, "batch *shape"]:
@@ -96,32 +117,112 @@ class TrainedAutoencoder:
         noise = jax.random.normal(noise_key, (n, self.model.latent_dim))
         return self.decode(mean[rows] + jnp.exp(0.5 * logvar[rows]) * noise)
 
+    def as_taken(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
+        """Examples as floats, checked; raises as `encode`."""
+        return _checked("x", x, self.model.architecture.shape, self.scales_uint8)
 
-def model_from_config(config: Mapping[str, Any]) -> tuple[Autoencoder, Likelihood]:
-    """The autoencoder and the observation model that a run's configuration names.
+    def evaluate(
+        self,
+        x: Float[Array, "batch *shape"],
+        labels: np.ndarray | None = None,
+        factors: Mapping[str, np.ndarray] | None = None,
+        **settings: Any,
+    ) -> dict[str, float | None]:
+        """Every number of `evaluation.catalogue` on a set of examples.
 
-    Raises:
-      ValueError: a setting is unknown or out of range.
-    """
-    dataset = find(config["dataset"])
-    model = build_autoencoder(
-        dataset.network.format_map(config),
-        config["latent_dim"],
-        encoder=config["encoder"],
-        scale_head=config["scale_head"],
-        observation_noise=config["observation_noise"],
-        precision=config["precision"],
-    )
-    return model, LIKELIHOODS[dataset.likelihood]
+        Args:
+          x: examples, at least 2.
+          labels: `[batch]` integers, the class of each, for the accuracy of classifiers of the
+            codes; these, and the factors, need scikit-learn.
+          factors: by name, `[batch]` floats that the examples were made from.
+          **settings: of `evaluation.Settings`, and `circular` and `progress` of
+            `evaluation.evaluate`.
+
+        Returns:
+          Numbers by name, and their standard errors under `<name>_stderr`.
+
+        Raises:
+          ValueError: a setting is unknown or out of range, or an array is of another length; or as
+            `encode`.
+        """
+        from wiseale_jax import evaluation  # The one step back: a shorthand for what comes after.
+
+        return evaluation.evaluate_arrays(self, x, labels, factors, **settings)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Saves the model into a folder, new or empty, or its own: `load(folder)` reads it.
+
+        Args:
+          folder: gets config.json, metrics.jsonl and checkpoints/. Nothing in it is a pickle.
+
+        Raises:
+          ValueError: the folder holds something else.
+          OSError: it cannot be written.
+        """
+        from wiseale_jax import checkpoints  # Here, as orbax takes a second.
+
+        path = Path(folder).expanduser()
+        if path.is_dir() and any(path.iterdir()):
+            stored = run_folder.read_config(path)
+            if stored is None:
+                raise ValueError(f"{path} is not empty and holds no model: choose another folder")
+            if differs := run_folder.difference(stored, dict(self.config)):
+                raise ValueError(f"{path} holds another model: {differs}; choose another folder")
+        files.make_folder(path, "folder")
+        description = {**describe(self.model, self.likelihood), "scales_uint8": self.scales_uint8}
+        run_folder.write_config(path, self.config, description)
+        run_folder.write_metrics(path, self.history)
+        state = self.all_variables if self.state is None else self.state
+        record = {**run_folder.describe(self.config), "metrics": files.finite(list(self.history))}
+        with checkpoints.open_checkpoints(path / run_folder.CHECKPOINTS) as saved:
+            if (self.step or 0) not in saved.all_steps():
+                checkpoints.save(saved, self.step or 0, state, record)
+
+    def export(self, platforms: Sequence[str] = PLATFORMS) -> dict[str, jax.export.Exported]:
+        """`encode`, `decode` and `reconstruct` as programs that need neither this package nor Flax.
+
+        `exported["encode"].serialize()` gives bytes; in any process that has JAX,
+        `jax.export.deserialize(data).call(x)` runs them. The parameters are part of the program.
+
+        Args:
+          platforms: what they run on.
+
+        Returns:
+          By name: `encode`, x to (mean, logvar) of q(z|x); `decode`, z to E[x|z]; `reconstruct`, x
+          to E[x|z] at the posterior's mean. x is `[batch, *shape]` and z `[batch, latent]`, both
+          float32, of any batch.
+        """
+        variables = jax.tree.map(jnp.asarray, self.variables)
+
+        def encode(x: Array) -> tuple[Array, Array]:
+            return self.model.apply(variables, x, method="encode")
+
+        def decode(z: Array) -> Array:
+            return self.likelihood.mean(self.model.apply(variables, z, method="decode"))
+
+        def reconstruct(x: Array) -> Array:
+            return decode(encode(x)[0])
+
+        (batch,) = jax.export.symbolic_shape("batch")
+        x = jax.ShapeDtypeStruct((batch, *self.model.architecture.shape), jnp.float32)
+        z = jax.ShapeDtypeStruct((batch, self.model.latent_dim), jnp.float32)
+        return {
+            function.__name__: jax.export.export(jax.jit(function), platforms=platforms)(argument)
+            for function, argument in ((encode, x), (decode, z), (reconstruct, x))
+        }
 
 
-def load(workdir: str | os.PathLike, step: int | None = None) -> TrainedAutoencoder:
-    """Loads what `python -m experiments.train` left in its run folder.
+def load(
+    folder: str | os.PathLike, step: int | None = None, *, network: tuple[Any, Any] | None = None
+) -> TrainedAutoencoder:
+    """Loads what `python -m experiments.train` left in its run folder, or `model.save` in its own.
 
     Args:
-      workdir: the run folder.
+      folder: the folder.
       step: of a checkpoint, such as that of the lowest test loss, which is kept besides the newest;
         metrics.jsonl has the steps. None for the newest.
+      network: `(encoder, decoder)`, if the model was fit with Flax modules of your own: a folder
+        holds their parameters, and no code.
 
     Raises:
       ValueError: it is not a run folder, has no checkpoint yet, or none of that step, config.json,
@@ -134,12 +235,14 @@ def load(workdir: str | os.PathLike, step: int | None = None) -> TrainedAutoenco
     # Here, as whoever imports only wiseale_kl need not wait for orbax.
     from wiseale_jax import checkpoints
 
-    folder = Path(workdir).expanduser()
+    folder = Path(folder).expanduser()
     config = run_folder.read_config(folder)
     if config is None:
         raise ValueError(f"{folder} is not a run folder: it has no {run_folder.CONFIG}")
     try:
-        model, likelihood = model_from_config(config)
+        # The release before wrote no description.
+        description = run_folder.read_model(folder) or describe_run(config)
+        model, likelihood = build(description, network)
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(
@@ -149,18 +252,33 @@ def load(workdir: str | os.PathLike, step: int | None = None) -> TrainedAutoenco
         raise ValueError(f"{folder} has no {run_folder.CHECKPOINTS}/ yet: train it first")
     with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS, read_only=True) as saved:
         restored = checkpoints.restore(saved, config, step=step)
-    for step, reason in restored.damaged.items():
+    for damaged, reason in restored.damaged.items():
         warnings.warn(
-            f"checkpoint {step} of {folder} is damaged ({reason}): {restored.step} is used",
+            f"checkpoint {damaged} of {folder} is damaged ({reason}): {restored.step} is used",
             stacklevel=2,
         )
-    variables = {name: restored.state[name] for name in ("params", "batch_stats")}
+    params = restored.state["params"]
+    variables = {
+        "params": network_parameters(params),
+        "batch_stats": restored.state.get("batch_stats", {}),
+    }
     if differs := run_folder.difference(_shapes(variables), _shapes_of(model)):
         raise ValueError(f"checkpoint {restored.step} of {folder} is of another network: {differs}")
-    return TrainedAutoencoder(model, variables, likelihood, config, restored.step)
+    return TrainedAutoencoder(
+        model,
+        variables,
+        likelihood,
+        config,
+        restored.step,
+        own=own_parameters(params),
+        history=restored.record.get("metrics", []),
+        # On the host: only training on needs it.
+        state=jax.device_get(restored.state) if "opt_state" in restored.state else None,
+        scales_uint8=bool(description.get("scales_uint8", False)),
+    )
 
 
-def _checked(name: str, array: Any, shape: tuple[int, ...]) -> Array:
+def _checked(name: str, array: Any, shape: tuple[int, ...], scales_uint8: bool = False) -> Array:
     if isinstance(array, tuple):
         which = "of what `load_examples` gives, `.x`" if name == "x" else "of (mean, logvar), one"
         raise ValueError(f"{name} must be an array: {which}")
@@ -170,6 +288,8 @@ def _checked(name: str, array: Any, shape: tuple[int, ...]) -> Array:
         raise ValueError(
             f"{name} must be of shape [{batch}], batch at least 1, got {list(array.shape)}"
         )
+    if scales_uint8 and array.dtype == jnp.uint8:
+        return array.astype(jnp.float32) / 255
     if not jnp.issubdtype(array.dtype, jnp.floating):
         as_examples = ", as `load_examples` gives examples" if name == "x" else ""
         raise ValueError(f"{name} must be floating-point{as_examples}, got {array.dtype}")
@@ -177,8 +297,7 @@ def _checked(name: str, array: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): a.shape for path, a in leaves}
+    return {path: leaf.shape for path, leaf in leaves_by_path(variables).items()}
 
 
 def _shapes_of(model: Autoencoder) -> dict[str, tuple[int, ...]]:

@@ -14,23 +14,31 @@ from jaxtyping import Array, PRNGKeyArray
 from wiseale_jax.methods import Metrics
 from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.models.chunks import in_chunks
+from wiseale_jax.models.parameters import network_parameters, own_parameters
 from wiseale_jax.training.recipe import AXIS, Recipe, is_sharded, shard
 
 
 def gradient(
-    recipe: Recipe, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+    recipe: Recipe,
+    params: Any,
+    batch_stats: Any,
+    x: Array,
+    noise: Array,
+    key: PRNGKeyArray,
+    warmup: Array | None = None,
 ) -> tuple[Any, Metrics, Any]:
     """The gradient of the loss, the metrics, and batch normalisation's statistics.
 
     Args:
       recipe: what is trained; its `microbatches` say in how many parts.
-      params, batch_stats: where.
+      params, batch_stats: where; the method's own parameters are among the former.
       x: the batch, `[batch, *shape]`.
       noise: of the latent sample, `[batch, latent]`.
-      key: for what the objective draws.
+      key: for what the loss draws.
+      warmup: what the weight of the prior's term is multiplied by; None for 1.
     """
     compute = _of_batch if recipe.microbatches == 1 else _in_parts
-    return compute(recipe, params, batch_stats, x, noise, key)
+    return compute(recipe, params, batch_stats, x, noise, key, warmup)
 
 
 def _forward(
@@ -51,6 +59,7 @@ def _forward(
         )
         return outputs, updated.get("batch_stats", {})
 
+    params = network_parameters(params)
     if not sharded:
         return apply(params, batch_stats, x, noise)
     whole, split = P(), P(AXIS)
@@ -87,13 +96,19 @@ def apply_in_parts(recipe: Recipe, variables: Any, x: Array, noise: Array) -> Ou
 
 
 def _of_batch(
-    recipe: Recipe, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+    recipe: Recipe,
+    params: Any,
+    batch_stats: Any,
+    x: Array,
+    noise: Array,
+    key: PRNGKeyArray,
+    warmup: Array | None,
 ) -> tuple[Any, Metrics, Any]:
     """`gradient` in one pass."""
 
     def loss_fn(params):
         outputs, updated = _forward(recipe, params, batch_stats, x, noise)
-        loss, metrics = recipe.objective(outputs, x, key)
+        loss, metrics = recipe.method(outputs, x, key, own=own_parameters(params), warmup=warmup)
         return loss, (metrics, updated)
 
     gradients, (metrics, updated) = jax.grad(loss_fn, has_aux=True)(params)
@@ -101,15 +116,22 @@ def _of_batch(
 
 
 def _in_parts(
-    recipe: Recipe, params: Any, batch_stats: Any, x: Array, noise: Array, key: PRNGKeyArray
+    recipe: Recipe,
+    params: Any,
+    batch_stats: Any,
+    x: Array,
+    noise: Array,
+    key: PRNGKeyArray,
+    warmup: Array | None,
 ) -> tuple[Any, Metrics, Any]:
     """`_of_batch` with the activations of one part of the batch at a time in memory.
 
     WiSE-ALE's KL is not a sum over examples, and so the gradient is not one over parts. But the
     loss sees the network only through its outputs: the first pass computes the outputs of all
     parts, then the loss of the whole batch gives its gradient with respect to them, and the second
-    pass sends that back through one part after the other. Only batch normalisation differs, which
-    sees each part by itself.
+    pass sends that back through one part after the other. The sum over parts starts from the
+    gradient that the loss has directly, with respect to the method's own parameters. Only batch
+    normalisation differs, which sees each part by itself.
     """
     parts = [a.reshape(recipe.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
     by_part = lax.map(lambda part: _forward(recipe, params, batch_stats, *part)[0], parts)
@@ -118,10 +140,10 @@ def _in_parts(
         *(a.reshape(x.shape[0], *a.shape[2:]) for a in by_part[:-1]), by_part.observation_logvar[0]
     )
 
-    def loss_fn(outputs):
-        return recipe.objective(outputs, x, key)
+    def loss_fn(outputs, params):
+        return recipe.method(outputs, x, key, own=own_parameters(params), warmup=warmup)
 
-    cotangents, metrics = jax.grad(loss_fn, has_aux=True)(outputs)
+    (cotangents, direct), metrics = jax.grad(loss_fn, (0, 1), has_aux=True)(outputs, params)
     cotangents = Outputs(
         *(a.reshape(recipe.microbatches, -1, *a.shape[1:]) for a in cotangents[:-1]),
         jnp.full(recipe.microbatches, cotangents.observation_logvar / recipe.microbatches),
@@ -137,6 +159,5 @@ def _in_parts(
         )
         return (jax.tree.map(jnp.add, gradients, pull_back(cotangent)[0]), batch_stats), None
 
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    (gradients, batch_stats), _ = lax.scan(backward, (zeros, batch_stats), (*parts, cotangents))
+    (gradients, batch_stats), _ = lax.scan(backward, (direct, batch_stats), (*parts, cotangents))
     return gradients, metrics, batch_stats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
-from wiseale_jax.methods import Objective
+from wiseale_jax.methods import Method
 from wiseale_jax.models.autoencoder import Autoencoder
 
 # The axis of a mesh.
@@ -26,21 +27,19 @@ class Recipe(NamedTuple):
 
     Attributes:
       model: the autoencoder.
-      objective: a method with all that it is tuned by bound.
-      optimizer: an optax gradient transformation.
+      method: what is minimised, its settings bound: `methods.bind` gives it.
+      optimizer: an optax gradient transformation; `optimizers` has those of the runs.
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
       batch_size: examples per step.
       microbatches: parts that a batch is computed in, one after the other; they divide it.
       mesh: devices of one axis, "data", that share every batch; None for one device. The batch
         stays one: its pairs, and batch normalisation, run over all devices.
-      skip_nonfinite: steps whose loss or gradient is not finite that a run may skip; it goes no
-        further than before the next one.
-      warmup_steps: over which the weight of the prior's term grows from 0, linearly, in training;
-        the objective then takes `warmup`.
+      skip_nonfinite: how many non-finite steps to skip. Training stops before the next one.
+      warmup_steps: how many steps the weight of the prior's term takes to grow from 0, linearly.
     """
 
     model: Autoencoder
-    objective: Objective
+    method: Method
     optimizer: optax.GradientTransformation
     preprocess: Callable[[Array, PRNGKeyArray], Array]
     batch_size: int
@@ -48,6 +47,21 @@ class Recipe(NamedTuple):
     mesh: Mesh | None = None
     skip_nonfinite: int = 0
     warmup_steps: int = 0
+
+
+class Branch(enum.IntEnum):
+    """The branches of a run's random key: what is drawn on one tells nothing of another."""
+
+    INIT = 0
+    ORDER = 1
+    STEPS = 2
+    TEST = 3
+    EVALUATION = 4
+
+
+def branch(key: PRNGKeyArray, of: Branch) -> PRNGKeyArray:
+    """The random key of a branch."""
+    return jax.random.fold_in(key, int(of))
 
 
 def make_mesh(count: int) -> Mesh:

@@ -20,11 +20,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wiseale_jax.methods import Metrics
+from wiseale_jax.models.parameters import METHOD, network_parameters, own_parameters
 from wiseale_jax.training.gradients import apply_in_parts, gradient
-from wiseale_jax.training.recipe import Recipe, replicate, shard
-
-# The branches of a run's random key.
-_INIT, _ORDER, _STEPS, _EVALUATION = range(4)
+from wiseale_jax.training.recipe import Branch, Recipe, branch, replicate, shard
 
 # What `TrainState.fault` calls the norm of the gradient.
 GRADIENT = "gradient"
@@ -36,7 +34,7 @@ class TrainState(NamedTuple):
     Attributes:
       step: steps done.
       key: `[2]`, the raw data of the run's random key.
-      params: parameters.
+      params: parameters of the network, and under "method" those of the method's own.
       batch_stats: batch normalisation's running statistics, `{}` where there are none.
       opt_state: the optimiser's state.
       metric_sums: each metric's sum over the steps of the epoch under way that are done and not
@@ -59,7 +57,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """Parameters and running statistics, as `model.apply` takes them."""
+        """Parameters and running statistics."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -76,12 +74,18 @@ def create_state(recipe: Recipe, seed: int, example: Array) -> TrainState:
 
 @functools.partial(jax.jit, static_argnums=0)  # One recipe, and not one for every parameter.
 def _initial_state(recipe: Recipe, key: PRNGKeyArray, example: Array) -> TrainState:
-    init_key, sample_key, objective_key = jax.random.split(jax.random.fold_in(key, _INIT), 3)
+    init_key, sample_key, objective_key = jax.random.split(branch(key, Branch.INIT), 3)
     x = recipe.preprocess(example, sample_key)
     variables = recipe.model.init(init_key, x, sample_key, train=False)
+    params, own = variables["params"], None
+    if recipe.method.init is not None:
+        # A key that the network's parameters have not used.
+        own = recipe.method.init(jax.random.fold_in(objective_key, 1), recipe.model, x)
+        params = {**params, METHOD: own}
 
     def metrics_of(variables, x):
-        return recipe.objective(recipe.model.apply(variables, x, sample_key), x, objective_key)[1]
+        outputs = recipe.model.apply(variables, x, sample_key)
+        return recipe.method(outputs, x, objective_key, own=own)[1]
 
     # Two examples, as the MMD needs two.
     shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
@@ -89,9 +93,9 @@ def _initial_state(recipe: Recipe, key: PRNGKeyArray, example: Array) -> TrainSt
     return TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(key),
-        params=variables["params"],
+        params=params,
         batch_stats=variables.get("batch_stats", {}),
-        opt_state=recipe.optimizer.init(variables["params"]),
+        opt_state=recipe.optimizer.init(params),
         metric_sums=zeros,
         summed=jnp.int32(0),
         skipped=jnp.int32(0),
@@ -106,15 +110,15 @@ def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainSt
     may be, it is not done, and the state has a `fault`.
     """
     batch = shard(recipe, batch)
-    key = jax.random.fold_in(_branch(state.key, _STEPS), state.step)
+    key = jax.random.fold_in(_branch(state.key, Branch.STEPS), state.step)
     preprocess_key, sample_key, objective_key = jax.random.split(key, 3)
     x = recipe.preprocess(batch, preprocess_key)
+    warmup = None
     if recipe.warmup_steps:
         warmup = optax.linear_schedule(0.0, 1.0, recipe.warmup_steps)(state.step)
-        recipe = recipe._replace(objective=functools.partial(recipe.objective, warmup=warmup))
     noise = jax.random.normal(sample_key, (x.shape[0], recipe.model.latent_dim))
     gradients, metrics, batch_stats = gradient(
-        recipe, state.params, state.batch_stats, x, noise, objective_key
+        recipe, state.params, state.batch_stats, x, noise, objective_key, warmup
     )
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
@@ -153,14 +157,14 @@ def clear_fault(state: TrainState) -> TrainState:
     return state._replace(fault=jax.tree.map(jnp.zeros_like, state.fault))
 
 
-def _branch(key: Array, branch: int) -> PRNGKeyArray:
-    return jax.random.fold_in(jax.random.wrap_key_data(key), branch)
+def _branch(key: Array, of: Branch) -> PRNGKeyArray:
+    return branch(jax.random.wrap_key_data(key), of)
 
 
 @functools.partial(jax.jit, static_argnames="size")
 def epoch_order(key: Array, epoch: Int[Array, ""] | int, size: int) -> Int[Array, " size"]:
     """The order in which an epoch visits `size` examples, from the raw run key and the epoch."""
-    return jax.random.permutation(jax.random.fold_in(_branch(key, _ORDER), epoch), size)
+    return jax.random.permutation(jax.random.fold_in(_branch(key, Branch.ORDER), epoch), size)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -231,7 +235,7 @@ def evaluate(recipe: Recipe, variables: Any, data: Array, seed: int) -> dict[str
     """
     size = data.shape[0]
     whole = size - size % recipe.batch_size
-    key = jax.random.fold_in(jax.random.key(seed), _EVALUATION)
+    key = branch(jax.random.key(seed), Branch.TEST)
     if whole and size - whole == 1:  # The MMD needs two examples: a single one joins no batch.
         size = whole
     spans = (
@@ -252,14 +256,16 @@ def _evaluate_batches(
     stop: int,
     batch_size: int,
 ) -> dict[str, Float[Array, ""]]:
+    network = {**variables, "params": network_parameters(variables["params"])}
+
     def one(index):
         # Sliced here, batch by batch: a copy of all of them would be made anew in every epoch.
         batch = lax.dynamic_slice_in_dim(data, start + index * batch_size, batch_size)
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
         x = recipe.preprocess(shard(recipe, batch), keys[0])
         noise = jax.random.normal(keys[1], (batch_size, recipe.model.latent_dim))
-        outputs = apply_in_parts(recipe, variables, x, noise)
-        return recipe.objective(outputs, x, keys[2])[1]
+        outputs = apply_in_parts(recipe, network, x, noise)
+        return recipe.method(outputs, x, keys[2], own=own_parameters(variables["params"]))[1]
 
     metrics = lax.map(one, jnp.arange((stop - start) // batch_size))
     return jax.tree.map(lambda values: jnp.sum(values) * batch_size, metrics)

@@ -139,8 +139,8 @@ def test_a_program_has_the_settings_of_its_run():
     }
     recipe = setup.make_recipe(configs.make_config(given), 100)
     keywords = {"likelihood": LIKELIHOODS["gaussian"], "kl_weight": "batch", "bound": "tightest"}
-    assert recipe.objective.func is methods.wiseale
-    assert recipe.objective.keywords == keywords
+    assert recipe.method.loss.func is methods.wiseale
+    assert recipe.method.loss.keywords == keywords
     of_model = ("latent_dim", "observation_noise", "scale_head", "precision")
     for name in given.keys() - keywords.keys() - {"dataset"}:
         assert getattr(recipe.model if name in of_model else recipe, name) == given[name]
@@ -154,7 +154,7 @@ def test_a_program_has_the_settings_of_its_run():
 def test_a_program_has_its_methods_weight(name, value):
     method = {"beta": "beta_vae", "mmd_weight": "wae_mmd"}[name]
     config = configs.make_config({"dataset": "sine", "method": method, name: value})
-    assert setup.make_recipe(config, 100).objective.keywords[name] == value
+    assert setup.make_recipe(config, 100).method.loss.keywords[name] == value
 
 
 @pytest.mark.parametrize("binarize", BINARIZE)
@@ -203,8 +203,8 @@ def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
     drops = [recipe(steps, learning_rate_drop_epoch=2) for steps in (10, 11)]
     assert drops[0] != drops[1]
     # A method written anew, as in a notebook, is not taken for the old one.
-    monkeypatch.setitem(methods.METHODS, "beta_vae", methods.aevb)
-    assert recipe(seed=0).objective.func is methods.aevb
+    monkeypatch.setitem(methods.METHODS, "beta_vae", methods.METHODS["aevb"])
+    assert recipe(seed=0).method.loss.func is methods.aevb
 
 
 @pytest.mark.parametrize("names", [(), ("phase",), ("frequency",), ("frequency", "amplitude")])

@@ -309,10 +309,10 @@ def test_killed_and_run_again_gives_the_same(archive, tmp_path):
     whole = pipeline.prepare("celeba", tmp_path / "whole", source=archive)
     program = (
         "import time\n"
-        "from wiseale_jax.datasets import images, pipeline\n"
-        "decode = images.decode\n"
-        "images._DECODED_AT_ONCE = 4\n"
-        "images.decode = lambda *args: (time.sleep(0.05), decode(*args))[1]\n"
+        "from wiseale_jax.datasets import image_builder, pipeline\n"
+        "decode = image_builder.decode\n"
+        "image_builder._DECODED_AT_ONCE = 4\n"
+        "image_builder.decode = lambda *args: (time.sleep(0.05), decode(*args))[1]\n"
         f"pipeline.prepare('celeba', {str(tmp_path / 'other')!r}, source={str(archive)!r})\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)

@@ -6,7 +6,8 @@ import pytest
 
 from tests.helpers.linear_gaussian import LinearGaussian
 from wiseale_jax import evaluation
-from wiseale_jax.datasets import DATASETS
+from wiseale_jax.datasets import BINARIZE, DATASETS
+from wiseale_jax.datasets.load import Preprocessed
 from wiseale_jax.evaluation import Settings, catalogue, latents, representation
 from wiseale_jax.evaluation.decoder import sharpness
 from wiseale_jax.evaluation.frechet import frechet_distance
@@ -62,9 +63,9 @@ def test_the_error_of_a_log_likelihood_of_some_of_the_examples():
     x, _ = true.draw(size)
     settings = Settings(likelihood_examples=few, num_importance_samples=5, num_samples=2)
     found = evaluation.evaluate(true.trained, x, None, settings, progress=False)
-    branch = jax.random.fold_in(jax.random.key(settings.seed), evaluation._BRANCH)
+    branch = jax.random.fold_in(jax.random.key(settings.seed), 4)
     keys = jax.random.split(branch, 5)
-    elbo = np.float64(evaluation._by_example(true.trained, x, keys[0])[0]["elbo"])
+    elbo = np.float64(evaluation._by_example(true.trained, x, len(x), keys[0])[0]["elbo"])
     weighted = importance_weighted_log_likelihood(true.trained, x[:few], keys[1], 5)[0]
     gap = weighted - elbo[:few]
     want = np.mean(elbo) + np.mean(gap)
@@ -134,7 +135,9 @@ def point():
     x, z = true.draw(100)
     factors = {"first": z[:, 0], "phase": np.arctan2(z[:, 1], z[:, 0])}
     factors |= {"still": np.ones(100), "one": np.ones(100, int)}
-    return evaluation.evaluate(true.trained, x, factors, SETTINGS, progress=False)
+    return evaluation.evaluate(
+        true.trained, x, factors, SETTINGS, circular=("phase",), progress=False
+    )
 
 
 def test_a_deterministic_encoder_has_none_and_says_where(point):
@@ -163,19 +166,19 @@ def images(binarize):
     data = np.random.default_rng(0).integers(0, 256, (300, *shape), np.uint8)
     key = jax.random.key(0)
     variables = model.init(key, data[:1] / np.float32(255), key)
-    config = {"dataset": "mnist", "binarize": binarize}
-    return TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"], config), data
+    trained = TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"])
+    return trained, data, Preprocessed(data, BINARIZE[binarize], evaluation.data_key(SETTINGS))
 
 
 def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
-    trained, data = images("threshold")
+    trained, data, x = images("threshold")
     labels = np.arange(300) % 3
     settings = SETTINGS._replace(examples=260, inception="pool.onnx")
     # In place of Inception, pixels: FID is then as of the images themselves.
     monkeypatch.setattr(
         evaluation, "load_features", lambda path, shape: lambda a: a[:, ::3, ::3, 0].mean(2)
     )
-    found = evaluation.evaluate(trained, data, {"label": labels}, settings, progress=False)
+    found = evaluation.evaluate(trained, x, {"label": labels}, settings, progress=False)
     again = np.asarray(trained.reconstruct((data[:260] > 127).astype(np.float32)))
     pooled = (data[:260] > 127)[:, ::3, ::3, 0].mean(2), again[:, ::3, ::3, 0].mean(2)
     np.testing.assert_allclose(found["fid_reconstructions"], frechet_distance(*pooled), rtol=1e-4)
@@ -194,7 +197,7 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     assert abs(found["knn_accuracy"] - 1 / 3) < 0.15
     assert found["log_likelihood"] > found["elbo"]
     # Where it is estimated for all examples, its error is that of a mean over them.
-    branch = jax.random.fold_in(jax.random.key(settings.seed), evaluation._BRANCH)
+    branch = jax.random.fold_in(jax.random.key(settings.seed), 4)
     key = jax.random.split(branch, 5)[1]
     binary = np.float32(data[:260] > 127)
     each = importance_weighted_log_likelihood(trained, binary, key, 10, progress=False)[0]
@@ -204,21 +207,19 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
 
 
 def test_images_that_are_grey_are_evaluated_so():
-    trained, data = images("none")
-    found = evaluation.evaluate(
-        trained, data, None, SETTINGS._replace(examples=260), progress=False
-    )
+    trained, data, x = images("none")
+    found = evaluation.evaluate(trained, x, None, SETTINGS._replace(examples=260), progress=False)
     want = sharpness(data[:260] / np.float32(255)).mean()
     np.testing.assert_allclose(found["sharpness_data"], want, rtol=1e-6)
 
 
 def test_elbo_and_log_likelihood_are_of_the_same_binary_images():
-    trained, data = images("stochastic")
+    trained, _, x = images("stochastic")
     # So sure of its pixels that other images would have another likelihood by far.
     layer = trained.variables["params"]["decoder_stack"]["Dense_0"]
     layer["kernel"], layer["bias"] = 1e-3 * layer["kernel"], 20 * np.resize([1.0, -1.0], 36)
     settings = SETTINGS._replace(examples=260, num_importance_samples=1)
-    found = evaluation.evaluate(trained, data, None, settings, progress=False)
+    found = evaluation.evaluate(trained, x, None, settings, progress=False)
     assert abs(found["log_likelihood"] - found["elbo"]) < 0.3
 
 

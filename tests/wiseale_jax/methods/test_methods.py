@@ -1,5 +1,8 @@
 """methods/: losses and metrics recomputed in float64 NumPy, but for the bound and the MMD."""
 
+import functools
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ from wiseale_jax.models.autoencoder import Outputs
 
 KEY = jax.random.key(0)
 NAMES = {"loss", "reconstruction_error", "aevb_kl", "wiseale_kl", "elbo", "mse"}
+OF_ITS_OWN = {"wae_gan": {"discriminator_loss"}}
 
 
 def case(likelihood, seed=0, batch=6, latent=3):
@@ -26,6 +30,15 @@ def case(likelihood, seed=0, batch=6, latent=3):
     mean, logvar = draw(batch, latent), draw(batch, latent)
     outputs = Outputs(mean, logvar, draw(batch, latent), draw(batch, 8, 2), jnp.float32(-0.7))
     return x, outputs
+
+
+def objective_of(method, likelihood="gaussian", latent=3, **settings):
+    """A method as a function of outputs, x and key: with the first of its own parameters."""
+    bound = bind(method, LIKELIHOODS[likelihood], settings)
+    if bound.init is None:
+        return bound
+    own = bound.init(KEY, types.SimpleNamespace(latent_dim=latent), None)
+    return functools.partial(bound, own=own)
 
 
 def expected(x, outputs, likelihood):
@@ -54,9 +67,9 @@ def expected(x, outputs, likelihood):
 @pytest.mark.parametrize("method", METHODS)
 def test_metrics_are_the_same_for_every_method(method, likelihood):
     x, outputs = case(likelihood)
-    loss, metrics = jax.jit(bind(method, LIKELIHOODS[likelihood], {}))(outputs, x, KEY)
+    loss, metrics = jax.jit(objective_of(method, likelihood))(outputs, x, KEY)
     want = expected(x, outputs, likelihood)
-    assert set(metrics) == NAMES
+    assert set(metrics) == NAMES | OF_ITS_OWN.get(method, set())
     assert all(value.shape == () for value in metrics.values())
     for name in ("reconstruction_error", "aevb_kl", "elbo", "mse"):
         np.testing.assert_allclose(metrics[name], want[name], rtol=1e-5)
@@ -64,9 +77,9 @@ def test_metrics_are_the_same_for_every_method(method, likelihood):
     assert loss == metrics["loss"]
 
 
-def loss_of(method, likelihood="gaussian", **settings):
+def loss_of(method, likelihood="gaussian", warmup=None, **settings):
     x, outputs = case(likelihood)
-    return bind(method, LIKELIHOODS[likelihood], settings)(outputs, x, KEY)[0]
+    return objective_of(method, likelihood, **settings)(outputs, x, KEY, warmup=warmup)[0]
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
@@ -117,11 +130,11 @@ def test_wiseale_with_another_bound(bound):
     np.testing.assert_allclose(loss_of("wiseale", bound=bound), want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["wae_mmd", "ae"])
+@pytest.mark.parametrize("method", ["wae_mmd", "wae_gan", "ae"])
 def test_deterministic_encoder_has_infinite_kl_and_finite_gradient(method):
     x, outputs = case("gaussian")
     outputs = outputs._replace(logvar=jnp.full_like(outputs.logvar, -jnp.inf))
-    objective = bind(method, LIKELIHOODS["gaussian"], {})
+    objective = objective_of(method)
 
     def loss(mean, reconstruction):
         changed = outputs._replace(mean=mean, z=mean, reconstruction=reconstruction)
@@ -165,6 +178,91 @@ def test_shapes_that_do_not_belong_together(method, changes, words):
     given |= {"x": jnp.zeros((4, 3)), **changes}
     x = given.pop("x")
     outputs = Outputs(**given, reconstruction=jnp.zeros((4, 3)), observation_logvar=jnp.zeros(()))
-    objective = bind(method, LIKELIHOODS["gaussian"], {})
+    objective = objective_of(method, latent=2)
     with pytest.raises(ValueError, match=words):
         jax.jit(objective)(outputs, x, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"kl_wieght": 1.0},
+            r"method 'wiseale' has no setting 'kl_wieght'; did you mean 'kl_weight'",
+        ),
+        ({"beta": 1.0}, r"has no setting 'beta' \(known: bound, kl_weight\)"),
+        ({"likelihood": 1.0}, "has no setting 'likelihood'"),
+        ({"warmup": 1.0}, "has no setting 'warmup'"),
+    ],
+)
+def test_a_setting_that_is_none_is_refused_with_the_nearest(settings, words):
+    with pytest.raises(ValueError, match=words):
+        bind("wiseale", LIKELIHOODS["gaussian"], settings)
+
+
+def discriminator(own, z):
+    """The discriminator's logit in float64 NumPy."""
+    z = np.float64(z)
+    for i in range(len(own)):
+        layer = jax.tree.map(np.float64, own[f"Dense_{i}"])
+        z = z @ layer["kernel"] + layer["bias"]
+        z = np.maximum(z, 0) if i < len(own) - 1 else z
+    return z[:, 0]
+
+
+@pytest.mark.parametrize("trick", [False, True])
+def test_wae_gan_is_algorithm_1(trick):
+    x, outputs = case("gaussian")
+    settings = {"gan_weight": 7.0, "log_prior_trick": trick}
+    settings |= {"discriminator_width": 5, "discriminator_depth": 2}
+    bound = bind("wae_gan", LIKELIHOODS["gaussian"], settings)
+    own = bound.init(KEY, types.SimpleNamespace(latent_dim=3), None)
+    assert own["Dense_0"]["kernel"].shape == (3, 5) and set(own) == {f"Dense_{i}" for i in range(3)}
+    prior_z = np.float64(jax.random.normal(KEY, (6, 3)))
+
+    def logit(z):
+        return discriminator(own, z) - (0.5 * np.sum(np.float64(z) ** 2, 1) if trick else 0)
+
+    def mean_log_sigmoid(t):
+        return -np.mean(np.log1p(np.exp(-t)))
+
+    def total(outputs, own):
+        return bound(outputs, x, KEY, own=own)
+
+    want = expected(x, outputs, "gaussian")["reconstruction_error"]
+    want -= 7 * mean_log_sigmoid(logit(outputs.z))
+    told = -mean_log_sigmoid(logit(prior_z)) - mean_log_sigmoid(-logit(outputs.z))
+    (of_outputs, of_own), metrics = jax.grad(total, (0, 1), has_aux=True)(outputs, own)
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
+    np.testing.assert_allclose(metrics["discriminator_loss"], told, rtol=1e-5)
+
+    # Each player's gradient is that of its own term, by central differences in float64.
+    def shifted(tree, path, by):
+        changed = jax.tree.map(np.float64, tree)
+        changed["Dense_1"]["kernel"][path] += by
+        return changed
+
+    def told_apart(own):
+        def of(z):
+            return discriminator(own, z) - (0.5 * np.sum(np.float64(z) ** 2, 1) if trick else 0)
+
+        return -mean_log_sigmoid(of(prior_z)) - mean_log_sigmoid(-of(outputs.z))
+
+    slope = (
+        told_apart(shifted(own, (0, 1), 1e-5)) - told_apart(shifted(own, (0, 1), -1e-5))
+    ) / 2e-5
+    np.testing.assert_allclose(of_own["Dense_1"]["kernel"][0, 1], slope, rtol=1e-3, atol=1e-6)
+    up, down = (np.float64(outputs.z) + by * np.eye(1, 18).reshape(6, 3) for by in (1e-5, -1e-5))
+    slope = -7 * (mean_log_sigmoid(logit(up)) - mean_log_sigmoid(logit(down))) / 2e-5
+    np.testing.assert_allclose(of_outputs.z[0, 0], slope, rtol=1e-3, atol=1e-6)
+
+
+def test_the_discriminator_has_a_value_at_any_logit():
+    x, outputs = case("gaussian")
+    bound = bind("wae_gan", LIKELIHOODS["gaussian"], {})
+    own = bound.init(KEY, types.SimpleNamespace(latent_dim=3), None)
+    far = outputs._replace(z=1e4 * outputs.z)
+    gradients, metrics = jax.grad(
+        lambda z: bound(far._replace(z=z), x, KEY, own=own), has_aux=True
+    )(far.z)
+    assert np.isfinite(metrics["loss"]) and np.all(np.isfinite(gradients))

@@ -14,7 +14,7 @@ from experiments import configs
 from tests.helpers import golden_run
 from wiseale_jax import run_folder
 from wiseale_jax.models import trained
-from wiseale_jax.models.trained import model_from_config
+from wiseale_jax.models.description import build
 
 
 def test_the_golden_run_is_loaded_with_its_numbers():
@@ -95,10 +95,10 @@ def test_a_model_is_itself_and_no_other(tmp_path):
 def test_another_network_is_refused_with_the_shapes(tmp_path, monkeypatch):
     folder = copy_of_it(tmp_path)
 
-    def wider(config):
-        return model_from_config({**config, "latent_dim": 3})
+    def wider(description, network):
+        return build({**description, "latent_dim": 3}, network)
 
-    monkeypatch.setattr(trained, "model_from_config", wider)
+    monkeypatch.setattr(trained, "build", wider)
     with pytest.raises(ValueError, match=r"params/mean_head/bias is \(2,\) there, \(3,\) here"):
         wiseale_jax.load(folder)
 

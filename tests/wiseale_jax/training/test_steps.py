@@ -11,10 +11,10 @@ import pytest
 from tests.helpers.linear_gaussian import LinearGaussian
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.methods import METHODS, bind
+from wiseale_jax.methods import METHODS, Method, bind
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, ConvTranspose, Dense, Reshape
-from wiseale_jax.training import gradients
+from wiseale_jax.training import gradients, optimizers
 from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import (
     _evaluate_batches,
@@ -98,7 +98,7 @@ def test_one_call_is_the_loop_of_steps_written_out():
 @pytest.mark.parametrize("microbatches", [1, 4])
 def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
     whole = make("beta_vae", 8, PLAIN, SGD, observation_noise="learned")
-    without = whole._replace(objective=bind("beta_vae", LIKELIHOODS["gaussian"], {"beta": 0.0}))
+    without = whole._replace(method=bind("beta_vae", LIKELIHOODS["gaussian"], {"beta": 0.0}))
     warm = whole._replace(warmup_steps=4, microbatches=microbatches)
     start = create_state(warm, 0, DATA[:1])
     for number, part in enumerate([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]):
@@ -168,7 +168,7 @@ def test_every_example_of_an_epoch_is_seen_once():
         return jnp.sum(x) * 0.0, {"loss": jnp.sum(x), "squares": jnp.sum(x**2)}
 
     data = jnp.arange(48.0)[:, None, None] * jnp.ones((1, 8, 1))
-    recipe = make()._replace(objective=seen)
+    recipe = make()._replace(method=Method(seen))
     state = create_state(recipe, 0, data[:1])
     order = epoch_order(state.key, 1, 48)
     state = train_steps(recipe, state, data, order, 0, 6)
@@ -327,3 +327,27 @@ def test_a_learning_rate_too_large_is_a_fault():
     got = train_on(make(optimizer=optax.sgd(1e30)), DATA)
     assert has_fault(got) and int(got.step) > 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got.params))
+
+
+def test_a_methods_own_parameters_are_trained_by_an_optimiser_of_their_own():
+    optimizer = optimizers.adam(1e-2, has_own=True, method_learning_rate=0.125)
+    recipe = make("wae_gan", optimizer=optimizer)
+    before = create_state(recipe, 0, DATA[:1])
+    assert "method" in before.params and "method" not in make("wae_mmd").model.init(
+        jax.random.key(0), DATA[:1], jax.random.key(0)
+    )
+    after, metrics = step(recipe, before, DATA[:8])
+    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), after.params, before.params)
+    # Adam's first step is as long as its rate, wherever the gradient is not 0.
+    own = jax.tree.leaves(moved.pop("method"))
+    np.testing.assert_allclose(max(own), 0.125, rtol=1e-3)
+    np.testing.assert_allclose(max(jax.tree.leaves(moved)), 1e-2, rtol=1e-3)
+    assert np.isfinite(metrics["discriminator_loss"])
+
+
+def test_own_parameters_stay_as_they_are_where_a_step_is_skipped():
+    recipe = make("wae_gan")._replace(skip_nonfinite=1)
+    before = create_state(recipe, 0, DATA[:1])
+    after, _ = step(recipe, before, DATA[:8].at[0].set(jnp.nan))
+    assert int(after.skipped) == 1
+    assert_same(after.params, before.params)

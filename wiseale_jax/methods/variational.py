@@ -1,0 +1,82 @@
+"""Methods that bound log p(x): AEVB, beta-VAE and WiSE-ALE; and the auto-encoder with no prior."""
+
+from __future__ import annotations
+
+from jaxtyping import Array, PRNGKeyArray
+
+from wiseale_jax import divergences
+from wiseale_jax.likelihoods import Likelihood
+from wiseale_jax.methods.terms import Metrics, evaluate, with_loss
+from wiseale_jax.models.autoencoder import Outputs
+
+
+def aevb(
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    warmup: float | Array = 1.0,
+) -> tuple[Array, Metrics]:
+    """Auto-Encoding Variational Bayes (Kingma and Welling, 2014): the negative ELBO, in nats."""
+    return beta_vae(outputs, x, key, likelihood=likelihood, beta=1.0, warmup=warmup)
+
+
+def beta_vae(
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    beta: float = 4.0,
+    warmup: float | Array = 1.0,
+) -> tuple[Array, Metrics]:
+    """beta-VAE (Higgins et al., 2017): -log p(x|z) + beta KL[q(z|x) || N(0, I)], in nats."""
+    del key
+    negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)
+    return with_loss(negative_log_likelihood + warmup * beta * metrics["aevb_kl"], metrics)
+
+
+def wiseale(
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    kl_weight: float | str = 1.0,
+    bound: str = "jensen",
+    warmup: float | Array = 1.0,
+) -> tuple[Array, Metrics]:
+    """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
+
+    Eq. 27 is sum_i log p(x_i|z_i) less one KL for the whole batch, so that the loss per example is
+    mean_i(-log p(x_i|z_i)) + kl_weight * KL / M.
+
+    Args:
+      outputs, x, key: see `terms`. The bound needs the whole batch: it is not the mean of the
+        bounds over parts of the batch.
+      likelihood: the observation model.
+      kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, a prior M times
+        stronger; or a number.
+      bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
+      warmup: see `bind`.
+
+    Raises:
+      ValueError: kl_weight is another text; or as in `terms`.
+    """
+    del key
+    if isinstance(kl_weight, str) and kl_weight != "batch":
+        raise ValueError(f"kl_weight must be a number or 'batch', got {kl_weight!r}")
+    batch = x.shape[0]
+    weight = warmup * (batch if kl_weight == "batch" else kl_weight)
+    negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)
+    kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound)
+    return with_loss(negative_log_likelihood + weight * kl / batch, metrics)
+
+
+def ae(
+    outputs: Outputs, x: Array, key: PRNGKeyArray, *, likelihood: Likelihood
+) -> tuple[Array, Metrics]:
+    """A plain auto-encoder: -log p(x|z), in nats, and no prior."""
+    del key
+    return with_loss(*evaluate(outputs, x, likelihood))

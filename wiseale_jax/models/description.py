@@ -1,0 +1,104 @@
+"""A model as JSON: what a folder says of it, and the model made of that again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from wiseale_jax.datasets import find
+from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
+from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencoder
+from wiseale_jax.models.networks import ARCHITECTURES, LAYERS, Architecture, Layer
+
+# The arguments of `build_autoencoder`, but for the network.
+SETTINGS = ("latent_dim", "encoder", "scale_head", "observation_noise", "precision")
+
+
+def describe(model: Autoencoder, likelihood: Likelihood) -> dict[str, Any]:
+    """A model as a JSON object, which `build` reads.
+
+    `network` is the name of one of `networks.ARCHITECTURES`, the layers of another `Architecture`,
+    or None for modules of one's own, which no file can hold.
+    """
+    settings = {name: getattr(model, name) for name in SETTINGS}
+    known = {id(value): name for name, value in LIKELIHOODS.items()}
+    return {
+        "network": _describe_network(model.architecture),
+        "shape": list(model.architecture.shape),
+        "likelihood": known[id(likelihood)],
+        **settings,
+    }
+
+
+def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model that a run's configuration names, as `build` reads it.
+
+    Args:
+      config: `dataset`, the settings that its network's name holds, and those of `SETTINGS`.
+
+    Raises:
+      ValueError: the data set is unknown.
+      KeyError: a setting is missing.
+    """
+    dataset = find(config["dataset"])
+    return {
+        "network": dataset.network.format_map(config),
+        "likelihood": dataset.likelihood,
+        **{name: config[name] for name in SETTINGS},
+    }
+
+
+def build(
+    description: Mapping[str, Any], network: tuple[Any, Any] | None = None
+) -> tuple[Autoencoder, Likelihood]:
+    """The autoencoder and the observation model of a description.
+
+    Args:
+      description: as `describe` gives it.
+      network: the encoder and the decoder, where the description's are modules of one's own.
+
+    Raises:
+      ValueError, KeyError, TypeError: it is no description of a model that this release knows, or
+        modules are given and not asked for, or the other way round.
+    """
+    stored = description["network"]
+    if (stored is None) != (network is not None):
+        raise ValueError(
+            "its encoder and decoder are modules of one's own: give them, network=(encoder, "
+            "decoder)"
+            if stored is None
+            else "its network is known: network is for an encoder and a decoder of one's own"
+        )
+    if network is not None:
+        chosen: Any = Modules(tuple(description["shape"]), *network)
+    else:
+        chosen = stored if isinstance(stored, str) else _read_architecture(stored)
+    if description["likelihood"] not in LIKELIHOODS:
+        raise ValueError(f"unknown likelihood {description['likelihood']!r}")
+    settings = {name: description[name] for name in SETTINGS}
+    latent_dim = settings.pop("latent_dim")
+    model = build_autoencoder(chosen, latent_dim, **settings)
+    return model, LIKELIHOODS[description["likelihood"]]
+
+
+def _describe_network(architecture: Architecture | Modules) -> Any:
+    if isinstance(architecture, Modules):
+        return None
+    for name, known in ARCHITECTURES.items():
+        if known == architecture:
+            return name
+    stacks = {"encoder": architecture.encoder, "decoder": architecture.decoder}
+    layers = {
+        name: [[type(layer).__name__, layer._asdict()] for layer in stack]
+        for name, stack in stacks.items()
+    }
+    return {"shape": list(architecture.shape), **layers}
+
+
+def _read_architecture(stored: Mapping[str, Any]) -> Architecture:
+    def layer(kind: str, fields: Mapping[str, Any]) -> Layer:
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return LAYERS[kind](**values)
+
+    stacks = (tuple(layer(*entry) for entry in stored[name]) for name in ("encoder", "decoder"))
+    return Architecture(tuple(stored["shape"]), *stacks)

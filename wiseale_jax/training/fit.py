@@ -1,0 +1,321 @@
+"""`fit`: arrays in, a trained model out."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Shaped
+from tqdm import tqdm
+
+from wiseale_jax import methods
+from wiseale_jax.datasets import as_stored, scale_uint8
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencoder
+from wiseale_jax.models.description import describe
+from wiseale_jax.models.networks import Architecture, default_architecture
+from wiseale_jax.models.parameters import network_parameters, own_parameters
+from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.pytrees import leaves_by_path
+from wiseale_jax.training import batches, optimizers, steps
+from wiseale_jax.training.arrays import Examples
+from wiseale_jax.training.epochs import train as train_epoch
+from wiseale_jax.training.recipe import Recipe
+
+
+def fit(
+    x: Shaped[Array, "size *shape"],
+    *,
+    method: str = "wiseale",
+    network: str | Architecture | tuple[Any, Any] | None = None,
+    latent_dim: int = 2,
+    likelihood: str | None = None,
+    epochs: int = 20,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    test: Shaped[Array, "other *shape"] | None = None,
+    progress: bool = True,
+    encoder: str | None = None,
+    observation_noise: float | str | None = None,
+    warmup_epochs: int = 0,
+    clip_norm: float | None = None,
+    init: TrainedAutoencoder | None = None,
+    **settings: Any,
+) -> TrainedAutoencoder:
+    """Trains an auto-encoder on arrays.
+
+    Args:
+      x: `[size, d]` vectors, `[size, t, c]` signals or `[size, h, w, c]` images; floats, or uint8
+        images, which are divided by 255.
+      method: a name in `METHODS`.
+      network: a name in `networks.ARCHITECTURES`; an `Architecture`; `(encoder, decoder)`, a pair
+        of Flax modules, Linen or NNX, as `Modules` has them; or None for
+        `networks.default_architecture` of the examples' shape.
+      latent_dim: dimensions of z.
+      likelihood: "bernoulli", for values in 0..1, or "gaussian"; None for the one that goes with
+        the values.
+      epochs: passes over x; further ones, with `init`.
+      batch_size: examples per step, M; an epoch's last, partial batch is dropped.
+      learning_rate: Adam's.
+      seed: of everything random.
+      test: other examples like x: their metrics after each epoch are in the history, too.
+      progress: whether to say what was chosen, and to show a bar where the output is a terminal.
+      encoder: "gaussian" or "deterministic"; None for Gaussian, or deterministic with method "ae".
+      observation_noise: standard deviation of a Gaussian p(x|z), or "learned"; None for the data's
+        own.
+      warmup_epochs: epochs over which the weight of the prior's term grows from 0.
+      clip_norm: the largest norm of the gradient, which is scaled to it; None for any.
+      init: a model to train on. Its network, likelihood and method are those of before; where it
+        still has the state of its training, training goes on as if it had never stopped.
+      **settings: of the method, such as `kl_weight` and `bound` of "wiseale".
+
+    Returns:
+      The trained model. Its `history` has a row of metrics by epoch, its `config` what was chosen.
+
+    Raises:
+      ValueError: an argument is unknown, out of range or does not go with the others; x holds
+        what is not finite, never varies, or is of a shape that the network does not take.
+      FloatingPointError: the loss or its gradient is not finite; the message says what helps.
+    """
+    data = Examples.of(x, "x")
+    test_data = None if test is None else Examples.of(test, "test", like=data)
+    if init is not None:
+        network, likelihood = init.model.architecture, _name(init.likelihood)
+        latent_dim, encoder = init.model.latent_dim, init.model.encoder
+        observation_noise = init.model.observation_noise
+        if method != init.config.get("method", method):
+            raise ValueError(f"init was trained with method {init.config['method']!r}: name it")
+    chosen, known = methods.find(method), methods.settings_of(method)
+    for name in settings:
+        if name not in known:
+            arguments = [*known, *inspect.signature(fit).parameters]
+            raise ValueError(
+                methods.unknown_setting(name, arguments, f"fit with method {method!r}")
+            )
+    likelihood = likelihood or ("bernoulli" if data.in_unit_range else "gaussian")
+    _check(data, chosen, method, likelihood, epochs, batch_size, learning_rate, seed, warmup_epochs)
+    if observation_noise is None or likelihood == "bernoulli":
+        observation_noise = data.deviation if likelihood == "gaussian" else 1.0
+    model = _build(network, data, latent_dim, chosen, method, encoder, observation_noise)
+    bound = methods.bind(method, LIKELIHOODS[likelihood], settings)
+    per_epoch = len(data.array) // batch_size
+    recipe = Recipe(
+        model=model,
+        method=bound,
+        optimizer=optimizers.adam(
+            learning_rate, clip_norm=clip_norm, has_own=bound.init is not None
+        ),
+        preprocess=scale_uint8 if data.is_uint8 else as_stored,
+        batch_size=batch_size,
+        warmup_steps=warmup_epochs * per_epoch if methods.takes_warmup(method) else 0,
+    )
+    state, goes_on = _start(recipe, data, seed, init, per_epoch)
+    config = {
+        "method": method,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "warmup_epochs": warmup_epochs,
+        "clip_norm": clip_norm,
+        **settings,
+    }
+    if progress:
+        print(_said(config, model, likelihood, data, state, goes_on))
+    state, rows = _train(recipe, state, data, test_data, epochs, seed, progress)
+    config["epochs"] = int(state.step) // per_epoch
+    return TrainedAutoencoder(
+        model,
+        {"params": network_parameters(state.params), "batch_stats": state.batch_stats},
+        LIKELIHOODS[likelihood],
+        config,
+        int(state.step),
+        own=own_parameters(state.params),
+        history=[*(init.history if goes_on else ()), *rows],
+        state=state,
+        scales_uint8=data.is_uint8,
+    )
+
+
+def _name(likelihood: Any) -> str:
+    return next(name for name, known in LIKELIHOODS.items() if known is likelihood)
+
+
+def _check(
+    data: Examples,
+    chosen: methods.Method,
+    method: str,
+    likelihood: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    warmup_epochs: int,
+) -> None:
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"unknown likelihood {likelihood!r}; known: {', '.join(LIKELIHOODS)}")
+    if likelihood == "bernoulli" and not data.in_unit_range:
+        raise ValueError("likelihood 'bernoulli' is for values in 0..1, and x has others")
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 2 if chosen.needs_pairs else 1),
+        ("seed", seed, 0),
+        ("warmup_epochs", warmup_epochs, 0),
+    ):
+        if not isinstance(value, int | np.integer) or not least <= value < 2**31:
+            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    if batch_size > len(data.array):
+        raise ValueError(f"batch_size {batch_size} is more than the {len(data.array)} examples")
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
+    if warmup_epochs and not methods.takes_warmup(method):
+        raise ValueError(f"warmup_epochs is for a prior, and method {method!r} has none")
+
+
+def _build(
+    network: str | Architecture | Modules | tuple[Any, Any] | None,
+    data: Examples,
+    latent_dim: int,
+    chosen: methods.Method,
+    method: str,
+    encoder: str | None,
+    observation_noise: float | str,
+) -> Autoencoder:
+    """The autoencoder, whose network takes the examples and gives such again."""
+    shape = data.array.shape[1:]
+    if network is None:
+        network = default_architecture(shape)
+    elif isinstance(network, tuple) and not isinstance(network, Architecture | Modules):
+        if len(network) != 2:
+            raise ValueError(f"network must be a pair (encoder, decoder), got {len(network)}")
+        network = Modules(shape, *network)
+    encoder = encoder or ("deterministic" if method == "ae" else "gaussian")
+    if encoder == "deterministic" and chosen.needs_density:
+        raise ValueError(f"method {method!r} needs encoder='gaussian': a point has no KL")
+    model = build_autoencoder(
+        network, latent_dim, encoder=encoder, observation_noise=observation_noise
+    )
+    if model.architecture.shape != shape:
+        raise ValueError(
+            f"the network is for examples of shape {model.architecture.shape}, and x has {shape}"
+        )
+    try:
+        outputs = jax.eval_shape(
+            lambda: model.init_with_output(
+                jax.random.key(0), jnp.zeros((2, *shape)), jax.random.key(0), train=False
+            )[0]
+        )
+    except (TypeError, ValueError, flax.errors.FlaxError) as error:
+        if isinstance(network, Modules):
+            raise ValueError(
+                f"the encoder and decoder do not take examples of shape {shape} to a z of "
+                f"{latent_dim} dimensions and back: {str(error).splitlines()[0]}"
+            ) from error
+        raise
+    for name, want in (("mean", (2, latent_dim)), ("reconstruction", (2, *shape))):
+        if (got := getattr(outputs, name).shape) != want:
+            raise ValueError(
+                f"the {'encoder' if name == 'mean' else 'decoder'} gives {list(got[1:])} for an "
+                f"example, where the {name} has {list(want[1:])}"
+            )
+    return model
+
+
+def _start(
+    recipe: Recipe, data: Examples, seed: int, init: TrainedAutoencoder | None, per_epoch: int
+) -> tuple[steps.TrainState, bool]:
+    """The state to train from, and whether it is that of the model's own training."""
+    state = steps.create_state(recipe, seed, data.array[:1])
+    if init is None:
+        return state, False
+    restored = _like(state, init.state)
+    if restored is not None and int(restored.step) % per_epoch == 0:
+        return restored, True
+    params = _like(state.params, init.all_variables["params"])
+    if params is None:
+        raise ValueError("init is of another network than what is to be trained")
+    stats = _like(state.batch_stats, init.variables.get("batch_stats", {}))
+    return state._replace(params=params, batch_stats=stats), False
+
+
+def _like(tree: Any, other: Any) -> Any:
+    """A copy of `other`, be it of dicts, in the structure of `tree`; None if it has another."""
+    wanted, known = leaves_by_path(tree), leaves_by_path(other)
+    shapes = [{path: np.shape(leaf) for path, leaf in leaves.items()} for leaves in (wanted, known)]
+    if shapes[0] != shapes[1]:
+        return None
+    # Copies: the compiled steps give away the arrays that they are given.
+    leaves = [jnp.array(known[path]) for path in wanted]
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def _said(
+    config: dict[str, Any],
+    model: Autoencoder,
+    likelihood: str,
+    data: Examples,
+    state: steps.TrainState,
+    goes_on: bool,
+) -> str:
+    """A line for what was chosen."""
+    described = describe(model, LIKELIHOODS[likelihood])["network"]
+    network = described if isinstance(described, str) else "own" if described is None else "default"
+    if likelihood == "gaussian":
+        noise = model.observation_noise
+        likelihood += " of learned noise" if noise == "learned" else f" of noise {noise:.3g}"
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return (
+        f"{config['method']}, z in {model.latent_dim} dimensions, on {len(data.array):,} examples "
+        f"{list(data.array.shape[1:])}: network {network}, {count:,} parameters; p(x|z) "
+        f"{likelihood}; {config['epochs']} epochs of batches of {config['batch_size']}"
+        + (f", from step {int(state.step)} on" if goes_on else "")
+    )
+
+
+def _train(
+    recipe: Recipe,
+    state: steps.TrainState,
+    data: Examples,
+    test: Examples | None,
+    count: int,
+    seed: int,
+    progress: bool,
+) -> tuple[steps.TrainState, list[dict[str, Any]]]:
+    """The epochs, with a bar; raises `FloatingPointError` at a step that is not finite."""
+    feed = batches.choose("auto", data.array)
+    train_data = jnp.asarray(data.array) if feed == "resident" else data.array
+    test_data = None if test is None else jnp.asarray(test.array)
+    first = int(state.step) // (len(data.array) // recipe.batch_size) + 1
+    last = first + count - 1
+    rows: list[dict[str, Any]] = []
+    with tqdm(total=count, unit=" epochs", disable=None if progress else True) as bar:
+        for epoch in range(first, last + 1):
+            state, row = train_epoch(recipe, state, train_data, epoch, last, progress=progress)
+            if row is None:
+                raise FloatingPointError(_fault(state, epoch))
+            rows.append(row)
+            if test_data is not None:
+                variables = state.variables
+                found = steps.evaluate(recipe, variables, test_data, seed)
+                rows.append({**row, "split": "test", **found, "examples_per_second": None})
+            bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}", refresh=False)
+            bar.update()
+    return state, rows
+
+
+def _fault(state: steps.TrainState, epoch: int) -> str:
+    wrong = [
+        f"{name} {float(value)}"
+        for name, value in jax.device_get(state.fault).items()
+        if name in ("loss", steps.GRADIENT) and not np.isfinite(value)
+    ]
+    return (
+        f"step {int(state.step)}, in epoch {epoch}, is not finite: {' and '.join(wrong)}; a "
+        "smaller learning_rate, clip_norm=1, or data scaled to a deviation of about 1 usually helps"
+    )
