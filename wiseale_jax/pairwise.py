@@ -195,7 +195,8 @@ def _take(sources, step):
 def _tile(log_terms, sources, targets, distance):
     # Behind barriers, it stays one loop over the tile: nothing is moved out of the loop over
     # sources, into memory of its own, and nothing is computed again where the tile is used.
-    sides = lax.optimization_barrier((sources, targets))
+    # One barrier an array: JAX 0.12 cannot transpose one of arrays of which some have a tangent.
+    sides = jax.tree.map(lax.optimization_barrier, (sources, targets))
     return lax.optimization_barrier(log_terms(*sides, distance))
 
 

@@ -278,7 +278,7 @@ def test_links_and_foreign_files(tmp_path):
     with checkpoints.open_checkpoints(folder) as saved:
         # A link to a good checkpoint is as good as it.
         assert checkpoints.restore(saved, CONFIG).step == 9
-        with pytest.raises(OSError, match=r"cannot delete checkpoint 2 in .*: .*symbolic link"):
+        with pytest.raises(OSError, match=r"cannot delete checkpoint 2 in .*link"):
             checkpoints.prune(saved, keep=1)
         (folder / "2").unlink()
         saved.reload()
