@@ -21,13 +21,24 @@ def describe(model: Autoencoder, likelihood: Likelihood) -> dict[str, Any]:
     or None for modules of one's own, which no file can hold.
     """
     settings = {name: getattr(model, name) for name in SETTINGS}
-    known = {id(value): name for name, value in LIKELIHOODS.items()}
     return {
         "network": _describe_network(model.architecture),
         "shape": list(model.architecture.shape),
-        "likelihood": known[id(likelihood)],
+        "likelihood": name_of(likelihood),
         **settings,
     }
+
+
+def name_of(likelihood: Likelihood) -> str:
+    """The name of an observation model.
+
+    Raises:
+      ValueError: it is none of `LIKELIHOODS`.
+    """
+    for name, known in LIKELIHOODS.items():
+        if known == likelihood:
+            return name
+    raise ValueError("the likelihood has no name: it is none of " + ", ".join(LIKELIHOODS))
 
 
 def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:

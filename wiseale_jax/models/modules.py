@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 import flax.linen as nn
-from flax import nnx
 from jaxtyping import Array, Float
 
 
@@ -21,11 +20,27 @@ def as_linen(module: Any) -> nn.Module:
     """
     if isinstance(module, nn.Module):
         return _Linen(module)
-    if isinstance(module, nnx.Module):
+    if _is_nnx(module):
         return _Nnx(module)
     raise ValueError(
         f"an encoder or decoder must be a Flax module, Linen or NNX, got {type(module).__name__}"
     )
+
+
+def has_dropout(module: Any) -> bool:
+    """Whether an NNX module drops units: it would drop the same ones at every step."""
+    if not _is_nnx(module):
+        return False
+    from flax import nnx
+
+    return any(isinstance(node, nnx.Dropout) for _, node in nnx.iter_graph(module))
+
+
+def _is_nnx(module: Any) -> bool:
+    # Imported only where it is needed: it takes a quarter of a second.
+    from flax import nnx
+
+    return isinstance(module, nnx.Module)
 
 
 class _Linen(nn.Module):
@@ -37,10 +52,12 @@ class _Linen(nn.Module):
 
 
 class _Nnx(nn.Module):
-    module: nnx.Module
+    module: Any
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *in"], train: bool) -> Any:
+        from flax import nnx
+
         def called(module: nnx.Module, x: Array) -> Any:
             module.train() if train else module.eval()
             return module(x)

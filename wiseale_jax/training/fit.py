@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
 from typing import Any
 
-import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +14,14 @@ from tqdm import tqdm
 from wiseale_jax import methods
 from wiseale_jax.datasets import as_stored, scale_uint8
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencoder
-from wiseale_jax.models.description import describe
-from wiseale_jax.models.networks import Architecture, default_architecture
+from wiseale_jax.models import description
+from wiseale_jax.models.autoencoder import Autoencoder
+from wiseale_jax.models.networks import Architecture
 from wiseale_jax.models.parameters import network_parameters, own_parameters
 from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.pytrees import leaves_by_path
-from wiseale_jax.training import batches, optimizers, steps
-from wiseale_jax.training.arrays import Examples
+from wiseale_jax.training import arguments, batches, optimizers, steps
+from wiseale_jax.training.arguments import Examples
 from wiseale_jax.training.epochs import train as train_epoch
 from wiseale_jax.training.recipe import Recipe
 
@@ -71,8 +69,8 @@ def fit(
         own.
       warmup_epochs: epochs over which the weight of the prior's term grows from 0.
       clip_norm: the largest norm of the gradient, which is scaled to it; None for any.
-      init: a model to train on. Its network, likelihood and method are those of before; where it
-        still has the state of its training, training goes on as if it had never stopped.
+      init: a model to train on; its network, likelihood, noise, method and settings are kept. On as
+        many examples as before, training goes on as if it had never stopped.
       **settings: of the method, such as `kl_weight` and `bound` of "wiseale".
 
     Returns:
@@ -85,24 +83,35 @@ def fit(
     """
     data = Examples.of(x, "x")
     test_data = None if test is None else Examples.of(test, "test", like=data)
-    if init is not None:
-        network, likelihood = init.model.architecture, _name(init.likelihood)
-        latent_dim, encoder = init.model.latent_dim, init.model.encoder
-        observation_noise = init.model.observation_noise
-        if method != init.config.get("method", method):
-            raise ValueError(f"init was trained with method {init.config['method']!r}: name it")
-    chosen, known = methods.find(method), methods.settings_of(method)
-    for name in settings:
-        if name not in known:
-            arguments = [*known, *inspect.signature(fit).parameters]
-            raise ValueError(
-                methods.unknown_setting(name, arguments, f"fit with method {method!r}")
-            )
-    likelihood = likelihood or ("bernoulli" if data.in_unit_range else "gaussian")
-    _check(data, chosen, method, likelihood, epochs, batch_size, learning_rate, seed, warmup_epochs)
-    if observation_noise is None or likelihood == "bernoulli":
+    parameters = inspect.signature(fit).parameters
+    arguments.check_settings(method, settings, parameters)
+    if init is None:
+        likelihood = likelihood or ("bernoulli" if data.in_unit_range else "gaussian")
+    else:
+        given = {"network": network, "likelihood": likelihood, "encoder": encoder}
+        given |= {"observation_noise": observation_noise}
+        if latent_dim not in (parameters["latent_dim"].default, init.model.latent_dim):
+            given["latent_dim"] = latent_dim
+        arguments.check_init(init, method, given)
+        likelihood = description.name_of(init.likelihood)
+        known = methods.settings_of(method)
+        settings = {k: v for k, v in init.config.items() if k in known} | settings
+    arguments.check_likelihood(data, test_data, method, likelihood, observation_noise)
+    arguments.check_numbers(
+        data, method, epochs, batch_size, learning_rate, seed, warmup_epochs, clip_norm
+    )
+    if observation_noise is None:
         observation_noise = data.deviation if likelihood == "gaussian" else 1.0
-    model = _build(network, data, latent_dim, chosen, method, encoder, observation_noise)
+    model = (
+        init.model
+        if init
+        else arguments.build(network, data, latent_dim, method, encoder, observation_noise)
+    )
+    if model.architecture.shape != data.array.shape[1:]:
+        raise ValueError(
+            f"the network is for examples of shape {model.architecture.shape}, and x has "
+            f"{data.array.shape[1:]}"
+        )
     bound = methods.bind(method, LIKELIHOODS[likelihood], settings)
     per_epoch = len(data.array) // batch_size
     recipe = Recipe(
@@ -113,11 +122,12 @@ def fit(
         ),
         preprocess=scale_uint8 if data.is_uint8 else as_stored,
         batch_size=batch_size,
-        warmup_steps=warmup_epochs * per_epoch if methods.takes_warmup(method) else 0,
+        warmup_steps=warmup_epochs * per_epoch,
     )
-    state, goes_on = _start(recipe, data, seed, init, per_epoch)
+    state, goes_on = _start(recipe, data, seed, init)
     config = {
         "method": method,
+        "examples": len(data.array),
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
@@ -126,6 +136,7 @@ def fit(
         "clip_norm": clip_norm,
         **settings,
     }
+    config = {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()}
     if progress:
         print(_said(config, model, likelihood, data, state, goes_on))
     state, rows = _train(recipe, state, data, test_data, epochs, seed, progress)
@@ -143,100 +154,18 @@ def fit(
     )
 
 
-def _name(likelihood: Any) -> str:
-    return next(name for name, known in LIKELIHOODS.items() if known is likelihood)
-
-
-def _check(
-    data: Examples,
-    chosen: methods.Method,
-    method: str,
-    likelihood: str,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-    warmup_epochs: int,
-) -> None:
-    if likelihood not in LIKELIHOODS:
-        raise ValueError(f"unknown likelihood {likelihood!r}; known: {', '.join(LIKELIHOODS)}")
-    if likelihood == "bernoulli" and not data.in_unit_range:
-        raise ValueError("likelihood 'bernoulli' is for values in 0..1, and x has others")
-    for name, value, least in (
-        ("epochs", epochs, 1),
-        ("batch_size", batch_size, 2 if chosen.needs_pairs else 1),
-        ("seed", seed, 0),
-        ("warmup_epochs", warmup_epochs, 0),
-    ):
-        if not isinstance(value, int | np.integer) or not least <= value < 2**31:
-            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
-    if batch_size > len(data.array):
-        raise ValueError(f"batch_size {batch_size} is more than the {len(data.array)} examples")
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}")
-    if warmup_epochs and not methods.takes_warmup(method):
-        raise ValueError(f"warmup_epochs is for a prior, and method {method!r} has none")
-
-
-def _build(
-    network: str | Architecture | Modules | tuple[Any, Any] | None,
-    data: Examples,
-    latent_dim: int,
-    chosen: methods.Method,
-    method: str,
-    encoder: str | None,
-    observation_noise: float | str,
-) -> Autoencoder:
-    """The autoencoder, whose network takes the examples and gives such again."""
-    shape = data.array.shape[1:]
-    if network is None:
-        network = default_architecture(shape)
-    elif isinstance(network, tuple) and not isinstance(network, Architecture | Modules):
-        if len(network) != 2:
-            raise ValueError(f"network must be a pair (encoder, decoder), got {len(network)}")
-        network = Modules(shape, *network)
-    encoder = encoder or ("deterministic" if method == "ae" else "gaussian")
-    if encoder == "deterministic" and chosen.needs_density:
-        raise ValueError(f"method {method!r} needs encoder='gaussian': a point has no KL")
-    model = build_autoencoder(
-        network, latent_dim, encoder=encoder, observation_noise=observation_noise
-    )
-    if model.architecture.shape != shape:
-        raise ValueError(
-            f"the network is for examples of shape {model.architecture.shape}, and x has {shape}"
-        )
-    try:
-        outputs = jax.eval_shape(
-            lambda: model.init_with_output(
-                jax.random.key(0), jnp.zeros((2, *shape)), jax.random.key(0), train=False
-            )[0]
-        )
-    except (TypeError, ValueError, flax.errors.FlaxError) as error:
-        if isinstance(network, Modules):
-            raise ValueError(
-                f"the encoder and decoder do not take examples of shape {shape} to a z of "
-                f"{latent_dim} dimensions and back: {str(error).splitlines()[0]}"
-            ) from error
-        raise
-    for name, want in (("mean", (2, latent_dim)), ("reconstruction", (2, *shape))):
-        if (got := getattr(outputs, name).shape) != want:
-            raise ValueError(
-                f"the {'encoder' if name == 'mean' else 'decoder'} gives {list(got[1:])} for an "
-                f"example, where the {name} has {list(want[1:])}"
-            )
-    return model
-
-
 def _start(
-    recipe: Recipe, data: Examples, seed: int, init: TrainedAutoencoder | None, per_epoch: int
+    recipe: Recipe, data: Examples, seed: int, init: TrainedAutoencoder | None
 ) -> tuple[steps.TrainState, bool]:
     """The state to train from, and whether it is that of the model's own training."""
     state = steps.create_state(recipe, seed, data.array[:1])
     if init is None:
         return state, False
-    restored = _like(state, init.state)
-    if restored is not None and int(restored.step) % per_epoch == 0:
-        return restored, True
+    same = init.config.get("examples"), init.config.get("batch_size")
+    if same == (len(data.array), recipe.batch_size):
+        restored = _like(state, init.state)
+        if restored is not None:
+            return restored, True
     params = _like(state.params, init.all_variables["params"])
     if params is None:
         raise ValueError("init is of another network than what is to be trained")
@@ -264,7 +193,7 @@ def _said(
     goes_on: bool,
 ) -> str:
     """A line for what was chosen."""
-    described = describe(model, LIKELIHOODS[likelihood])["network"]
+    described = description.describe(model, LIKELIHOODS[likelihood])["network"]
     network = described if isinstance(described, str) else "own" if described is None else "default"
     if likelihood == "gaussian":
         noise = model.observation_noise

@@ -1,0 +1,228 @@
+"""What `fit` is given, checked before any long work: arrays, numbers, words and networks."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.errors
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Shaped
+
+from wiseale_jax import methods
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencoder
+from wiseale_jax.models.modules import has_dropout
+from wiseale_jax.models.networks import Architecture, default_architecture
+from wiseale_jax.models.trained import TrainedAutoencoder
+
+_NO_DROPOUT = "dropout is not supported: the modules get no random key in training"
+
+
+class Examples(NamedTuple):
+    """Examples that can be trained on.
+
+    Attributes:
+      array: `[size, ...]`, float32, or uint8 images.
+      is_uint8: whether they are images, which are divided by 255.
+      in_unit_range: whether all values, so divided, are in 0..1.
+      deviation: the standard deviation of all values, so divided.
+    """
+
+    array: Shaped[np.ndarray, "size *shape"]
+    is_uint8: bool
+    in_unit_range: bool
+    deviation: float
+
+    @classmethod
+    def of(cls, x: Any, name: str, like: Examples | None = None) -> Examples:
+        """Checks an array.
+
+        Args:
+          x: the array.
+          name: its name in the messages.
+          like: examples that it goes with.
+
+        Raises:
+          ValueError: it is of integers other than uint8, has no or too many axes, holds what is
+            not finite, or never varies; or does not go with `like`.
+        """
+        if isinstance(x, tuple):
+            raise ValueError(f"{name} must be an array: of what `load_examples` gives, `.x`")
+        array = np.asarray(x)
+        if array.dtype == np.uint8 or array.dtype == bool:
+            is_uint8 = array.dtype == np.uint8
+        elif jnp.issubdtype(array.dtype, jnp.floating):
+            is_uint8 = False
+        else:
+            raise ValueError(f"{name} must be floats, or uint8 images, got {array.dtype}")
+        if array.ndim not in (2, 3, 4) or 0 in array.shape:
+            raise ValueError(
+                f"{name} must be [size, d], [size, t, c] or [size, h, w, c], none of them 0, got "
+                f"shape {list(array.shape)}"
+                + ("; one channel is [..., None]" if array.ndim in (1, 3) else "")
+            )
+        if like is not None and array.shape[1:] != like.array.shape[1:]:
+            raise ValueError(
+                f"{name} has examples of shape {array.shape[1:]}, and x of {like.array.shape[1:]}"
+            )
+        if like is not None and is_uint8 != like.is_uint8:
+            raise ValueError(f"x and {name} must both be floats, or both uint8 images")
+        if not is_uint8:
+            with np.errstate(over="ignore"):
+                array = np.ascontiguousarray(array, np.float32)
+            if not np.all(np.isfinite(array)):
+                bad = np.argwhere(~np.isfinite(array))[0]
+                where = ", ".join(map(str, bad))
+                raise ValueError(
+                    f"{name}[{where}] is {array[tuple(bad)]}: {name} must be finite, as float32"
+                )
+        low, high = float(array.min()), float(array.max())
+        if like is None and low == high:
+            raise ValueError(f"{name} never varies: every value is {low:g}")
+        scale = 255 if is_uint8 else 1
+        deviation = float(np.std(array, dtype=np.float64)) / scale
+        return cls(array, is_uint8, is_uint8 or (low >= 0 and high <= 1), deviation)
+
+
+def check_settings(method: str, settings: Mapping[str, Any], others: Iterable[str]) -> None:
+    """Checks that the settings are the method's; `others` are names that may have been meant."""
+    known = methods.settings_of(method)
+    for name in settings:
+        if name not in known:
+            of = f"fit with method {method!r}"
+            raise ValueError(methods.unknown_setting(name, [*known, *others], of))
+
+
+def check_init(init: TrainedAutoencoder, method: str, given: Mapping[str, Any]) -> None:
+    """Checks that what the model has is not asked to be something else."""
+    if (before := init.config.get("method", method)) != method:
+        raise ValueError(f"init was trained with method {before!r}: say method={before!r}")
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is that of init: leave it out")
+
+
+def check_likelihood(
+    data: Examples,
+    test: Examples | None,
+    method: str,
+    likelihood: str,
+    observation_noise: float | str | None,
+) -> None:
+    """Checks that the likelihood goes with the data and the method."""
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"unknown likelihood {likelihood!r}; known: {', '.join(LIKELIHOODS)}")
+    if likelihood == "bernoulli":
+        for name, examples in (("x", data), ("test", test)):
+            if examples is not None and not examples.in_unit_range:
+                raise ValueError(f"likelihood 'bernoulli' is for values in 0..1: {name} has others")
+        if observation_noise is not None:
+            raise ValueError("observation_noise is for likelihood 'gaussian', and not 'bernoulli'")
+    elif not 0.01 <= data.deviation <= 100:
+        warnings.warn(
+            f"x has a standard deviation of {data.deviation:.3g}: networks learn best from values "
+            "with a deviation of about 1",
+            stacklevel=3,
+        )
+    if observation_noise == "learned" and method in ("wae_mmd", "wae_gan"):
+        raise ValueError(f"method {method!r} has no likelihood to learn observation_noise by")
+
+
+def check_numbers(
+    data: Examples,
+    method: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    warmup_epochs: int,
+    clip_norm: float | None,
+) -> None:
+    """Checks the ranges of numbers."""
+    for name, value, least in (
+        ("epochs", epochs, 1),
+        ("batch_size", batch_size, 2 if methods.find(method).needs_pairs else 1),
+        ("seed", seed, 0),
+        ("warmup_epochs", warmup_epochs, 0),
+    ):
+        if not isinstance(value, int | np.integer) or not least <= value < 2**31:
+            raise ValueError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    if batch_size > len(data.array):
+        raise ValueError(f"batch_size {batch_size} is more than the {len(data.array)} examples")
+    for name, number in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
+        if number is not None and not 0 < number < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {number!r}")
+    if warmup_epochs and not methods.takes_warmup(method):
+        raise ValueError(f"warmup_epochs is for a prior, and method {method!r} has none")
+
+
+def build(
+    network: str | Architecture | Modules | tuple[Any, Any] | None,
+    data: Examples,
+    latent_dim: int,
+    method: str,
+    encoder: str | None,
+    observation_noise: float | str,
+) -> Autoencoder:
+    """The autoencoder, whose network takes the examples and gives such again."""
+    shape = data.array.shape[1:]
+    if network is None:
+        network = default_architecture(shape)
+    elif isinstance(network, tuple) and not isinstance(network, Architecture | Modules):
+        if len(network) != 2:
+            raise ValueError(f"network must be a pair (encoder, decoder), got {len(network)}")
+        network = Modules(shape, *network)
+    encoder = encoder or ("deterministic" if method == "ae" else "gaussian")
+    if encoder == "deterministic" and methods.find(method).needs_density:
+        raise ValueError(f"method {method!r} needs encoder='gaussian': a point has no KL")
+    model = build_autoencoder(
+        network, latent_dim, encoder=encoder, observation_noise=observation_noise
+    )
+    if model.architecture.shape == shape:
+        _check_network(model, shape)
+    return model
+
+
+def _check_network(model: Autoencoder, shape: tuple[int, ...]) -> None:
+    """Checks, without computing, that the network takes examples and gives such again."""
+    key, x, z = jax.random.key(0), jnp.zeros((2, *shape)), jnp.zeros((2, model.latent_dim))
+
+    def encode() -> Any:
+        return model.init_with_output(key, x, method="encode")[0]
+
+    def decode() -> Any:
+        return model.init_with_output(key, z, method="decode")[0]
+
+    def train() -> Any:
+        variables = model.init(key, x, key)
+        mutable = ["batch_stats"]
+        return model.apply(variables, x, z, True, mutable=mutable, method="with_noise")
+
+    if isinstance(model.architecture, Modules) and any(map(has_dropout, model.architecture[1:])):
+        raise ValueError(_NO_DROPOUT)
+    for part, function, names, want in (
+        ("encoder", encode, ("mean", "log variance"), (model.latent_dim,)),
+        ("decoder", decode, ("reconstruction",), shape),
+        ("network", train, (), ()),
+    ):
+        try:
+            found = jax.eval_shape(function)
+        except flax.errors.InvalidRngError as error:
+            raise ValueError(_NO_DROPOUT) from error
+        except (TypeError, ValueError, flax.errors.FlaxError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"the {part} cannot be run, on examples of shape {shape} with a z of "
+                f"{model.latent_dim} dimensions: {reason}"
+            ) from error
+        for name, got in zip(names, jax.tree.leaves(found), strict=False):
+            if got.shape != (2, *want):
+                raise ValueError(
+                    f"the {part} gives {list(got.shape[1:])} for an example, where the {name} has "
+                    f"{list(want)}"
+                )
