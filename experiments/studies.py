@@ -242,7 +242,7 @@ def write_numbers(
       columns: of the table of metrics: by name, a value for every run.
       names: of the evaluation, those of its table; what no run has, for lack of scikit-learn or of
         a network for FID, is left out.
-      settings, data_dir, **preparing: as of `evaluate_all`.
+      settings, data_dir, **preparing: as in `evaluate_all`.
     """
     labels = [run.label for run in done]
     print(tables.write_tables(output, "table", tables.tabulate(labels, columns)))

@@ -6,10 +6,11 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments import configs, train
 from tests.helpers import ROOT
-from wiseale_jax import wiseale_kl
+from wiseale_jax import Modules, load, wiseale_kl
 
 
 def code(first):
@@ -41,15 +42,68 @@ def test_a_trained_model(data_dir, tmp_path, monkeypatch):
     assert names["waves"].shape == (16, 256, 1)
 
 
-def test_a_network_and_arrays_of_ones_own(capsys):
+def lives(model, x, folder):
+    """Whether a model does all that it should: on a few of its examples."""
+    x = x[:40]
+    assert model.reconstruct(x).shape == x.shape
+    assert model.sample(jax.random.key(0), 3).shape == (3, *x.shape[1:])
+    few = {"likelihood_examples": 10, "num_importance_samples": 5, "num_samples": 100}
+    assert np.isfinite(model.evaluate(x, **few)["elbo"])
+    model.save(folder)
+    network = model.model.architecture
+    modules = (network.encoder, network.decoder) if isinstance(network, Modules) else None
+    again = load(folder, network=modules).reconstruct(x)
+    np.testing.assert_array_equal(again, model.reconstruct(x))
+    exported = jax.export.deserialize(model.export()["reconstruct"].serialize())
+    as_floats = np.asarray(model.as_taken(x))
+    np.testing.assert_allclose(exported.call(as_floats), again, rtol=1e-4, atol=1e-5)
+
+
+def lines(text):
+    return len([line for line in text.splitlines() if line.strip()])
+
+
+def test_digits_in_five_lines(capsys, tmp_path):
+    names, text = {}, code("from sklearn.datasets import load_digits")
+    exec(text, names)
+    assert lines(text) <= 5
+    assert float(capsys.readouterr().out.split()[-1]) > 0.8
+    lives(names["model"], np.float32(names["digits"].images[..., None] / 16), tmp_path / "model")
+
+
+def test_colour_images_in_five_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    # Squares of some colour, at some place.
+    rng, images = np.random.default_rng(0), np.zeros((128, 64, 48, 3), np.uint8)
+    for image in images:
+        row, column = rng.integers(0, 40), rng.integers(0, 24)
+        image[row : row + 24, column : column + 24] = rng.integers(60, 256, 3)
+    names, text = {"images": images}, code("from wiseale_jax import fit, load")
+    exec(text, names)
+    assert lines(text) <= 5
+    assert names["again"].shape == (8, 64, 48, 3)
+    lives(names["model"], images, tmp_path / "other")
+
+
+def test_vectors_and_modules_of_ones_own_in_five_lines(tmp_path):
     rng = np.random.default_rng(0)
-    # Squares at 25 places.
-    x = np.zeros((640, 8, 8, 1), np.float32)
-    for image, (row, column) in zip(x, rng.integers(0, 5, (640, 2)), strict=True):
-        image[row : row + 4, column : column + 4] = 1
-    names = {"x": jnp.asarray(x)}
-    exec(code("import optax"), names)
-    elbos = [float(line) for line in capsys.readouterr().out.split()]
-    assert len(elbos) == 20 and elbos[-1] > elbos[0] + 10
-    again = names["trained"].reconstruct(names["x"])
-    assert np.mean(np.square(again - x)) < 0.8 * x.var()
+    vectors = np.tanh(rng.standard_normal((400, 2)) @ rng.standard_normal((2, 30)))
+    names, text = {"vectors": vectors}, code("from flax import nnx")
+    exec(text, names)
+    assert lines(text) <= 5
+    assert names["model"].history[-1]["mse"] < names["model"].history[0]["mse"]
+    lives(names["model"], np.float32(vectors), tmp_path / "model")
+
+
+def test_the_bound_in_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+    names = {}
+    exec(code("import jax, torch"), names)
+    mean, logvar = np.random.default_rng(0).standard_normal((2, 64, 3)).astype(np.float32)
+    sides = [torch.tensor(a, requires_grad=True) for a in (mean, logvar)]
+    kl = names["WiseAleKl"].apply(*sides)
+    (2 * kl).backward()
+    want, gradients = jax.value_and_grad(wiseale_kl, (0, 1))(mean, logvar)
+    np.testing.assert_allclose(float(kl.detach()), want, rtol=1e-6)
+    for side, gradient in zip(sides, gradients, strict=True):
+        np.testing.assert_allclose(side.grad.numpy(), 2 * gradient, rtol=1e-6)

@@ -56,7 +56,7 @@ def open_checkpoints(
       read_only: leave the folder as it is; else what an interrupted save has left is removed.
 
     Raises:
-      OSError: as of `wait`.
+      OSError: as in `wait`.
     """
     options = ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=not read_only,
@@ -144,7 +144,7 @@ def prune(checkpoints: ocp.CheckpointManager, keep: int, best: int | None = None
     """Deletes all checkpoints but the newest `keep` and that of the step `best`.
 
     Raises:
-      OSError: one cannot be deleted; or as of `wait`, as none is deleted for one that is not
+      OSError: one cannot be deleted; or as in `wait`, as none is deleted for one that is not
         committed.
     """
     wait(checkpoints)

@@ -66,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place, flushes it to disk and renames it.
 
     Raises:
-      OSError: as of `replacing`.
+      OSError: as in `replacing`.
     """
     with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import numpy as np
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:
@@ -13,3 +14,18 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def in_structure_of(tree: Any, other: Any) -> Any:
+    """The leaves of `other` in the structure of `tree`, found by their paths.
+
+    What a checkpoint gives is nested dicts with text for keys, whatever was saved.
+
+    Returns:
+      None if the two have not the same paths and shapes.
+    """
+    wanted, known = leaves_by_path(tree), leaves_by_path(other)
+    shapes = [{path: np.shape(leaf) for path, leaf in leaves.items()} for leaves in (wanted, known)]
+    if shapes[0] != shapes[1]:
+        return None
+    return jax.tree.unflatten(jax.tree.structure(tree), [known[path] for path in wanted])

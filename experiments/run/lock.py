@@ -21,7 +21,7 @@ def lock_for_all(folder: Path) -> Iterator[None]:
     """`lock`, held by the first of the processes that train together, and if refused, to all.
 
     Raises:
-      ValueError, OSError: as of `lock`.
+      ValueError, OSError: as in `lock`.
     """
     with contextlib.ExitStack() as stack:
         refusal = None

@@ -42,7 +42,7 @@ def train(
       feed: how batches reach the device, one of `batches.FEEDS`; the results are the same.
       mesh: how many devices share every batch, or "auto"; the results are the same to rounding.
       profile: whether to write a trace of a few steps into the run folder.
-      **preparing: how the data set is prepared, if it is not yet; as of `setup.prepare`.
+      **preparing: how the data set is prepared, if it is not yet; as in `setup.prepare`.
 
     Raises:
       ValueError: the run folder belongs to another configuration or another process, all its

@@ -54,7 +54,7 @@ def report(
     """What a step costs: `flops_per_step`, and in words, with a trace's times if it has a folder.
 
     Args:
-      recipe, state, part: as of `write_trace`.
+      recipe, state, part: as in `write_trace`.
       folder: where the trace is written; None for no trace.
     """
     flops, lines = flops_per_step(recipe, state, part), []

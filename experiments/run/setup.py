@@ -79,12 +79,12 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
     Args:
       config: of the run.
       data_dir: where prepared data sets are kept.
-      **preparing: as of `prepare`.
+      **preparing: as in `prepare`.
 
     Raises:
       ValueError: there are fewer training examples than asked for, or than a batch; or too few
-        test examples for the method; or as of `prepare`.
-      OSError: as of `prepare`.
+        test examples for the method; or as in `prepare`.
+      OSError: as in `prepare`.
     """
     dataset = DATASETS[config.dataset]
     builder = prepare(config, data_dir, **preparing)

@@ -305,6 +305,25 @@ def test_a_finished_run_whose_checkpoints_are_gone(finished, tmp_path, data_dir,
     assert rows_of(workdir) == rows_of(finished)
 
 
+def test_a_methods_own_parameters_go_on_and_are_loaded(tmp_path, data_dir):
+    given = {**GIVEN, "method": "wae_gan", "encoder": "deterministic", "discriminator_width": 8}
+    for name, ends in (("whole", [2]), ("halves", [1, 2])):
+        for count in ends:
+            config = configs.make_config({**given, "epochs": count})
+            train.train(config, tmp_path / name, str(data_dir))
+    whole, halves = (wiseale_jax.load(tmp_path / name) for name in ("whole", "halves"))
+    assert whole.own["Dense_0"]["kernel"].shape == (4, 8)
+    assert "method" not in whole.variables["params"]
+    for name in ("all_variables", "state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(whole, name), getattr(halves, name))
+    last = run_folder.read_metrics(tmp_path / "halves")[-1]
+    assert last["split"] == "test" and np.isfinite(last["discriminator_loss"])
+    found = evaluate.evaluate_run(
+        tmp_path / "whole", str(data_dir), Settings(likelihood_examples=1), progress=False
+    )
+    np.testing.assert_allclose(found["discriminator_loss"], last["discriminator_loss"], rtol=1e-5)
+
+
 def test_more_epochs_train_on(tmp_path, data_dir, finished, capsys):
     workdir = tmp_path / "longer"
     config = configs.make_config({**GIVEN, "epochs": 1})

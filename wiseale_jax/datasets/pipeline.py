@@ -74,10 +74,10 @@ def prepare(
 
     Args:
       name: a name in `DATASETS`.
-      data_dir: as of `make_builder`.
+      data_dir: as in `make_builder`.
       manual_dir: where files are that were downloaded by hand; by default `downloads/manual` in
         data_dir.
-      **options: as of `make_builder`.
+      **options: as in `make_builder`.
 
     Raises:
       ValueError: the name or an option is unknown, or the data set's files are not what they

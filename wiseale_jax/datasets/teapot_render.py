@@ -84,7 +84,7 @@ def render(
 
 
 def brightness(azimuth: np.ndarray, elevation: np.ndarray, rasterise: Rasterise) -> np.ndarray:
-    """Pictures of a white teapot, `[size, 64, 64]` float32 in [0, 1]; arguments as of `render`."""
+    """Pictures of a white teapot, `[size, 64, 64]` float32 in [0, 1]; arguments as in `render`."""
     corners, shade = project(azimuth, elevation)
     side = SIZE * _SAMPLES
     samples = np.zeros((len(azimuth), side, side))
@@ -95,7 +95,7 @@ def brightness(azimuth: np.ndarray, elevation: np.ndarray, rasterise: Rasterise)
 
 
 def project(azimuth: np.ndarray, elevation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh's vertices as the camera sees them; arguments as of `render`.
+    """The mesh's vertices as the camera sees them; arguments as in `render`.
 
     Returns:
       `[size, vertices, 3]`: column and row in samples (0..128, the frame) and the inverse of the

@@ -43,7 +43,7 @@ class Settings(NamedTuple):
       num_importance_samples: K of that, for each example.
       num_samples: draws for the aggregate posterior's KL and overlap.
       seed: of all draws.
-      inception: for FID, an ONNX file as of `frechet.load_features`; None for no FID.
+      inception: for FID, an ONNX file as in `frechet.load_features`; None for no FID.
     """
 
     examples: int | None = None

@@ -21,7 +21,7 @@ from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.chunks import chunk_size, in_chunks
 from wiseale_jax.models.description import build, describe, describe_run
 from wiseale_jax.models.parameters import METHOD, network_parameters, own_parameters
-from wiseale_jax.pytrees import leaves_by_path
+from wiseale_jax.pytrees import in_structure_of, leaves_by_path
 
 # What `export` exports for, by default.
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -262,8 +262,10 @@ def load(
         "params": network_parameters(params),
         "batch_stats": restored.state.get("batch_stats", {}),
     }
-    if differs := run_folder.difference(_shapes(variables), _shapes_of(model)):
+    wanted = _abstract(model)
+    if differs := run_folder.difference(_shapes(variables), _shapes(wanted)):
         raise ValueError(f"checkpoint {restored.step} of {folder} is of another network: {differs}")
+    variables = in_structure_of(wanted, variables)
     return TrainedAutoencoder(
         model,
         variables,
@@ -300,12 +302,14 @@ def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in leaves_by_path(variables).items()}
 
 
-def _shapes_of(model: Autoencoder) -> dict[str, tuple[int, ...]]:
-    def init():
+def _abstract(model: Autoencoder) -> dict[str, Any]:
+    """The variables of a model, as shapes."""
+
+    def init() -> Any:
         key = jax.random.key(0)
         return model.init(key, jnp.zeros((1, *model.architecture.shape)), key, train=False)
 
-    return _shapes(jax.eval_shape(init))
+    return {"batch_stats": {}, **jax.eval_shape(init)}
 
 
 @functools.partial(jax.jit, static_argnums=0)

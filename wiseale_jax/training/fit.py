@@ -19,7 +19,7 @@ from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture
 from wiseale_jax.models.parameters import network_parameters, own_parameters
 from wiseale_jax.models.trained import TrainedAutoencoder
-from wiseale_jax.pytrees import leaves_by_path
+from wiseale_jax.pytrees import in_structure_of
 from wiseale_jax.training import arguments, batches, optimizers, steps
 from wiseale_jax.training.arguments import Examples
 from wiseale_jax.training.epochs import train as train_epoch
@@ -174,14 +174,10 @@ def _start(
 
 
 def _like(tree: Any, other: Any) -> Any:
-    """A copy of `other`, be it of dicts, in the structure of `tree`; None if it has another."""
-    wanted, known = leaves_by_path(tree), leaves_by_path(other)
-    shapes = [{path: np.shape(leaf) for path, leaf in leaves.items()} for leaves in (wanted, known)]
-    if shapes[0] != shapes[1]:
-        return None
-    # Copies: the compiled steps give away the arrays that they are given.
-    leaves = [jnp.array(known[path]) for path in wanted]
-    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+    """A copy of `other` in the structure of `tree`; None if it has another."""
+    found = in_structure_of(tree, other)
+    # A copy: the compiled steps give away the arrays that they are given.
+    return None if found is None else jax.tree.map(jnp.array, found)
 
 
 def _said(

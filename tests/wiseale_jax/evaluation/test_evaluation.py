@@ -77,7 +77,7 @@ def test_the_error_of_a_log_likelihood_of_some_of_the_examples():
 
 
 def test_the_mmd_is_of_draws_and_not_of_means():
-    # Posteriors so broad that their means are near each other. As many as of `linear`.
+    # Posteriors so broad that their means are near each other. As many as `linear` has.
     true = LinearGaussian(noise=3.0)
     x, _ = true.draw(1500)
     mean, logvar = map(np.asarray, true.trained.encode(x))

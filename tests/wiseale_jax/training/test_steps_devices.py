@@ -59,15 +59,17 @@ def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
         from wiseale_jax.training import recipe as recipes
         from wiseale_jax.training import steps
 
-        recipe = make("wiseale", 16, PLAIN, optax.sgd(1.0), observation_noise="learned")
         step = jax.jit(steps.train_step, static_argnums=0)
-        want, _ = step(recipe, steps.create_state(recipe, 0, DATA[:1]), DATA[:16])
-        for parts in (1, 4, 8):
-            recipe = recipe._replace(mesh=recipes.make_mesh(2), microbatches=parts)
-            got, _ = step(recipe, steps.create_state(recipe, 0, DATA[:1]), DATA[:16])
-            jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5),
-                jax.device_get(got.params), jax.device_get(want.params),
-            )
+        for method in ("wiseale", "wae_gan"):
+            recipe = make(method, 16, PLAIN, optax.sgd(1.0), observation_noise="learned")
+            want, _ = step(recipe, steps.create_state(recipe, 0, DATA[:1]), DATA[:16])
+            assert ("method" in want.params) == (method == "wae_gan")
+            for parts in (1, 4, 8):
+                recipe = recipe._replace(mesh=recipes.make_mesh(2), microbatches=parts)
+                got, _ = step(recipe, steps.create_state(recipe, 0, DATA[:1]), DATA[:16])
+                jax.tree.map(
+                    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5),
+                    jax.device_get(got.params), jax.device_get(want.params),
+                )
         """,
     )
