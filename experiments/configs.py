@@ -60,6 +60,11 @@ class Config:
         "wiseale: 1, the paper's Eq. 27, one KL per batch; batch, one per example; or a number", 1.0
     )
     bound: str = _field("wiseale: " + ", ".join(divergences.BOUNDS), "jensen")
+    spread: float | str = _field(
+        "wiseale: blur of both sides of the KL, a standard deviation; auto is batch_size^(-1/"
+        "latent_dim); 0 is the paper's",
+        0.0,
+    )
     beta: float = _field("beta_vae: weight of the KL", 4.0)
     mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
     gan_weight: float = _field("wae_gan: weight of the adversarial term, lambda", 200.0)
@@ -117,7 +122,7 @@ CONFIGS["image_folder"] = dataclasses.replace(
     CONFIGS["celeba"], dataset="image_folder", batch_size=64, image_size=64
 )
 
-_WORDS = {"observation_noise": "learned", "kl_weight": "batch"}
+_WORDS = {"observation_noise": "learned", "kl_weight": "batch", "spread": "auto"}
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 _SPLITS = ("train", "all")
 

@@ -79,12 +79,12 @@ def gaussian_kl(
     return 0.5 * jnp.sum(mean**2 + (jnp.expm1(logvar) - logvar), axis=1)
 
 
-@partial(jax.jit, static_argnames=("bound", "tile_size", "axis_name"))
 def wiseale_kl(
     mean: Float[Array, "batch latent"],
     logvar: Float[Array, "batch latent"],
     bound: str = "jensen",
     *,
+    spread: float | str | Float[Array, ""] = 0.0,
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -104,8 +104,14 @@ def wiseale_kl(
         large for identical posteriors and for well-separated ones; it may be more where a narrow
         one lies inside of a wide one. "bhattacharyya" is that of Kolchinsky & Tracey (2017), exact
         for both; between them, in few dimensions, Jensen's may be the smaller. "tightest" is the
-        smaller of the two, with its gradient. Static, as the two that follow; as the function is
-        jitted, it needs no `jit` of its own.
+        smaller of the two, with its gradient. Static, as the last two are; what computes is
+        jitted, and needs no `jit` of its own.
+      spread: h, the standard deviation of a blur of both sides: the bound is then on the spread
+        divergence KL[q * N(0, h^2 I) || N(0, (1 + h^2) I)] (Zhang et al., ICML 2020), which is at
+        most the KL itself, and 0 only where that is. Posteriors that do not overlap do so when
+        they are blurred, so that the aggregate acts in small batches too; a logvar of -inf, that
+        of a deterministic encoder, is allowed. "auto" is M^(-1/d), the gap between neighbours
+        among M draws of the prior.
       tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
       axis_name: inside `shard_map`, the mesh axis that the batch is split over (as well as the
         axis of `vmap(axis_name=...)`); the result is then the bound for the whole batch, the same
@@ -116,15 +122,29 @@ def wiseale_kl(
         any `psum` is.
 
     Raises ValueError, while tracing, for shapes that differ or are not [M, d], M or d of 0,
-    integers, an unknown bound, tile_size < 1, or an axis name outside of `shard_map`.
+    integers, an unknown bound, a spread that is negative, not finite or another word, tile_size
+    < 1, or an axis name outside of `shard_map`.
     """
+    return _wiseale_kl(mean, logvar, bound, _width(spread), tile_size, axis_name)
+
+
+@partial(jax.jit, static_argnames=("bound", "tile_size", "axis_name"))
+def _wiseale_kl(
+    mean: ArrayLike,
+    logvar: ArrayLike,
+    bound: str,
+    spread: "Array | _Auto | None",
+    tile_size: int | None,
+    axis_name: str | None,
+) -> Array:
     mean, logvar = _check_posterior("wiseale_kl", mean, logvar)
     _check_bound(bound)
     if tile_size is not None and tile_size < 1:
         raise ValueError(f"tile_size must be at least 1, got {tile_size} for mean {mean.shape}")
     if axis_name is not None:
         _check_axis(axis_name)
-    mean, logvar = _whole(mean), _whole(logvar)
+    devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
+    mean, logvar = _blurred(_whole(mean), _whole(logvar), spread, devices * mean.shape[0])
 
     def value(name):
         pairs = mean_log_sum_exp(mean, _in_range(logvar), _TERMS[name], tile_size, axis_name)
@@ -133,6 +153,62 @@ def wiseale_kl(
     if bound == "tightest":
         return jnp.minimum(value("jensen"), value("bhattacharyya"))
     return value(bound)
+
+
+class _Auto(NamedTuple):
+    """A spread by the rule: a pytree without leaves, which a jitted function takes as it is."""
+
+
+def _width(spread: float | str | Array) -> "Array | _Auto | None":
+    """A spread, checked, as a jitted function takes it; None for 0, which changes nothing."""
+    if isinstance(spread, str):
+        if spread != "auto":
+            raise ValueError(f"spread must be a number or 'auto', got {spread!r}")
+        return _Auto()
+    if isinstance(spread, jax.core.Tracer):
+        return spread
+    return None if check_spread(spread) == 0 else spread
+
+
+def check_spread(spread: ArrayLike) -> float:
+    """A spread as a float.
+
+    Raises:
+      ValueError: it is not one number, negative or not finite.
+    """
+    if jnp.ndim(spread) or isinstance(spread, str) or not 0 <= float(spread) < math.inf:
+        raise ValueError(f"spread must be one number, at least 0 and finite, got {spread!r}")
+    return float(spread)
+
+
+def auto_spread(size: int, latent: int) -> float:
+    """The standard deviation of the blur by the rule: M^(-1/d).
+
+    Args:
+      size: M, the posteriors in the sum.
+      latent: d, their dimensions.
+    """
+    return size ** (-1 / latent)
+
+
+def _blurred(
+    mean: Array, logvar: Array, spread: "Array | _Auto | None", size: int
+) -> tuple[Array, Array]:
+    """Posteriors blurred by N(0, h^2 I), and scaled so that the blurred prior is N(0, I) again.
+
+    A KL does not change when both sides are scaled: of these, every bound is its own spread form.
+    """
+    if spread is None:
+        return mean, logvar
+    if isinstance(spread, _Auto):
+        spread = auto_spread(size, mean.shape[1])
+    spread = jnp.asarray(spread, mean.dtype)
+    wider = 1 + spread**2
+    # log((v + h^2) / (1 + h^2)): near v = 1 by what v differs from it, else by logarithms.
+    near = jnp.abs(logvar) < 1
+    change = jnp.expm1(jnp.where(near, logvar, 0.0)) / wider
+    far = jnp.logaddexp(logvar, 2 * jnp.log(spread)) - jnp.log1p(spread**2)
+    return mean / jnp.sqrt(wider), jnp.where(near, jnp.log1p(change), far)
 
 
 def _check_bound(bound: str) -> None:
@@ -196,6 +272,7 @@ def wiseale_kl_of_dataset(
     logvar: Float[Array, "examples latent"],
     bound: str = "jensen",
     *,
+    spread: float | str = 0.0,
     progress: bool = True,
 ) -> float:
     """`wiseale_kl` over a whole data set, the paper's Eq. 21 for all N, with a progress bar.
@@ -204,15 +281,15 @@ def wiseale_kl_of_dataset(
 
     Args:
       mean, logvar: [N, d], the posterior of each example.
-      bound: as for `wiseale_kl`.
+      bound, spread: as for `wiseale_kl`; M is N.
       progress: whether to show the bar, where the output is a terminal.
 
     Raises ValueError as `wiseale_kl` does.
     """
     mean, logvar = _check_posterior("wiseale_kl_of_dataset", mean, logvar)
     _check_bound(bound)
-    mean, logvar = _whole(mean), _whole(logvar)
     size, at_once = mean.shape[0], 4096
+    mean, logvar = _blurred(_whole(mean), _whole(logvar), _width(spread), size)
     values = []
     for name in _TERMS if bound == "tightest" else (bound,):
         everyone = gaussians(mean, _in_range(logvar), _TERMS[name])
@@ -228,12 +305,13 @@ def wiseale_kl_of_dataset(
     return min(values)
 
 
-@partial(jax.jit, static_argnames=("num_samples",))
 def aggregate_kl(
     key: PRNGKeyArray,
     mean: Float[Array, "batch latent"],
     logvar: Float[Array, "batch latent"],
     num_samples: int,
+    *,
+    spread: float | str | Float[Array, ""] = 0.0,
 ) -> AggregateKL:
     """Monte-Carlo estimate of KL[q(z) || N(0, I)] for the aggregate posterior q, with its error.
 
@@ -251,12 +329,25 @@ def aggregate_kl(
     linear in M and in num_samples, but that of the gradient is their product. For the mutual
     information, logvar is clipped to -40..40.
 
-    Raises ValueError as `gaussian_kl` does, and for num_samples < 2.
+    With a `spread`, as for `wiseale_kl`, all numbers are those of the blurred posteriors.
+
+    Raises ValueError as `gaussian_kl` does, for num_samples < 2, and for a spread that is none.
     """
+    return _aggregate_kl(key, mean, logvar, num_samples, _width(spread))
+
+
+@partial(jax.jit, static_argnames=("num_samples",))
+def _aggregate_kl(
+    key: PRNGKeyArray,
+    mean: ArrayLike,
+    logvar: ArrayLike,
+    num_samples: int,
+    spread: "Array | _Auto | None",
+) -> AggregateKL:
     mean, logvar = _check_posterior("aggregate_kl", mean, logvar)
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2 for a standard error, got {num_samples}")
-    mean, logvar = _whole(mean), _whole(logvar)
+    mean, logvar = _blurred(_whole(mean), _whole(logvar), spread, mean.shape[0])
     mean_kl = jnp.mean(gaussian_kl(mean, logvar))
     size, logvar = mean.shape[0], _in_range(logvar)
     component_key, noise_key = jax.random.split(key)

@@ -1,3 +1,3 @@
 """The one place where the package's version stands."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"

@@ -152,7 +152,7 @@ _PARTS = (
     (r"/(encoder|decoder)_stack/(\w+_\d+)/", r"\1 \2"),
     (r"/(encoder|decoder)_stack/", r"\1, between layers"),
     (r"/(mean_head|scale)/", "heads"),
-    (r"jit\((wiseale_kl|\w*mmd\w*)\)", r"\1"),
+    (r"jit\(_?(wiseale_kl|\w*mmd\w*)\)", r"\1"),
     (r"jvp\(", "objective"),
     (r"jit\(_normal\)|threefry", "random numbers"),
     (r"/optimizer/", "optimizer"),

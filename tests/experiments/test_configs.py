@@ -93,6 +93,15 @@ def test_encoder_by_method():
         ({"learning_rate_drop_factor": 0.1}, "needs learning_rate_drop_epoch"),
         ({"warmup_epochs": 0}, "warmup_epochs must be in 1..2.31-1, got 0"),
         ({"method": "ae", "warmup_epochs": 1}, "warmup_epochs is for a prior, and method 'ae'"),
+        ({"spread": "wide"}, "spread must be a number or 'auto', got 'wide'"),
+        ({"spread": -0.1}, "spread must be at least 0 and finite, got -0.1"),
+        ({"method": "aevb", "spread": 0.1}, "spread is for method wiseale, and not for 'aevb'"),
+        ({"gan_weight": 1.0}, "gan_weight is for method wae_gan, and not for 'wiseale'"),
+        ({"method": "wae_gan", "gan_weight": -1.0}, "gan_weight must be at least 0"),
+        ({"method": "wae_gan", "discriminator_depth": 0}, "discriminator_depth must be in 1"),
+        ({"method": "wae_gan", "observation_noise": "learned"}, "no likelihood to learn"),
+        ({"method_learning_rate": 1e-3}, "for parameters of a method's own, and 'wiseale' has"),
+        ({"method": "wae_gan", "method_learning_rate": 0.0}, "method_learning_rate must be posit"),
     ],
 )
 def test_what_is_refused(given, words):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax.divergences import aggregate_log_density, mmd
+from wiseale_jax.divergences import aggregate_log_density, auto_spread, check_spread, mmd
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
 
@@ -32,7 +32,10 @@ def active_units(mean: Float[Array, "size latent"], threshold: float = 0.01) -> 
 
 
 def moment_matched_kl(
-    mean: Float[Array, "size latent"], logvar: Float[Array, "size latent"]
+    mean: Float[Array, "size latent"],
+    logvar: Float[Array, "size latent"],
+    *,
+    spread: float | str = 0.0,
 ) -> float:
     """KL[N(m, S) || N(0, I)] in nats, with m and S the aggregate posterior's mean and covariance.
 
@@ -44,15 +47,20 @@ def moment_matched_kl(
 
     Args:
       mean, logvar: the posteriors; those of logvar -inf are points.
+      spread: as for `divergences.wiseale_kl`: the bound is then on the KL of both sides blurred.
 
     Returns:
       At least 0; inf where S is singular, as that of N <= d points is, or a variance is; nan where
       a mean is not finite or a logvar is nan.
 
     Raises:
-      ValueError: the shapes differ or are not `[size, latent]`.
+      ValueError: the shapes differ or are not `[size, latent]`, or the spread is no number.
     """
     mean, logvar = (np.float64(a) for a in _posterior("moment_matched_kl", mean, logvar))
+    width = auto_spread(*mean.shape) if spread == "auto" else check_spread(spread)
+    mean = mean / np.sqrt(1 + width**2)
+    with np.errstate(over="ignore", divide="ignore"):
+        logvar = np.logaddexp(logvar, 2 * np.log(width)) - np.log1p(width**2)
     if not np.all(np.isfinite(mean)) or np.any(np.isnan(logvar)):
         return math.nan
     center = np.mean(mean, axis=0)

@@ -45,6 +45,7 @@ def wiseale(
     likelihood: Likelihood,
     kl_weight: float | str = 1.0,
     bound: str = "jensen",
+    spread: float | str = 0.0,
     warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
@@ -59,10 +60,13 @@ def wiseale(
       kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, a prior M times
         stronger; or a number.
       bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
+      spread: blurs both sides of the KL, see `divergences.wiseale_kl`: a standard deviation, or
+        "auto" for M^(-1/d). 0 is the paper's. With it there is one metric more, `spread_kl`, the
+        bound on the KL of the blurred sides.
       warmup: see `bind`.
 
     Raises:
-      ValueError: kl_weight is another text; or as in `terms`.
+      ValueError: kl_weight or spread is another text; or as in `terms`.
     """
     del key
     if isinstance(kl_weight, str) and kl_weight != "batch":
@@ -70,7 +74,9 @@ def wiseale(
     batch = x.shape[0]
     weight = warmup * (batch if kl_weight == "batch" else kl_weight)
     negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)
-    kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound)
+    kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound, spread=spread)
+    if spread != 0:
+        metrics["spread_kl"] = kl
     return with_loss(negative_log_likelihood + weight * kl / batch, metrics)
 
 

@@ -130,6 +130,18 @@ def test_wiseale_with_another_bound(bound):
     np.testing.assert_allclose(loss_of("wiseale", bound=bound), want, rtol=1e-6)
 
 
+@pytest.mark.parametrize("spread", [0.3, "auto"])
+def test_wiseale_with_a_spread(spread):
+    x, outputs = case("gaussian")
+    kl = float(wiseale_kl(outputs.mean, outputs.logvar, spread=spread))
+    want = expected(x, outputs, "gaussian")["nll"] + kl
+    objective = objective_of("wiseale", kl_weight="batch", spread=spread)
+    loss, metrics = objective(outputs, x, KEY)
+    np.testing.assert_allclose(loss, want, rtol=1e-6)
+    np.testing.assert_allclose(metrics["spread_kl"], kl, rtol=1e-6)
+    assert set(metrics) == NAMES | {"spread_kl"} and metrics["wiseale_kl"] > kl
+
+
 @pytest.mark.parametrize("method", ["wae_mmd", "wae_gan", "ae"])
 def test_deterministic_encoder_has_infinite_kl_and_finite_gradient(method):
     x, outputs = case("gaussian")
@@ -190,7 +202,7 @@ def test_shapes_that_do_not_belong_together(method, changes, words):
             {"kl_wieght": 1.0},
             r"method 'wiseale' has no setting 'kl_wieght'; did you mean 'kl_weight'",
         ),
-        ({"beta": 1.0}, r"has no setting 'beta' \(known: bound, kl_weight\)"),
+        ({"beta": 1.0}, r"has no setting 'beta' \(known: bound, kl_weight, spread\)"),
         ({"likelihood": 1.0}, "has no setting 'likelihood'"),
         ({"warmup": 1.0}, "has no setting 'warmup'"),
     ],
