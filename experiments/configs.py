@@ -65,6 +65,11 @@ class Config:
         "latent_dim); 0 is the paper's",
         0.0,
     )
+    memory: int | None = _field(
+        "wiseale: posteriors of earlier batches that the KL of the data set's aggregate is "
+        "estimated with, at least a batch (default: none, the aggregate of the batch)",
+        None,
+    )
     beta: float = _field("beta_vae: weight of the KL", 4.0)
     mmd_weight: float = _field("wae_mmd: weight of the MMD, lambda", 10.0)
     gan_weight: float = _field("wae_gan: weight of the adversarial term, lambda", 200.0)
@@ -215,6 +220,8 @@ def _check_used(config: Config, given: Collection[str]) -> None:
             )
     if "warmup_epochs" in given and not methods.takes_warmup(config.method):
         raise ValueError(f"warmup_epochs is for a prior, and method {config.method!r} has none")
+    if "memory" in given and not METHODS[config.method].memory:
+        raise ValueError(f"memory is for method wiseale, and not for {config.method!r}")
     if "method_learning_rate" in given and methods.find(config.method).init is None:
         raise ValueError(
             f"method_learning_rate is for parameters of a method's own, and {config.method!r} has "
@@ -317,6 +324,7 @@ def _check_numbers(config: Config) -> None:
         "train_examples",
         "learning_rate_drop_epoch",
         "warmup_epochs",
+        "memory",
         "discriminator_width",
         "discriminator_depth",
     ):
@@ -351,6 +359,11 @@ def _check_method(config: Config) -> None:
             f"batch_size {config.batch_size} is not a multiple of microbatches "
             f"{config.microbatches}"
         )
+    if config.memory is not None:
+        if config.memory < config.batch_size:
+            raise ValueError(f"memory {config.memory} is less than batch_size {config.batch_size}")
+        if config.bound != "jensen":
+            raise ValueError(f"memory is for bound 'jensen', and not for {config.bound!r}")
     if method.needs_pairs and config.batch_size < 2:
         raise ValueError(f"method {config.method!r} needs batch_size >= 2")
 

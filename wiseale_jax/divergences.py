@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
+from wiseale_jax.memory import Memory, log_densities
 from wiseale_jax.pairwise import (
     BHATTACHARYYA,
     JENSEN,
@@ -85,6 +86,8 @@ def wiseale_kl(
     bound: str = "jensen",
     *,
     spread: float | str | Float[Array, ""] = 0.0,
+    memory: Memory | None = None,
+    dataset_size: int | None = None,
     tile_size: int | None = None,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
@@ -112,6 +115,11 @@ def wiseale_kl(
         they are blurred, so that the aggregate acts in small batches too; a logvar of -inf, that
         of a deterministic encoder, is allowed. "auto" is M^(-1/d), the gap between neighbours
         among M draws of the prior.
+      memory: posteriors of earlier batches, held fixed: what is bounded is then the KL of the
+        aggregate posterior of the whole data set, estimated from the batch and them, by Eq. 21 for
+        all N. It is no sure bound: the logarithm of a sum over a sample is too low. Until the
+        memory is full, and for M of "auto", see `dataset_kl`.
+      dataset_size: N, with a memory.
       tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
       axis_name: inside `shard_map`, the mesh axis that the batch is split over (as well as the
         axis of `vmap(axis_name=...)`); the result is then the bound for the whole batch, the same
@@ -122,9 +130,14 @@ def wiseale_kl(
         any `psum` is.
 
     Raises ValueError, while tracing, for shapes that differ or are not [M, d], M or d of 0,
-    integers, an unknown bound, a spread that is negative, not finite or another word, tile_size
-    < 1, or an axis name outside of `shard_map`.
+    integers, an unknown bound, a spread that is negative, not finite or another word, a memory
+    without a dataset_size of at least M or with another bound than Jensen's, tile_size < 1, or an
+    axis name outside of `shard_map`.
     """
+    if memory is not None or dataset_size is not None:
+        if bound != "jensen" or axis_name is not None:
+            raise ValueError("memory is for bound 'jensen', and for a batch without axis_name")
+        return dataset_kl(mean, logvar, memory, dataset_size, spread=spread)[0]
     return _wiseale_kl(mean, logvar, bound, _width(spread), tile_size, axis_name)
 
 
@@ -209,6 +222,66 @@ def _blurred(
     change = jnp.expm1(jnp.where(near, logvar, 0.0)) / wider
     far = jnp.logaddexp(logvar, 2 * jnp.log(spread)) - jnp.log1p(spread**2)
     return mean / jnp.sqrt(wider), jnp.where(near, jnp.log1p(change), far)
+
+
+def dataset_kl(
+    mean: Float[Array, "batch latent"],
+    logvar: Float[Array, "batch latent"],
+    memory: Memory | None,
+    dataset_size: int | None,
+    *,
+    spread: float | str | Float[Array, ""] = 0.0,
+) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
+    """The paper's Eq. 21 for all N examples of a data set, estimated from a batch and a memory.
+
+    Its gradient by the batch's posteriors is the data set's, N/M times: they are components of the
+    stored examples' sums, too, which their `log_density` stands for. Until the memory is full, it
+    is `wiseale_kl` of the batch alone.
+
+    Args:
+      mean, logvar: [M, d], the batch's posteriors.
+      memory: see `memory.Memory`; K posteriors, at least M.
+      dataset_size: N, at least M.
+      spread: as for `wiseale_kl`; "auto" is that of M + K posteriors.
+
+    Returns:
+      The KL in nats; and log of each example's sum over pairs, [M], for `memory.push`.
+
+    Raises ValueError as `wiseale_kl` does, and for a memory of other dimensions, or smaller than
+    the batch, or without a dataset_size of at least M.
+    """
+    if memory is None or dataset_size is None:
+        raise ValueError("memory and dataset_size go together: one of them is missing")
+    mean, logvar = _check_posterior("wiseale_kl", mean, logvar)
+    if memory.mean.shape[1:] != mean.shape[1:] or len(memory.mean) < len(mean):
+        raise ValueError(
+            f"a memory must have at least {len(mean)} posteriors of {mean.shape[1]} dimensions, "
+            f"got {list(memory.mean.shape)}"
+        )
+    if not isinstance(dataset_size, jax.core.Tracer) and dataset_size < len(mean):
+        raise ValueError(f"dataset_size {dataset_size} is less than the batch of {len(mean)}")
+    return _dataset_kl(mean, logvar, memory, dataset_size, _width(spread))
+
+
+@jax.jit
+def _dataset_kl(
+    mean: Array,
+    logvar: Array,
+    memory: Memory,
+    dataset_size: int | Array,
+    spread: "Array | _Auto | None",
+) -> tuple[Array, Array]:
+    size = len(mean) + len(memory.mean)
+    alone = (isinstance(spread, _Auto) and auto_spread(size, mean.shape[1])) or spread
+    batch_kl = _wiseale_kl(mean, logvar, "jensen", alone, None, None)
+    stored = _blurred(_whole(memory.mean), _whole(memory.logvar), spread, size)
+    mean, logvar = _blurred(_whole(mean), _whole(logvar), spread, size)
+    stored = memory._replace(mean=stored[0], logvar=_in_range(stored[1]))
+    sums, as_component = log_densities(mean, _in_range(logvar), stored, dataset_size)
+    beyond = logvar - _in_range(logvar)
+    rest = 0.5 * jnp.sum(jnp.mean(mean**2 + jnp.exp(logvar) - beyond, axis=0))
+    kl = jnp.mean(sums) + as_component / len(mean) + rest
+    return jnp.where(memory.filled < len(memory.mean), batch_kl, kl), sums
 
 
 def _check_bound(bound: str) -> None:

@@ -134,6 +134,8 @@ def make_recipe(
         mesh=mesh,
         skip_nonfinite=config.skip_nonfinite,
         warmup_steps=steps_of(config.warmup_epochs or 0, steps_per_epoch),
+        memory=config.memory or 0,
+        dataset_size=train_size if config.memory else None,
     )
 
 

@@ -7,6 +7,8 @@ losses that name them:
 
 * `own`: the method's own parameters, which its `init` has made.
 * `warmup`: what the prior's term is multiplied by; training may let it grow from 0 to 1.
+* `memory` and `dataset_size`: posteriors of earlier batches, and the number of training examples,
+  where a run keeps a memory. The loss leaves the new memory among the metrics.
 
 Two players are one loss: each of its terms stops the gradient where it is not its own.
 """
@@ -29,7 +31,7 @@ from wiseale_jax.methods.variational import ae, aevb, beta_vae, wiseale
 from wiseale_jax.methods.wasserstein import wae_mmd
 from wiseale_jax.models.autoencoder import Outputs
 
-_PASSED = ("own", "warmup")
+_PASSED = ("own", "warmup", "memory", "dataset_size")
 _NO_SETTINGS = (*_PASSED, "likelihood")
 
 
@@ -43,12 +45,14 @@ class Method:
         with the network's, as `params["method"]`. None if it has none.
       needs_density: it cannot take a deterministic encoder, which has no density q(z|x).
       needs_pairs: it has no loss for a batch of one example.
+      memory: it can use posteriors of earlier batches.
     """
 
     loss: Callable[..., tuple[Array, Metrics]]
     init: Callable[..., Any] | None = None
     needs_density: bool = True
     needs_pairs: bool = False
+    memory: bool = False
 
     def __call__(
         self, outputs: Outputs, x: Array, key: PRNGKeyArray, **passed: Any
@@ -59,8 +63,8 @@ class Method:
           outputs: of the model, for the whole batch.
           x: `[batch, *shape]`, what was encoded.
           key: for what the loss draws.
-          **passed: `own` and `warmup`, as far as they are known; those that the loss does not name,
-            and those that are None, are left out.
+          **passed: `own`, `warmup`, `memory` and `dataset_size`, as far as they are known; those
+            that the loss does not name, and those that are None, are left out.
         """
         named = inspect.signature(self.loss).parameters
         given = {k: v for k, v in passed.items() if k in named and v is not None}
@@ -68,7 +72,7 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "wiseale": Method(wiseale),
+    "wiseale": Method(wiseale, memory=True),
     "aevb": Method(aevb),
     "beta_vae": Method(beta_vae),
     "wae_mmd": Method(wae_mmd, needs_density=False, needs_pairs=True),

@@ -18,6 +18,8 @@ A method may return metrics of its own besides. With a deterministic encoder `ae
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -26,6 +28,14 @@ from wiseale_jax.likelihoods import Likelihood, squared_error
 from wiseale_jax.models.autoencoder import Outputs
 
 Metrics = dict[str, Float[Array, ""]]
+
+# Where a loss that was given a memory leaves the new one among the metrics.
+MEMORY = "memory"
+
+
+def without_memory(metrics: dict[str, Any]) -> tuple[Metrics, Any]:
+    """The metrics, and the new memory; None if there is none."""
+    return {name: value for name, value in metrics.items() if name != MEMORY}, metrics.get(MEMORY)
 
 
 def evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array, Metrics]:

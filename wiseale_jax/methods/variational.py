@@ -6,7 +6,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from wiseale_jax import divergences
 from wiseale_jax.likelihoods import Likelihood
-from wiseale_jax.methods.terms import Metrics, evaluate, with_loss
+from wiseale_jax.memory import Memory, push
+from wiseale_jax.methods.terms import MEMORY, Metrics, evaluate, with_loss
 from wiseale_jax.models.autoencoder import Outputs
 
 
@@ -46,6 +47,8 @@ def wiseale(
     kl_weight: float | str = 1.0,
     bound: str = "jensen",
     spread: float | str = 0.0,
+    memory: Memory | None = None,
+    dataset_size: int | None = None,
     warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
@@ -63,6 +66,8 @@ def wiseale(
       spread: blurs both sides of the KL, see `divergences.wiseale_kl`: a standard deviation, or
         "auto" for M^(-1/d). 0 is the paper's. With it there is one metric more, `spread_kl`, the
         bound on the KL of the blurred sides.
+      memory, dataset_size: posteriors of earlier batches, and N: the KL is then that of the data
+        set's aggregate, see `divergences.dataset_kl`, and the new memory is among the metrics.
       warmup: see `bind`.
 
     Raises:
@@ -74,7 +79,12 @@ def wiseale(
     batch = x.shape[0]
     weight = warmup * (batch if kl_weight == "batch" else kl_weight)
     negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)
-    kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound, spread=spread)
+    if memory is None:
+        kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound, spread=spread)
+    else:
+        posteriors = outputs.mean, outputs.logvar
+        kl, sums = divergences.dataset_kl(*posteriors, memory, dataset_size, spread=spread)
+        metrics[MEMORY] = push(memory, *posteriors, sums)
     if spread != 0:
         metrics["spread_kl"] = kl
     return with_loss(negative_log_likelihood + weight * kl / batch, metrics)

@@ -161,6 +161,18 @@ def check_numbers(
         raise ValueError(f"warmup_epochs is for a prior, and method {method!r} has none")
 
 
+def check_memory(memory: int, method: str, batch_size: int, bound: str) -> None:
+    """Checks that a memory goes with the method, the batch and the bound."""
+    if memory == 0:
+        return
+    if not methods.find(method).memory:
+        raise ValueError(f"memory is for method 'wiseale', and not for {method!r}")
+    if not isinstance(memory, int | np.integer) or not batch_size <= memory < 2**31:
+        raise ValueError(f"memory must be 0, or at least batch_size {batch_size}, got {memory!r}")
+    if bound != "jensen":
+        raise ValueError(f"memory is for bound 'jensen', and not for {bound!r}")
+
+
 def build(
     network: str | Architecture | Modules | tuple[Any, Any] | None,
     data: Examples,

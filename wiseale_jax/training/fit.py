@@ -43,6 +43,7 @@ def fit(
     observation_noise: float | str | None = None,
     warmup_epochs: int = 0,
     clip_norm: float | None = None,
+    memory: int = 0,
     init: TrainedAutoencoder | None = None,
     **settings: Any,
 ) -> TrainedAutoencoder:
@@ -69,6 +70,8 @@ def fit(
         own.
       warmup_epochs: epochs over which the weight of the prior's term grows from 0.
       clip_norm: the largest norm of the gradient, which is scaled to it; None for any.
+      memory: with method "wiseale", how many posteriors of earlier batches the KL of the data set's
+        aggregate is estimated with; 0 for the aggregate of the batch.
       init: a model to train on; its network, likelihood, noise, method and settings are kept. On as
         many examples as before, training goes on as if it had never stopped.
       **settings: of the method, such as `kl_weight` and `bound` of "wiseale".
@@ -100,6 +103,7 @@ def fit(
     arguments.check_numbers(
         data, method, epochs, batch_size, learning_rate, seed, warmup_epochs, clip_norm
     )
+    arguments.check_memory(memory, method, batch_size, settings.get("bound", "jensen"))
     if observation_noise is None:
         observation_noise = data.deviation if likelihood == "gaussian" else 1.0
     model = (
@@ -123,6 +127,8 @@ def fit(
         preprocess=scale_uint8 if data.is_uint8 else as_stored,
         batch_size=batch_size,
         warmup_steps=warmup_epochs * per_epoch,
+        memory=memory,
+        dataset_size=len(data.array) if memory else None,
     )
     state, goes_on = _start(recipe, data, seed, init)
     config = {
@@ -134,6 +140,7 @@ def fit(
         "seed": seed,
         "warmup_epochs": warmup_epochs,
         "clip_norm": clip_norm,
+        "memory": memory,
         **settings,
     }
     config = {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()}

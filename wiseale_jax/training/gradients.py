@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
+from wiseale_jax.memory import Memory
 from wiseale_jax.methods import Metrics
 from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.models.chunks import in_chunks
@@ -26,6 +27,7 @@ def gradient(
     noise: Array,
     key: PRNGKeyArray,
     warmup: Array | None = None,
+    memory: Memory | None = None,
 ) -> tuple[Any, Metrics, Any]:
     """The gradient of the loss, the metrics, and batch normalisation's statistics.
 
@@ -36,9 +38,13 @@ def gradient(
       noise: of the latent sample, `[batch, latent]`.
       key: for what the loss draws.
       warmup: what the weight of the prior's term is multiplied by; None for 1.
+      memory: posteriors of earlier batches; the new one is then among the metrics.
     """
     compute = _of_batch if recipe.microbatches == 1 else _in_parts
-    return compute(recipe, params, batch_stats, x, noise, key, warmup)
+    passed = {"warmup": warmup, "memory": memory}
+    if memory is not None:
+        passed["dataset_size"] = recipe.dataset_size
+    return compute(recipe, params, batch_stats, x, noise, key, passed)
 
 
 def _forward(
@@ -102,13 +108,13 @@ def _of_batch(
     x: Array,
     noise: Array,
     key: PRNGKeyArray,
-    warmup: Array | None,
+    passed: dict[str, Any],
 ) -> tuple[Any, Metrics, Any]:
     """`gradient` in one pass."""
 
     def loss_fn(params):
         outputs, updated = _forward(recipe, params, batch_stats, x, noise)
-        loss, metrics = recipe.method(outputs, x, key, own=own_parameters(params), warmup=warmup)
+        loss, metrics = recipe.method(outputs, x, key, own=own_parameters(params), **passed)
         return loss, (metrics, updated)
 
     gradients, (metrics, updated) = jax.grad(loss_fn, has_aux=True)(params)
@@ -122,7 +128,7 @@ def _in_parts(
     x: Array,
     noise: Array,
     key: PRNGKeyArray,
-    warmup: Array | None,
+    passed: dict[str, Any],
 ) -> tuple[Any, Metrics, Any]:
     """`_of_batch` with the activations of one part of the batch at a time in memory.
 
@@ -141,7 +147,7 @@ def _in_parts(
     )
 
     def loss_fn(outputs, params):
-        return recipe.method(outputs, x, key, own=own_parameters(params), warmup=warmup)
+        return recipe.method(outputs, x, key, own=own_parameters(params), **passed)
 
     (cotangents, direct), metrics = jax.grad(loss_fn, (0, 1), has_aux=True)(outputs, params)
     cotangents = Outputs(

@@ -35,6 +35,8 @@ class Recipe(NamedTuple):
       mesh: devices of one axis, "data", that share every batch; None for one device. The batch
         stays one: its pairs, and batch normalisation, run over all devices.
       skip_nonfinite: how many non-finite steps to skip. Training stops before the next one.
+      memory: how many posteriors of earlier batches to keep; 0 for a method that uses none.
+      dataset_size: how many examples there are to train on, with a memory.
       warmup_steps: how many steps the weight of the prior's term takes to grow from 0, linearly.
     """
 
@@ -47,6 +49,8 @@ class Recipe(NamedTuple):
     mesh: Mesh | None = None
     skip_nonfinite: int = 0
     warmup_steps: int = 0
+    memory: int = 0
+    dataset_size: int | None = None
 
 
 class Branch(enum.IntEnum):

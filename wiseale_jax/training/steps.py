@@ -19,7 +19,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from wiseale_jax import memory
 from wiseale_jax.methods import Metrics
+from wiseale_jax.methods.terms import without_memory
 from wiseale_jax.models.parameters import METHOD, network_parameters, own_parameters
 from wiseale_jax.training.gradients import apply_in_parts, gradient
 from wiseale_jax.training.recipe import Branch, Recipe, branch, replicate, shard
@@ -43,6 +45,7 @@ class TrainState(NamedTuple):
       skipped: steps skipped in the whole run, as their loss or gradient was not finite.
       fault: the metrics, and the norm of the gradient, of the step that comes next if it is not
         finite and may not be skipped, which is as far as training goes; else zeros.
+      memory: posteriors of earlier batches, `{}` where none are kept.
     """
 
     step: Int[Array, ""]
@@ -54,6 +57,7 @@ class TrainState(NamedTuple):
     summed: Int[Array, ""]
     skipped: Int[Array, ""]
     fault: Metrics
+    memory: Any = {}  # noqa: RUF012 (never changed)
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def _initial_state(recipe: Recipe, key: PRNGKeyArray, example: Array) -> TrainSt
 
     def metrics_of(variables, x):
         outputs = recipe.model.apply(variables, x, sample_key)
-        return recipe.method(outputs, x, objective_key, own=own)[1]
+        return without_memory(recipe.method(outputs, x, objective_key, own=own)[1])[0]
 
     # Two examples, as the MMD needs two.
     shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
@@ -100,6 +104,7 @@ def _initial_state(recipe: Recipe, key: PRNGKeyArray, example: Array) -> TrainSt
         summed=jnp.int32(0),
         skipped=jnp.int32(0),
         fault={**zeros, GRADIENT: jnp.zeros(())},
+        memory=memory.empty(recipe.memory, recipe.model.latent_dim) if recipe.memory else {},
     )
 
 
@@ -118,8 +123,16 @@ def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainSt
         warmup = optax.linear_schedule(0.0, 1.0, recipe.warmup_steps)(state.step)
     noise = jax.random.normal(sample_key, (x.shape[0], recipe.model.latent_dim))
     gradients, metrics, batch_stats = gradient(
-        recipe, state.params, state.batch_stats, x, noise, objective_key, warmup
+        recipe,
+        state.params,
+        state.batch_stats,
+        x,
+        noise,
+        objective_key,
+        warmup,
+        state.memory or None,
     )
+    metrics, new_memory = without_memory(metrics)
     norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
     skip = ~finite & (state.skipped < recipe.skip_nonfinite)
@@ -144,6 +157,7 @@ def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainSt
         summed=state.summed + finite,
         skipped=state.skipped + skip,
         fault=keep_if(finite | skip, zeros, {**metrics, GRADIENT: norm}),
+        memory=keep_if(finite, new_memory, state.memory) if recipe.memory else state.memory,
     ), metrics
 
 

@@ -351,3 +351,47 @@ def test_own_parameters_stay_as_they_are_where_a_step_is_skipped():
     after, _ = step(recipe, before, DATA[:8].at[0].set(jnp.nan))
     assert int(after.skipped) == 1
     assert_same(after.params, before.params)
+
+
+def remembering(**changes):
+    recipe = make(architecture=PLAIN)
+    bound = bind("wiseale", LIKELIHOODS["gaussian"], {"kl_weight": "batch", "spread": 0.3})
+    return recipe._replace(**{"method": bound, "memory": 16, "dataset_size": len(DATA), **changes})
+
+
+def test_a_memory_is_kept_to_the_same_bits_however_the_steps_are_cut():
+    (whole, means), (cut, _) = run(remembering(), []), run(remembering(), [0, 1, 4])
+    assert_same(whole, cut)
+    assert int(whole.memory.filled) == 16 and np.isfinite(means["spread_kl"])
+    assert "memory" not in means
+    without, _ = run(remembering(memory=0), [])
+    assert not np.array_equal(jax.tree.leaves(without.params)[0], jax.tree.leaves(whole.params)[0])
+
+
+def test_a_memory_holds_the_posteriors_of_the_batch_that_was_trained_on():
+    recipe = remembering()
+    before = create_state(recipe, 0, DATA[:1])
+    after, _ = step(recipe, before, DATA[:8])
+    mean, logvar = recipe.model.apply(before.variables, DATA[:8], method="encode")
+    np.testing.assert_allclose(after.memory.mean[:8], mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(after.memory.logvar[:8], logvar, rtol=1e-5, atol=1e-6)
+    assert int(after.memory.filled) == 8
+    bad, _ = step(recipe._replace(skip_nonfinite=1), after, DATA[:8].at[0].set(jnp.nan))
+    assert int(bad.skipped) == 1
+    assert_same(bad.memory, after.memory)
+
+
+def test_a_batch_in_parts_with_a_memory_has_the_gradient_of_the_whole():
+    recipe = remembering(optimizer=SGD)
+    state = create_state(recipe, 0, DATA[:1])
+    for start in (0, 8):
+        state, _ = step(recipe, state, DATA[start : start + 8])
+    assert int(state.memory.filled) == 16
+    want, _ = step(recipe, state, DATA[16:24])
+    got, _ = step(recipe._replace(microbatches=4), state, DATA[16:24])
+    for part in ("params", "memory"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+            getattr(got, part),
+            getattr(want, part),
+        )

@@ -55,7 +55,7 @@ def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
         2,
         """
         import jax, numpy as np, optax
-        from tests.wiseale_jax.training.test_steps import DATA, PLAIN, make
+        from tests.wiseale_jax.training.test_steps import DATA, PLAIN, make, remembering
         from wiseale_jax.training import recipe as recipes
         from wiseale_jax.training import steps
 
@@ -71,5 +71,17 @@ def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
                     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5),
                     jax.device_get(got.params), jax.device_get(want.params),
                 )
+
+        # With a memory, once it is full.
+        kept = remembering(optimizer=optax.sgd(0.1))
+        ends = []
+        for recipe in (kept, kept._replace(mesh=recipes.make_mesh(2))):
+            state = steps.create_state(recipe, 0, DATA[:1])
+            for start in (0, 8, 16, 24):
+                state, _ = step(recipe, state, DATA[start : start + 8])
+            ends.append(jax.device_get((state.params, state.memory)))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), *ends
+        )
         """,
     )
