@@ -12,7 +12,7 @@ from experiments import configs
 from experiments.run import processes, setup
 from wiseale_jax import checkpoints, files, run_folder
 from wiseale_jax.datasets import pipeline
-from wiseale_jax.training.steps import TrainState
+from wiseale_jax.training.steps import TrainState, as_saved, from_saved
 
 
 def resume(
@@ -36,7 +36,8 @@ def resume(
     """
     if not saved.all_steps():
         return state, []
-    restored = checkpoints.restore(saved, dataclasses.asdict(config), state)
+    like = as_saved(state)
+    restored = checkpoints.restore(saved, dataclasses.asdict(config), like)
     now = about["examples"]
     if (before := restored.record.get("examples", now)) != now:
         raise ValueError(
@@ -62,7 +63,7 @@ def resume(
         beyond = restored.step - done * steps
         also = f" and {beyond} of the next one's {steps} steps" if beyond else ""
         print(f"resuming after epoch {done}{also}")
-    return restored.state, rows
+    return from_saved(restored.state), rows
 
 
 def save(
@@ -85,7 +86,7 @@ def save(
     if step not in saved.all_steps():
         record = run_folder.describe(dataclasses.asdict(config))
         record |= {**about, "metrics": files.finite(rows)}
-        checkpoints.save(saved, step, state, record)
+        checkpoints.save(saved, step, as_saved(state), record)
 
 
 def describe(data: setup.Data) -> dict[str, dict[str, Any]]:

@@ -31,6 +31,11 @@ def pattern(leaf):
     return jnp.asarray(values.reshape(leaf.shape), leaf.dtype)
 
 
+def pattern_of(params):
+    """The parameters of the run."""
+    return jax.tree.map(pattern, params)
+
+
 def write(folder):
     """Writes the run folder."""
     config = configs.make_config({"dataset": "sine", "latent_dim": 2, "epochs": 1})
@@ -38,7 +43,7 @@ def write(folder):
     state = steps.create_state(recipe, 0, np.zeros((1, 256, 1), np.float32))
     state = state._replace(
         step=jnp.int32(STEP),
-        params=jax.tree.map(pattern, state.params),
+        params=pattern_of(state.params),
         opt_state=jax.tree.map(jnp.zeros_like, state.opt_state),
     )
     folder.mkdir(parents=True)
@@ -46,7 +51,7 @@ def write(folder):
     run_folder.write_metrics(folder, [ROW])
     with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS) as saved:
         record = {**run_folder.describe(dataclasses.asdict(config)), "metrics": [ROW]}
-        checkpoints.save(saved, STEP, state, record)
+        checkpoints.save(saved, STEP, steps.as_saved(state), record)
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def fit(
         int(state.step),
         own=own_parameters(state.params),
         history=[*(init.history if goes_on else ()), *rows],
-        state=state,
+        state=steps.as_saved(state),
         scales_uint8=data.is_uint8,
     )
 
@@ -170,9 +170,9 @@ def _start(
         return state, False
     same = init.config.get("examples"), init.config.get("batch_size")
     if same == (len(data.array), recipe.batch_size):
-        restored = _like(state, init.state)
+        restored = _like(steps.as_saved(state), init.state)
         if restored is not None:
-            return restored, True
+            return steps.from_saved(restored), True
     params = _like(state.params, init.all_variables["params"])
     if params is None:
         raise ValueError("init is of another network than what is to be trained")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -63,6 +64,16 @@ class TrainState(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """Parameters and running statistics."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def as_saved(state: TrainState) -> dict[str, Any]:
+    """A state as checkpoints hold it: with no entry for a memory where none is kept."""
+    return {name: part for name, part in state._asdict().items() if name != "memory" or part}
+
+
+def from_saved(saved: Mapping[str, Any]) -> TrainState:
+    """The state that a checkpoint holds."""
+    return TrainState(**saved)
 
 
 def create_state(recipe: Recipe, seed: int, example: Array) -> TrainState:

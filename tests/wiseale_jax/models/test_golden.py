@@ -11,10 +11,12 @@ import pytest
 
 import wiseale_jax
 from experiments import configs
+from experiments.run import resume, setup
 from tests.helpers import golden_run
-from wiseale_jax import run_folder
+from wiseale_jax import checkpoints, run_folder
 from wiseale_jax.models import trained
 from wiseale_jax.models.description import build
+from wiseale_jax.training import steps
 
 
 def test_the_golden_run_is_loaded_with_its_numbers():
@@ -29,6 +31,21 @@ def test_the_golden_run_is_loaded_with_its_numbers():
     wave = np.asarray(model.decode(np.array([[0.5, -1.0]], np.float32)))[0, :, 0]
     want = [-0.04798767, -0.05906509, -0.0555301, -0.04703668]
     np.testing.assert_allclose(wave[[0, 1, 128, 255]], want, rtol=1e-4)
+
+
+def test_the_golden_run_goes_on(tmp_path):
+    """Its state is restored into this release's: what a training goes on from."""
+    config = configs.read_stored(run_folder.read_config(golden_run.FOLDER), golden_run.FOLDER)
+    recipe = setup.make_recipe(config, 64)
+    state = steps.create_state(recipe, 0, np.zeros((1, 256, 1), np.float32))
+    folder = copy_of_it(tmp_path)
+    about = {"examples": {"train": 64, "test": 10}, "sha256": {}}
+    with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS) as saved:
+        restored, rows = resume.resume(saved, config, state, about)
+    assert int(restored.step) == golden_run.STEP and rows == [golden_run.ROW]
+    jax.tree.map(
+        np.testing.assert_array_equal, restored.params, golden_run.pattern_of(state.params)
+    )
 
 
 def test_what_is_missing_is_said(tmp_path):
