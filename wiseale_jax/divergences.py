@@ -25,6 +25,7 @@ from wiseale_jax.pairwise import (
     log_sum_exp,
     mean_log_sum_exp,
 )
+from wiseale_jax.spread import Auto, auto_spread, blurred, width
 
 _TERMS = {"jensen": JENSEN, "bhattacharyya": BHATTACHARYYA}
 
@@ -138,7 +139,7 @@ def wiseale_kl(
         if bound != "jensen" or axis_name is not None:
             raise ValueError("memory is for bound 'jensen', and for a batch without axis_name")
         return dataset_kl(mean, logvar, memory, dataset_size, spread=spread)[0]
-    return _wiseale_kl(mean, logvar, bound, _width(spread), tile_size, axis_name)
+    return _wiseale_kl(mean, logvar, bound, width(spread), tile_size, axis_name)
 
 
 @partial(jax.jit, static_argnames=("bound", "tile_size", "axis_name"))
@@ -146,7 +147,7 @@ def _wiseale_kl(
     mean: ArrayLike,
     logvar: ArrayLike,
     bound: str,
-    spread: "Array | _Auto | None",
+    spread: Array | Auto | None,
     tile_size: int | None,
     axis_name: str | None,
 ) -> Array:
@@ -157,7 +158,7 @@ def _wiseale_kl(
     if axis_name is not None:
         _check_axis(axis_name)
     devices = 1 if axis_name is None else jax.lax.psum(1, axis_name)
-    mean, logvar = _blurred(_whole(mean), _whole(logvar), spread, devices * mean.shape[0])
+    mean, logvar = blurred(_whole(mean), _whole(logvar), spread, devices * mean.shape[0])
 
     def value(name):
         pairs = mean_log_sum_exp(mean, _in_range(logvar), _TERMS[name], tile_size, axis_name)
@@ -166,62 +167,6 @@ def _wiseale_kl(
     if bound == "tightest":
         return jnp.minimum(value("jensen"), value("bhattacharyya"))
     return value(bound)
-
-
-class _Auto(NamedTuple):
-    """A spread by the rule: a pytree without leaves, which a jitted function takes as it is."""
-
-
-def _width(spread: float | str | Array) -> "Array | _Auto | None":
-    """A spread, checked, as a jitted function takes it; None for 0, which changes nothing."""
-    if isinstance(spread, str):
-        if spread != "auto":
-            raise ValueError(f"spread must be a number or 'auto', got {spread!r}")
-        return _Auto()
-    if isinstance(spread, jax.core.Tracer):
-        return spread
-    return None if check_spread(spread) == 0 else spread
-
-
-def check_spread(spread: ArrayLike) -> float:
-    """A spread as a float.
-
-    Raises:
-      ValueError: it is not one number, negative or not finite.
-    """
-    if jnp.ndim(spread) or isinstance(spread, str) or not 0 <= float(spread) < math.inf:
-        raise ValueError(f"spread must be one number, at least 0 and finite, got {spread!r}")
-    return float(spread)
-
-
-def auto_spread(size: int, latent: int) -> float:
-    """The standard deviation of the blur by the rule: M^(-1/d).
-
-    Args:
-      size: M, the posteriors in the sum.
-      latent: d, their dimensions.
-    """
-    return size ** (-1 / latent)
-
-
-def _blurred(
-    mean: Array, logvar: Array, spread: "Array | _Auto | None", size: int
-) -> tuple[Array, Array]:
-    """Posteriors blurred by N(0, h^2 I), and scaled so that the blurred prior is N(0, I) again.
-
-    A KL does not change when both sides are scaled: of these, every bound is its own spread form.
-    """
-    if spread is None:
-        return mean, logvar
-    if isinstance(spread, _Auto):
-        spread = auto_spread(size, mean.shape[1])
-    spread = jnp.asarray(spread, mean.dtype)
-    wider = 1 + spread**2
-    # log((v + h^2) / (1 + h^2)): near v = 1 by what v differs from it, else by logarithms.
-    near = jnp.abs(logvar) < 1
-    change = jnp.expm1(jnp.where(near, logvar, 0.0)) / wider
-    far = jnp.logaddexp(logvar, 2 * jnp.log(spread)) - jnp.log1p(spread**2)
-    return mean / jnp.sqrt(wider), jnp.where(near, jnp.log1p(change), far)
 
 
 def dataset_kl(
@@ -260,7 +205,7 @@ def dataset_kl(
         )
     if not isinstance(dataset_size, jax.core.Tracer) and dataset_size < len(mean):
         raise ValueError(f"dataset_size {dataset_size} is less than the batch of {len(mean)}")
-    return _dataset_kl(mean, logvar, memory, dataset_size, _width(spread))
+    return _dataset_kl(mean, logvar, memory, dataset_size, width(spread))
 
 
 @jax.jit
@@ -269,13 +214,14 @@ def _dataset_kl(
     logvar: Array,
     memory: Memory,
     dataset_size: int | Array,
-    spread: "Array | _Auto | None",
+    spread: Array | Auto | None,
 ) -> tuple[Array, Array]:
     size = len(mean) + len(memory.mean)
-    alone = (isinstance(spread, _Auto) and auto_spread(size, mean.shape[1])) or spread
-    batch_kl = _wiseale_kl(mean, logvar, "jensen", alone, None, None)
-    stored = _blurred(_whole(memory.mean), _whole(memory.logvar), spread, size)
-    mean, logvar = _blurred(_whole(mean), _whole(logvar), spread, size)
+    if isinstance(spread, Auto):
+        spread = auto_spread(size, mean.shape[1])
+    batch_kl = _wiseale_kl(mean, logvar, "jensen", spread, None, None)
+    stored = blurred(_whole(memory.mean), _whole(memory.logvar), spread, size)
+    mean, logvar = blurred(_whole(mean), _whole(logvar), spread, size)
     stored = memory._replace(mean=stored[0], logvar=_in_range(stored[1]))
     sums, as_component = log_densities(mean, _in_range(logvar), stored, dataset_size)
     beyond = logvar - _in_range(logvar)
@@ -362,7 +308,7 @@ def wiseale_kl_of_dataset(
     mean, logvar = _check_posterior("wiseale_kl_of_dataset", mean, logvar)
     _check_bound(bound)
     size, at_once = mean.shape[0], 4096
-    mean, logvar = _blurred(_whole(mean), _whole(logvar), _width(spread), size)
+    mean, logvar = blurred(_whole(mean), _whole(logvar), width(spread), size)
     values = []
     for name in _TERMS if bound == "tightest" else (bound,):
         everyone = gaussians(mean, _in_range(logvar), _TERMS[name])
@@ -406,7 +352,7 @@ def aggregate_kl(
 
     Raises ValueError as `gaussian_kl` does, for num_samples < 2, and for a spread that is none.
     """
-    return _aggregate_kl(key, mean, logvar, num_samples, _width(spread))
+    return _aggregate_kl(key, mean, logvar, num_samples, width(spread))
 
 
 @partial(jax.jit, static_argnames=("num_samples",))
@@ -415,12 +361,12 @@ def _aggregate_kl(
     mean: ArrayLike,
     logvar: ArrayLike,
     num_samples: int,
-    spread: "Array | _Auto | None",
+    spread: Array | Auto | None,
 ) -> AggregateKL:
     mean, logvar = _check_posterior("aggregate_kl", mean, logvar)
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2 for a standard error, got {num_samples}")
-    mean, logvar = _blurred(_whole(mean), _whole(logvar), spread, mean.shape[0])
+    mean, logvar = blurred(_whole(mean), _whole(logvar), spread, mean.shape[0])
     mean_kl = jnp.mean(gaussian_kl(mean, logvar))
     size, logvar = mean.shape[0], _in_range(logvar)
     component_key, noise_key = jax.random.split(key)

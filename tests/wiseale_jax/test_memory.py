@@ -7,8 +7,9 @@ import pytest
 
 from tests.wiseale_jax.test_divergences import normal_rows, reference
 from wiseale_jax import memory as memories
-from wiseale_jax.divergences import auto_spread, dataset_kl, wiseale_kl
+from wiseale_jax.divergences import dataset_kl, wiseale_kl
 from wiseale_jax.memory import Memory
+from wiseale_jax.spread import auto_spread
 
 
 def log_sums(mean, logvar):

@@ -1,4 +1,4 @@
-"""divergences.py with a spread: the bounds on KL[q * N(0, h^2 I) || N(0, (1 + h^2) I)]."""
+"""spread.py and divergences.py: the bounds on KL[q * N(0, h^2 I) || N(0, (1 + h^2) I)]."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,10 @@ import pytest
 
 from tests.helpers.devices import run_on_devices
 from tests.wiseale_jax.test_divergences import BOUNDS, normal_rows, reference
-from wiseale_jax.divergences import aggregate_kl, auto_spread, gaussian_kl, wiseale_kl
+from wiseale_jax.divergences import aggregate_kl, gaussian_kl, wiseale_kl
 from wiseale_jax.divergences import wiseale_kl_of_dataset as of_dataset
 from wiseale_jax.evaluation.latents import moment_matched_kl
+from wiseale_jax.spread import auto_spread
 
 WIDTHS = (0.1, 1.0, 10.0)
 

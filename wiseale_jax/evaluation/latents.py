@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax.divergences import aggregate_log_density, auto_spread, check_spread, mmd
+from wiseale_jax.divergences import aggregate_log_density, mmd
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
+from wiseale_jax.spread import auto_spread, check_spread
 
 
 def active_units(mean: Float[Array, "size latent"], threshold: float = 0.01) -> int:

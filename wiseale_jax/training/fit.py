@@ -99,6 +99,7 @@ def fit(
         likelihood = description.name_of(init.likelihood)
         known = methods.settings_of(method)
         settings = {k: v for k, v in init.config.items() if k in known} | settings
+        memory = memory or init.config.get("memory") or 0
     arguments.check_likelihood(data, test_data, method, likelihood, observation_noise)
     arguments.check_numbers(
         data, method, epochs, batch_size, learning_rate, seed, warmup_epochs, clip_norm

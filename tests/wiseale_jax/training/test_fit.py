@@ -84,6 +84,7 @@ def test_on_other_data_only_the_parameters_go_on(model, capsys):
         ("aevb", {"likelihood": "gaussian", "observation_noise": "learned", "warmup_epochs": 1}),
         ("wae_gan", {"discriminator_width": 8, "encoder": "deterministic", "gan_weight": 1.0}),
         ("ae", {}),
+        ("wiseale", {"memory": 64, "spread": "auto", "kl_weight": "batch"}),
     ],
 )
 def test_what_is_saved_is_loaded(method, settings, tmp_path):
@@ -338,6 +339,10 @@ def changed(value):
             {"observation_noise": 0.1},
             "observation_noise is for likelihood 'gaussian'",
         ),
+        (VECTORS, {"memory": 63}, "memory must be 0, or at least batch_size 64, got 63"),
+        (VECTORS, {"method": "aevb", "memory": 64}, "memory is for method 'wiseale', and not for"),
+        (VECTORS, {"memory": 64, "bound": "tightest"}, "memory is for bound 'jensen', and not for"),
+        (VECTORS, {"spread": -1.0}, "spread must be one number, at least 0 and finite, got -1"),
         (VECTORS, {"method": "ae", "warmup_epochs": 1}, "method 'ae' has none"),
         (VECTORS, {"test": VECTORS[:, :5]}, r"shape \(5,\), and x of \(12,\)"),
         (VECTORS, {"test": changed(np.nan)}, r"test\[3, 4\] is nan"),

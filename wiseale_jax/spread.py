@@ -1,0 +1,71 @@
+"""The blur of a spread divergence: both sides of a KL by the same noise, N(0, h^2 I).
+
+Zhang, Hayes, Bird, Habib and Barber, "Spread Divergence" (ICML 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array
+
+
+class Auto(NamedTuple):
+    """A spread by the rule: a pytree without leaves, which a jitted function takes as it is."""
+
+
+def width(spread: float | str | Array) -> Array | Auto | None:
+    """A spread, checked, as a jitted function takes it; None for 0, which changes nothing."""
+    if isinstance(spread, str):
+        if spread != "auto":
+            raise ValueError(f"spread must be a number or 'auto', got {spread!r}")
+        return Auto()
+    if isinstance(spread, jax.core.Tracer):
+        return spread
+    return None if check_spread(spread) == 0 else spread
+
+
+def check_spread(spread: ArrayLike) -> float:
+    """A spread as a float.
+
+    Raises:
+      ValueError: it is not one number, negative or not finite.
+    """
+    if np.ndim(spread) or isinstance(spread, str) or not 0 <= float(spread) < math.inf:
+        raise ValueError(f"spread must be one number, at least 0 and finite, got {spread!r}")
+    return float(spread)
+
+
+def auto_spread(size: int, latent: int) -> float:
+    """The standard deviation of the blur by the rule: M^(-1/d).
+
+    Args:
+      size: M, the posteriors in the sum.
+      latent: d, their dimensions.
+    """
+    return size ** (-1 / latent)
+
+
+def blurred(
+    mean: Array, logvar: Array, spread: Array | Auto | None, size: int
+) -> tuple[Array, Array]:
+    """Posteriors blurred by N(0, h^2 I), and scaled so that the blurred prior is N(0, I) again.
+
+    A KL does not change when both sides are scaled: of these, every bound is its own spread form.
+    """
+    if spread is None:
+        return mean, logvar
+    if isinstance(spread, Auto):
+        spread = auto_spread(size, mean.shape[1])
+    spread = jnp.asarray(spread, mean.dtype)
+    wider = 1 + spread**2
+    # log((v + h^2) / (1 + h^2)): near v = 1 by what v differs from it, else by logarithms.
+    near = jnp.abs(logvar) < 1
+    change = jnp.expm1(jnp.where(near, logvar, 0.0)) / wider
+    far = jnp.logaddexp(logvar, 2 * jnp.log(spread)) - jnp.log1p(spread**2)
+    return mean / jnp.sqrt(wider), jnp.where(near, jnp.log1p(change), far)
