@@ -136,9 +136,11 @@ def test_a_program_has_the_settings_of_its_run():
         "skip_nonfinite": 3,
         "kl_weight": "batch",
         "bound": "tightest",
+        "spread": 0.25,
     }
     recipe = setup.make_recipe(configs.make_config(given), 100)
-    keywords = {"likelihood": LIKELIHOODS["gaussian"], "kl_weight": "batch", "bound": "tightest"}
+    keywords = {name: given[name] for name in ("kl_weight", "bound", "spread")}
+    keywords["likelihood"] = LIKELIHOODS["gaussian"]
     assert recipe.method.loss.func is methods.wiseale
     assert recipe.method.loss.keywords == keywords
     of_model = ("latent_dim", "observation_noise", "scale_head", "precision")
