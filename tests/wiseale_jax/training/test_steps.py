@@ -89,6 +89,9 @@ def test_one_call_is_the_loop_of_steps_written_out():
     got, means = finish_epoch(train_steps(recipe, state, DATA, order, 0, 6))
     assert int(got.step) == 6
     np.testing.assert_allclose(means["loss"], np.mean(losses), rtol=1e-5)
+    # A bias before a batch normalisation has no gradient but rounding, whose sign Adam follows.
+    for params in (got.params, want.params):
+        assert np.abs(params["decoder_stack"]["ConvTranspose_0"].pop("bias")) < 0.07
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got.params, want.params
     )
