@@ -24,6 +24,7 @@ from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.datasets.load import Preprocessed
 from wiseale_jax.evaluation import Settings, catalogue, representation
+from wiseale_jax.evaluation.features import fingerprint, load_classifier
 from wiseale_jax.training import steps
 from wiseale_jax.version import __version__
 
@@ -44,6 +45,11 @@ _FLAGS = {
     "num_samples": (flags.DEFINE_integer, "draws for the aggregate posterior's KL and overlap"),
     "seed": (flags.DEFINE_integer, "of all draws but those of the loss and of wiseale_kl"),
     "inception": (flags.DEFINE_string, "for FID: an Inception network, as an ONNX file"),
+    "features": (
+        flags.DEFINE_string,
+        "for Fréchet distances, precision and recall: a classifier that experiments.features has "
+        "made (default: the one beside the data set, if there is one)",
+    ),
 }
 
 
@@ -100,8 +106,9 @@ def evaluate_run(
       **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Returns:
-      Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there and
-      `source` the folder of other images than the run's own; those of `evaluation.evaluate`; and
+      Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there,
+      `features` the fingerprint of the classifier, and `source` the folder of other images than the
+      run's own; those of `evaluation.evaluate`; and
       the objective's `loss` and `wiseale_kl`, as in metrics.jsonl. None where a number does not
       exist.
 
@@ -117,8 +124,11 @@ def evaluate_run(
     if depends and "source" in preparing:
         given = str(Path(preparing["source"]).expanduser().resolve())
         source = given if given != config.source else None
+    settings = _with_features(settings, config.dataset, data_dir)
     values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source
     header = dict(zip(MADE_WITH, values, strict=True))
+    if settings.features is not None:  # Wherever the file is, it is the same.
+        header["features"] = fingerprint(settings.features)
     stored = _read(workdir / EVALUATION)
     for known in (stored, *map(_read, workdir.glob(f"{Path(EVALUATION).stem}-*.json"))):
         if all(known.get(name) == value for name, value in header.items()):
@@ -131,15 +141,40 @@ def evaluate_run(
     found = steps.evaluate(recipe, trained.all_variables, some, config.seed)
     x = Preprocessed(test, recipe.preprocess, evaluation.data_key(settings))
     dataset = DATASETS[config.dataset]
+    codes_of = None
+    if settings.features is not None or config.dataset == "sine":
+        some = setup.load_train(config, data_dir, **preparing)[: len(test)]
+        codes_of = Preprocessed(some, recipe.preprocess, evaluation.data_key(settings))
     # Prefer the evaluation's numbers, which have standard errors.
     found |= evaluation.evaluate(
-        trained, x, factors, settings, circular=dataset.circular, progress=progress
+        trained,
+        x,
+        factors,
+        settings,
+        train=codes_of,
+        circular=dataset.circular,
+        progress=progress,
     )
+    if config.dataset == "sine":
+        from experiments.waves import generated_waves  # Here, as SciPy's tests take a second.
+
+        found |= generated_waves(trained, test[: settings.examples], codes_of, settings.seed)
     result = files.finite({**header, **{name: found[name] for name in sorted(found, key=_place)}})
     if all(stored.get(name) == header[name] for name in ("step", "version")):
         _keep(workdir / EVALUATION)
     files.write_json(workdir / EVALUATION, result)
     return result
+
+
+def _with_features(settings: Settings, dataset: str, data_dir: str | None) -> Settings:
+    """The settings, with the classifier beside the data set where they name none."""
+    if settings.features is not None:
+        load_classifier(settings.features)
+        return settings
+    beside = setup.classifier_path(dataset, data_dir)
+    if beside is None or not beside.exists():
+        return settings
+    return settings._replace(features=str(beside))
 
 
 def _place(name: str) -> int:
@@ -198,6 +233,11 @@ def _notes(result: Mapping[str, Any], names: list[str]) -> list[str]:
     ]
     if any(result[name] is None and name in catalogue.NEEDS_DENSITY for name in names):
         notes.append("none: the encoder is deterministic; a point has no density q(z|x).")
+    if "knn_accuracy" in result and result["features"] is None:
+        notes.append(
+            "Fréchet distances, precision and recall need a classifier of the data set, which "
+            "python -m experiments.features makes in a minute."
+        )
     if not result["scikit_learn"]:
         notes.append(
             "Labels and factors are left out: pip install 'wiseale_jax[eval]' for scikit-learn."

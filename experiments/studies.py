@@ -15,7 +15,6 @@ from experiments.report import tables
 from experiments.run import cli, loop, messages, setup
 from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.evaluation import Settings
-from wiseale_jax.evaluation.frechet import load_features
 from wiseale_jax.models.trained import TrainedAutoencoder, load
 from wiseale_jax.plots import comparison as comparison_plots
 
@@ -105,8 +104,7 @@ def train_all(
             _check_finished(workdir)
     test = setup.load_test(planned[0][1], data_dir, **preparing).examples
     evaluation.check(settings, len(test))
-    if settings.inception is not None:
-        load_features(settings.inception, test.shape[1:])
+    evaluation.load_networks(settings, test.shape[1:])
     done = []
     for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
@@ -197,15 +195,22 @@ def _slug(label: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in label.lower()).strip("-")
 
 
-def choose(variants: Mapping[str, Mapping[str, Any]], only: Sequence[str]) -> dict[str, Any]:
+def choose(
+    variants: Mapping[str, Mapping[str, Any]], only: Sequence[str], flag: str = "only"
+) -> dict[str, Any]:
     """The variants of the labels given; all of them if there is none.
+
+    Args:
+      variants: by label.
+      only: labels.
+      flag: whose labels they are, for the message.
 
     Raises:
       ValueError: a label is unknown; the message lists the known ones.
     """
     if unknown := [label for label in only if label not in variants]:
         known = "; ".join(variants)
-        raise ValueError(f"only must be labels of the table, got {unknown[0]!r}; known: {known}")
+        raise ValueError(f"{flag} must be labels of the table, got {unknown[0]!r}; known: {known}")
     return {label: variants[label] for label in variants if label in only or not only}
 
 
@@ -229,12 +234,12 @@ def write_numbers(
     settings: Settings,
     data_dir: str | None,
     **preparing: Any,
-) -> None:
+) -> dict[str, list[float | None]]:
     """Writes what every section has: a table of metrics, one of the evaluation, and all by run.
 
     What both have is of the last epoch, and `evaluation_<name>` of the evaluation.
 
-    The tables are printed, too.
+    The tables are printed, too. Gives the evaluation, as `evaluate_all`.
 
     Args:
       done: the runs.
@@ -261,6 +266,7 @@ def write_numbers(
             [run.label, run.config.seed, *("" if v is None else f"{v:.6g}" for v in values)]
         )
     tables.write_csv(output / "runs.csv", rows)
+    return numbers
 
 
 def load_first(done: Sequence[Run]) -> dict[str, TrainedAutoencoder]:
@@ -283,10 +289,11 @@ def first_runs(done: Sequence[Run]) -> dict[str, Run]:
 def title_of_first(done: Sequence[Run]) -> str:
     """What the runs of `first_runs` are, for the title of a picture."""
     seeds = {run.config.seed for run in first_runs(done).values()}
-    return _title(done) + (f", seed {min(seeds)}" if len(seeds) == 1 else "")
+    return title_of(done) + (f", seed {min(seeds)}" if len(seeds) == 1 else "")
 
 
-def _title(done: Sequence[Run]) -> str:
+def title_of(done: Sequence[Run]) -> str:
+    """What runs have in common, for the title of a picture."""
     return f"{done[0].config.dataset}, {messages.count(done[0].config.epochs, 'epoch')}"
 
 
@@ -304,7 +311,7 @@ def write_figures(done: Sequence[Run], output: Path, figures: Mapping[str, Figur
         seeds = f"{counts[0]} to {seeds}"
     curves = comparison_plots.curves_by_label(
         [(run.label, run.rows) for run in done],
-        f"{_title(done)}, {seeds}",
+        f"{title_of(done)}, {seeds}",
         setup.error_unit([done[0].config]),
     )
     for name, figure in {**figures, "curves": curves}.items():

@@ -57,6 +57,7 @@ WAY = [
     "experiments.run.resume",
     "experiments.run.finish",
     "experiments.run.loop",
+    "experiments.waves",
     "experiments.evaluate",
     "experiments.report",
     "experiments.studies",

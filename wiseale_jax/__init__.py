@@ -9,7 +9,7 @@ from wiseale_jax.divergences import (
     wiseale_kl,
     wiseale_kl_of_dataset,
 )
-from wiseale_jax.evaluation.latents import moment_matched_kl
+from wiseale_jax.evaluation.latents import aggregate_kl_lower_bound, moment_matched_kl
 from wiseale_jax.evaluation.likelihood import importance_weighted_log_likelihood
 from wiseale_jax.likelihoods import (
     LIKELIHOODS,
@@ -47,6 +47,7 @@ __all__ = [
     "TrainedAutoencoder",
     "__version__",
     "aggregate_kl",
+    "aggregate_kl_lower_bound",
     "bernoulli_log_likelihood",
     "build_autoencoder",
     "fit",

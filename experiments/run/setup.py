@@ -104,6 +104,20 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
     return Data(train, test)
 
 
+def load_train(config: configs.Config, data_dir: str | None, **preparing: Any) -> np.ndarray:
+    """The training examples alone, all of the split; raises as `prepare`."""
+    feature = DATASETS[config.dataset].feature
+    builder = prepare(config, data_dir, **preparing)
+    return pipeline.load_arrays(builder, config.split, [feature])[feature]
+
+
+def classifier_path(dataset: str, data_dir: str | None) -> Path | None:
+    """Where the classifier of a data set is kept, beside it; None for a set without labels."""
+    if "label" not in DATASETS[dataset].factors:
+        return None
+    return Path(pipeline.make_builder(dataset, data_dir).data_path).parent / "classifier.npz"
+
+
 def load_test(config: configs.Config, data_dir: str | None, **preparing: Any) -> TestSet:
     """The test set alone, as `load_data` opens it; raises as `prepare`."""
     return _load_test(prepare(config, data_dir, **preparing), DATASETS[config.dataset])

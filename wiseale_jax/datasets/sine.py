@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -16,6 +16,7 @@ SPLITS = {"train": 200_000, "test": 10_000}
 _SEED = 20190516
 # Waves that are drawn at once.
 _BLOCK = 10_000
+_TIME = np.arange(SAMPLES) / SAMPLES
 
 
 def generate(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
@@ -46,6 +47,86 @@ def sine(amplitude: np.ndarray, frequency: np.ndarray, phase: np.ndarray) -> np.
     time = np.arange(SAMPLES, dtype=np.float32) / np.float32(SAMPLES)
     angle = np.float32(2 * np.pi) * frequency[:, None] * time + phase[:, None]
     return (amplitude[:, None] * np.sin(angle))[..., None]
+
+
+class Fit(NamedTuple):
+    """The nearest noise-free wave to each of some signals, see `nearest`; `[size]` each.
+
+    Attributes:
+      distance: squared, summed over the 256 samples: at least 0.
+      amplitude: 0 to 2.
+      frequency: in Hz, 0 to 20.
+      phase: in rad, 0 to 2 pi.
+    """
+
+    distance: np.ndarray
+    amplitude: np.ndarray
+    frequency: np.ndarray
+    phase: np.ndarray
+
+
+def nearest(signals: np.ndarray) -> Fit:
+    """The wave A sin(2 pi f t + phi) of the data set's ranges that is nearest to each signal.
+
+    At a frequency the best A and phi are the solution of a linear problem of two unknowns, with A
+    at most 2; the frequency is the best of a grid that is refined twice, to 0.0005 Hz.
+
+    Args:
+      signals: `[size, 256, 1]`.
+    """
+    x = np.asarray(signals, np.float64).reshape(len(signals), SAMPLES)
+    frequency = np.empty(len(x))
+    grid = np.arange(0, MAX_FREQUENCY + 1e-9, 0.05)
+    for start in range(0, len(x), _BLOCK // 10):
+        some = slice(start, start + _BLOCK // 10)
+        errors = np.stack([_fit_at(np.full(len(x[some]), f), x[some])[0] for f in grid])
+        frequency[some] = grid[np.argmin(errors, axis=0)]
+    for step in (0.005, 0.0005):
+        offsets = step * np.arange(-10, 11)
+        tried = np.clip(frequency + offsets[:, None], 0, MAX_FREQUENCY)
+        errors = np.stack([_fit_at(row, x)[0] for row in tried])
+        frequency = np.take_along_axis(tried, np.argmin(errors, axis=0)[None], axis=0)[0]
+    distance, amplitude, phase = _fit_at(frequency, x)
+    return Fit(distance, amplitude, frequency, phase)
+
+
+def _fit_at(frequency: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The squared distance, A and phi of the nearest wave of a frequency, for each signal."""
+    same = np.ptp(frequency) == 0
+    angle = 2 * np.pi * (frequency[:1] if same else frequency)[:, None] * _TIME
+    sine, cosine = np.sin(angle), np.cos(angle)
+    if same:
+        right = x @ sine[0], x @ cosine[0]
+    else:
+        right = np.sum(x * sine, axis=1), np.sum(x * cosine, axis=1)
+    entries = [np.sum(a * b, axis=1) for a, b in ((sine, sine), (sine, cosine), (cosine, cosine))]
+    # The normal equations of x = a sin + b cos, in the basis where they are diagonal.
+    half_gap, middle = (entries[0] - entries[2]) / 2, (entries[0] + entries[2]) / 2
+    turn = 0.5 * np.arctan2(entries[1], half_gap)
+    root = np.hypot(half_gap, entries[1])
+    values = np.maximum(middle + root, 0), np.maximum(middle - root, 0)
+    sides = (
+        np.cos(turn) * right[0] + np.sin(turn) * right[1],
+        np.cos(turn) * right[1] - np.sin(turn) * right[0],
+    )
+    values = [np.broadcast_to(value, sides[0].shape) for value in values]
+
+    def solve(damping):
+        return [s / np.maximum(v + damping, 1e-9) for s, v in zip(sides, values, strict=True)]
+
+    # Beyond the largest amplitude, the best one of it: by the Lagrange multiplier, bisected.
+    low, high = np.zeros(len(x)), np.hypot(*sides) / MAX_AMPLITUDE
+    beyond = np.hypot(*solve(low)) > MAX_AMPLITUDE
+    for _ in range(50 if np.any(beyond) else 0):
+        tried = (low + high) / 2
+        over = np.hypot(*solve(tried)) > MAX_AMPLITUDE
+        low, high = np.where(over, tried, low), np.where(over, high, tried)
+    first, second = solve(np.where(beyond, high, 0.0))
+    quadratic = values[0] * first**2 + values[1] * second**2
+    distance = np.sum(x**2, axis=1) - 2 * (sides[0] * first + sides[1] * second) + quadratic
+    a = np.cos(turn) * first - np.sin(turn) * second
+    b = np.sin(turn) * first + np.cos(turn) * second
+    return np.maximum(distance, 0), np.hypot(a, b), np.arctan2(b, a) % (2 * np.pi)
 
 
 class Sine(tfds.core.GeneratorBasedBuilder):

@@ -1,7 +1,8 @@
 """What a trained model is worth: every number of the comparison, on one set of examples.
 
-Each is a pure function of its own, in `likelihood`, `latents`, `decoder`, `divergences` or
-`representation`, with its definition, range and reference; `catalogue` lists them.
+Each is a pure function of its own, in `likelihood`, `latents`, `decoder`, `divergences`,
+`representation`, `frechet` or `fidelity`, with its definition, range and reference; `catalogue`
+lists them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from wiseale_jax import divergences
 from wiseale_jax.evaluation import decoder, estimates, latents, representation
 from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
 from wiseale_jax.evaluation.estimates import Estimate
-from wiseale_jax.evaluation.frechet import Features, frechet_distance, load_features
+from wiseale_jax.evaluation.features import Features, load_features
+from wiseale_jax.evaluation.frechet import frechet_distance
+from wiseale_jax.evaluation.generation import draw, generated_images
 from wiseale_jax.evaluation.likelihood import evidence, importance_weighted_log_likelihood
 from wiseale_jax.methods import unknown_setting
 from wiseale_jax.models.trained import TrainedAutoencoder
@@ -31,6 +34,8 @@ from wiseale_jax.training.recipe import Branch, branch
 _AT_ONCE = 250
 # As many posteriors as the paper's Figure 1 shows.
 _FIGURE_1 = 64
+# The networks that images are compared by, as in `Settings`.
+INCEPTION, FEATURES = "inception", "features"
 
 
 class Settings(NamedTuple):
@@ -43,7 +48,9 @@ class Settings(NamedTuple):
       num_importance_samples: K of that, for each example.
       num_samples: draws for the aggregate posterior's KL and overlap.
       seed: of all draws.
-      inception: for FID, an ONNX file as in `frechet.load_features`; None for no FID.
+      inception: for FID, an ONNX file as in `features.load_features`; None for no FID.
+      features: for Fréchet distances, precision and recall of images, a classifier's npz file as
+        in `features.load_features`; None for none of these.
     """
 
     examples: int | None = None
@@ -52,6 +59,7 @@ class Settings(NamedTuple):
     num_samples: int = 10_000
     seed: int = 0
     inception: str | None = None
+    features: str | None = None
 
 
 DEFAULTS = Settings()
@@ -63,6 +71,7 @@ def evaluate(
     factors: Mapping[str, np.ndarray] | None = None,
     settings: Settings = DEFAULTS,
     *,
+    train: Float[Array, "train_size *shape"] | None = None,
     circular: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, float | None]:
@@ -76,6 +85,8 @@ def evaluate(
         may be one kind, floats `[size]` true factors; others, and those that never vary, are left
         out. Without scikit-learn, or with fewer than 10 examples, all are.
       settings: how thoroughly.
+      train: training examples, like x: with `settings.features`, images are generated from their
+        codes. None for x itself.
       circular: the names of the factors that are angles in radians.
       progress: whether to show bars, where the output is a terminal.
 
@@ -85,21 +96,19 @@ def evaluate(
 
     Raises:
       ValueError: a setting is out of range, there are too few examples for a metric, labels of two
-        kinds, or FID is asked for without a network or images.
+        kinds, or a file of features is none, or not for such examples.
     """
     check(settings, len(x))
     kinds = {n: np.asarray(v).dtype.kind for n, v in (factors or {}).items() if np.ndim(v) == 1}
     if len(labels := [name for name, kind in kinds.items() if kind in "iu"]) > 1:
         raise ValueError(f"factors must have labels of one kind, got {', '.join(labels)}")
-    features = None
-    if settings.inception is not None:
-        features = load_features(settings.inception, trained.model.architecture.shape)
+    networks = load_networks(settings, trained.model.architecture.shape)
     size = len(x) if settings.examples is None else settings.examples
     keys = _keys(settings)
     has_density = trained.model.encoder != "deterministic"
     with tqdm(total=5, leave=False, disable=None if progress else True) as bar:
         bar.set_description("evaluation: reconstruction")
-        by_example, mean, logvar, seen = _by_example(trained, x, size, keys[0], features)
+        by_example, mean, logvar, seen = _by_example(trained, x, size, keys[0], networks)
         result = {
             name: estimates.mean(values)
             for name, values in by_example.items()
@@ -117,7 +126,12 @@ def evaluate(
         bar.set_description("evaluation: decoder")
         result |= _decoder(trained, mean, logvar, keys[3], settings)
         if _is_image(trained):
-            result |= _samples(trained, size, keys[4], features, seen)
+            result |= _samples(trained, size, keys[4], networks, seen)
+        if FEATURES in networks:
+            codes = (mean, logvar) if train is None else posteriors(trained, train)
+            drawn = draw(jax.random.fold_in(keys[4], size), *codes, size, settings.seed)
+            of = (seen[FEATURES, kind] for kind in ("data", "reconstructions", "samples"))
+            result |= generated_images(trained, networks[FEATURES], *of, drawn)
         bar.update()
         bar.set_description("evaluation: representation")
         if representation.HAS_SCIKIT_LEARN:
@@ -151,6 +165,20 @@ def evaluate_arrays(
     if unknown := [name for name in options if name not in Settings._fields]:
         raise ValueError(unknown_setting(unknown[0], Settings._fields, "an evaluation"))
     return evaluate(trained, x, known, Settings(**options), **of_evaluate)
+
+
+def load_networks(settings: Settings, shape: tuple[int, ...]) -> dict[str, Features]:
+    """The networks whose features the settings ask for, by the names of their settings.
+
+    Args:
+      settings: how thoroughly.
+      shape: of an example.
+
+    Raises:
+      ValueError: as `features.load_features`.
+    """
+    paths = {INCEPTION: settings.inception, FEATURES: settings.features}
+    return {name: load_features(path, shape) for name, path in paths.items() if path is not None}
 
 
 def data_key(settings: Settings) -> PRNGKeyArray:
@@ -191,6 +219,15 @@ def _parts(x: Array, size: int) -> Iterator[Array]:
         yield jnp.asarray(x[start : min(start + _AT_ONCE, size)])
 
 
+def posteriors(
+    trained: TrainedAutoencoder, x: Float[Array, "size *shape"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and log variance of q(z|x), some examples at a time; x as in `evaluate`."""
+    found = [trained.encode(part) for part in _parts(x, len(x))]
+    mean, logvar = (np.concatenate(side) for side in zip(*found, strict=True))
+    return mean, logvar
+
+
 def _is_image(trained: TrainedAutoencoder) -> bool:
     return len(trained.model.architecture.shape) == 3
 
@@ -200,8 +237,8 @@ def _by_example(
     x: Array,
     size: int,
     key: Array,
-    features: Features | None = None,
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    networks: Mapping[str, Features],
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, dict[tuple[str, str], np.ndarray]]:
     """What there is a number of for each example; the posteriors; and the images' features."""
     rows = []
     for number, some in enumerate(_parts(x, size)):
@@ -211,13 +248,13 @@ def _by_example(
         if _is_image(trained):
             row["sharpness_data"] = decoder.sharpness(some)
             row["sharpness_reconstructions"] = decoder.sharpness(reconstruction)
-        if features is not None:
-            row["features_data"] = features(np.asarray(some))
-            row["features_reconstructions"] = features(reconstruction)
+        for name, features in networks.items():
+            row[name, "data"] = features(np.asarray(some))
+            row[name, "reconstructions"] = features(reconstruction)
         rows.append(row)
     found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
     mean, logvar = found.pop("mean"), found.pop("logvar")
-    seen = {name: found.pop(name) for name in list(found) if name.startswith("features_")}
+    seen = {name: found.pop(name) for name in list(found) if isinstance(name, tuple)}
     return found, mean, logvar, seen
 
 
@@ -269,6 +306,7 @@ def _aggregate(
     ]
     truth = divergences.aggregate_kl(keys[2], mean, logvar, settings.num_samples)
     return found | {
+        "aggregate_kl_lower_bound": latents.aggregate_kl_lower_bound(mean, logvar),
         "wiseale_kl_of_dataset": divergences.wiseale_kl_of_dataset(mean, logvar, progress=progress),
         "aggregate_kl": Estimate(float(truth.kl), float(truth.kl_stderr)),
         "mutual_information": Estimate(
@@ -313,24 +351,24 @@ def _samples(
     trained: TrainedAutoencoder,
     size: int,
     key: Array,
-    features: Features | None,
-    seen: Mapping[str, np.ndarray],
+    networks: Mapping[str, Features],
+    seen: dict[tuple[str, str], np.ndarray],
 ) -> dict[str, Estimate | float]:
-    """Numbers about as many sampled images as there are examples."""
-    sharpness, features_samples = [], []
+    """Numbers about as many sampled images as there are examples; adds their features to seen."""
+    sharpness, rows = [], {name: [] for name in networks}
     for start in range(0, size, _AT_ONCE):
         n = min(_AT_ONCE, size - start)
         images = np.asarray(trained.sample(jax.random.fold_in(key, start), n))
         sharpness.append(decoder.sharpness(images))
-        if features is not None:
-            features_samples.append(features(images))
+        for name, features in networks.items():
+            rows[name].append(features(images))
+    seen |= {(name, "samples"): np.concatenate(parts) for name, parts in rows.items()}
     found: dict[str, Estimate | float] = {
         "sharpness_samples": estimates.mean(np.concatenate(sharpness))
     }
-    if features is not None:
-        data, again = seen["features_data"], seen["features_reconstructions"]
-        found["fid_reconstructions"] = frechet_distance(data, again)
-        found["fid_samples"] = frechet_distance(data, np.concatenate(features_samples))
+    if INCEPTION in networks:
+        for of in ("reconstructions", "samples"):
+            found[f"fid_{of}"] = frechet_distance(seen[INCEPTION, "data"], seen[INCEPTION, of])
     return found
 
 

@@ -25,6 +25,29 @@ class Metric(NamedTuple):
 ARROWS = {"higher": "↑", "lower": "↓", "": " "}
 
 _PER_EXAMPLE = "per example"
+# Of decoded draws z of each of these, in a classifier's features.
+_SOURCES = {
+    "samples": "samples of the prior",
+    "aggregate": "draws of q(z)",
+    "mixture": "draws of a mixture fitted to codes",
+}
+_GENERATION = {
+    "frechet": Metric("generation", "", "lower", "Fréchet distance,"),
+    "precision": Metric("generation", "0 to 1", "higher", "share that looks like data,"),
+    "recall": Metric("generation", "0 to 1", "higher", "share of the data's kinds,"),
+    "density": Metric("generation", "about 1", "higher", "data's neighbourhoods around each,"),
+    "coverage": Metric("generation", "0 to 1", "higher", "data with one of them near,"),
+    # Of sine waves, whose truth is known.
+    "wave_distance": Metric(
+        "generation", _PER_EXAMPLE, "lower", "squared distance from the nearest sine wave,"
+    ),
+    "amplitude_gap": Metric(
+        "generation", "0 to 1", "lower", "Kolmogorov-Smirnov distance from U(0, 2) of amplitudes,"
+    ),
+    "frequency_gap": Metric(
+        "generation", "0 to 1", "lower", "Kolmogorov-Smirnov distance from U(0, 20) of frequencies,"
+    ),
+}
 METRICS = {
     "reconstruction_error": Metric(
         "reconstruction", _PER_EXAMPLE, "lower", "squared error or cross-entropy, sampled z"
@@ -45,6 +68,20 @@ METRICS = {
     ),
     "fid_reconstructions": Metric("images", "", "lower", "FID of reconstructions, at mean"),
     "fid_samples": Metric("images", "", "lower", "FID of samples of the prior"),
+    "frechet_reconstructions": Metric(
+        "generation", "", "lower", "Fréchet distance of reconstructions, at mean"
+    ),
+    "wave_distance_data": Metric(
+        "generation", _PER_EXAMPLE, "", "squared distance from the nearest sine wave, data"
+    ),
+    "wave_distance_reconstructions": Metric(
+        "generation", _PER_EXAMPLE, "lower", "the same of reconstructions, at mean"
+    ),
+    **{
+        f"{name}_{of}": metric._replace(description=f"{metric.description} {source}")
+        for of, source in _SOURCES.items()
+        for name, metric in _GENERATION.items()
+    },
     "loss": Metric("evidence", _PER_EXAMPLE, "", "what the method minimises"),
     "elbo": Metric("evidence", "nats per example", "higher", "evidence lower bound of AEVB"),
     "log_likelihood": Metric(
@@ -58,6 +95,9 @@ METRICS = {
     "wiseale_kl_of_dataset": Metric("prior", "nats", "lower", "Eq. 21's bound, all examples"),
     "aggregate_kl": Metric(
         "prior", "nats", "lower", "KL[q(z) || p(z)] of these; at least aevb_kl - log examples"
+    ),
+    "aggregate_kl_lower_bound": Metric(
+        "prior", "nats", "lower", "by pairs of posteriors or by moments, the larger"
     ),
     "moment_matched_kl": Metric(
         "prior", "nats", "lower", "lower bound on aggregate_kl, by q(z)'s moments"
@@ -101,6 +141,7 @@ NEEDS_DENSITY = (
     "wiseale_kl",
     "wiseale_kl_of_dataset",
     "aggregate_kl",
+    "aggregate_kl_lower_bound",
     "mutual_information",
     "overlap_coefficient",
     "bhattacharyya_coefficient",

@@ -46,6 +46,8 @@ class Method:
       needs_density: it cannot take a deterministic encoder, which has no density q(z|x).
       needs_pairs: it has no loss for a batch of one example.
       memory: it can use posteriors of earlier batches.
+      sweep: the setting that weighs the prior against reconstruction, and five values or more of it
+        from weak to strong, for batches of 64; None if it has none.
     """
 
     loss: Callable[..., tuple[Array, Metrics]]
@@ -53,6 +55,7 @@ class Method:
     needs_density: bool = True
     needs_pairs: bool = False
     memory: bool = False
+    sweep: tuple[str, tuple[float, ...]] | None = None
 
     def __call__(
         self, outputs: Outputs, x: Array, key: PRNGKeyArray, **passed: Any
@@ -72,12 +75,19 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "wiseale": Method(wiseale, memory=True),
+    "wiseale": Method(wiseale, memory=True, sweep=("kl_weight", (1, 4, 16, 64, 256))),
     "aevb": Method(aevb),
-    "beta_vae": Method(beta_vae),
-    "wae_mmd": Method(wae_mmd, needs_density=False, needs_pairs=True),
+    "beta_vae": Method(beta_vae, sweep=("beta", (1 / 16, 1 / 4, 1, 4, 16))),
+    "wae_mmd": Method(
+        wae_mmd, needs_density=False, needs_pairs=True, sweep=("mmd_weight", (2, 10, 50, 200, 1000))
+    ),
     "ae": Method(ae, needs_density=False),
-    "wae_gan": Method(wae_gan, init_discriminator, needs_density=False),
+    "wae_gan": Method(
+        wae_gan,
+        init_discriminator,
+        needs_density=False,
+        sweep=("gan_weight", (2, 10, 50, 200, 1000)),
+    ),
 }
 """The methods by the names that `--method` and `fit` take."""
 

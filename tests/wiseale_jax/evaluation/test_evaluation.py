@@ -65,7 +65,7 @@ def test_the_error_of_a_log_likelihood_of_some_of_the_examples():
     found = evaluation.evaluate(true.trained, x, None, settings, progress=False)
     branch = jax.random.fold_in(jax.random.key(settings.seed), 4)
     keys = jax.random.split(branch, 5)
-    elbo = np.float64(evaluation._by_example(true.trained, x, len(x), keys[0])[0]["elbo"])
+    elbo = np.float64(evaluation._by_example(true.trained, x, len(x), keys[0], {})[0]["elbo"])
     weighted = importance_weighted_log_likelihood(true.trained, x[:few], keys[1], 5)[0]
     gap = weighted - elbo[:few]
     want = np.mean(elbo) + np.mean(gap)

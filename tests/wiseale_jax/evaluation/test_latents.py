@@ -10,6 +10,7 @@ from scipy import integrate, stats
 from wiseale_jax import divergences
 from wiseale_jax.evaluation.latents import (
     active_units,
+    aggregate_kl_lower_bound,
     bhattacharyya_coefficient,
     mmd_to_prior,
     moment_matched_kl,
@@ -184,3 +185,62 @@ def test_shapes_are_checked(function):
         function(np.zeros(3), np.zeros(3))
     with pytest.raises(ValueError, match="num_samples must be at least 2"):
         overlap_coefficient(KEY, np.zeros((3, 2)), np.zeros((3, 2)), 1)
+
+
+def lower_bound(mean, logvar):
+    """By pairs alone, one at a time."""
+    variance = np.exp(logvar)
+    sums = [
+        np.mean(
+            [
+                np.exp(-0.5 * np.sum((m - n) ** 2 / w + v / w - 1 + np.log(w / v)))
+                for n, w in zip(mean, variance, strict=True)
+            ]
+        )
+        for m, v in zip(mean, variance, strict=True)
+    ]
+    mean_kl = 0.5 * np.mean(np.sum(mean**2 + variance - logvar - 1, axis=1))
+    return mean_kl + np.mean(np.log(sums))
+
+
+@pytest.mark.parametrize(("size", "latent"), [(1, 3), (2, 1), (600, 8), (40, 64)])
+def test_the_lower_bound_against_pairs_one_at_a_time(size, latent):
+    rng = np.random.default_rng(size)
+    mean = 2 * rng.standard_normal((size, latent)) + 3
+    logvar = rng.normal(-1, 1, (size, latent))
+    want = max(lower_bound(mean, logvar), moment_matched_kl(mean, logvar))
+    np.testing.assert_allclose(aggregate_kl_lower_bound(mean, logvar), want, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("latent", "scale"), [(1, 0.5), (2, 0.2), (8, 0.5), (8, 0.2)])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_the_truth_lies_between_the_bounds(latent, scale, spread):
+    rng = np.random.default_rng(0)
+    mean = rng.standard_normal((64, latent)).astype("f")
+    logvar = (2 * np.log(scale) + rng.normal(0, 0.7, (64, latent))).astype("f")
+    truth = divergences.aggregate_kl(KEY, mean, logvar, 20_000, spread=spread)
+    low = aggregate_kl_lower_bound(mean, logvar, spread=spread)
+    high = divergences.wiseale_kl(mean, logvar, "bhattacharyya", spread=spread)
+    slack = 4 * truth.kl_stderr + 1e-5
+    assert low - slack < truth.kl < high + slack
+    assert low >= moment_matched_kl(mean, logvar, spread=spread)
+
+
+def test_the_lower_bound_is_exact_where_posteriors_coincide_or_are_apart():
+    logvar = np.full((5, 3), -2.0)
+    same = np.full((5, 3), 0.7)
+    one = 0.5 * 3 * (0.7**2 + np.exp(-2) + 2 - 1)
+    assert aggregate_kl_lower_bound(same, logvar) == pytest.approx(one)
+    apart = 1000.0 * np.eye(5)[:, :3] + np.arange(5)[:, None] * 500.0
+    mean_kl = float(np.mean(divergences.gaussian_kl(np.float32(apart), np.float32(logvar))))
+    assert aggregate_kl_lower_bound(apart, logvar) == pytest.approx(mean_kl - np.log(5), rel=1e-6)
+
+
+def test_the_lower_bound_of_points():
+    mean = np.random.default_rng(0).standard_normal((50, 2))
+    points = np.full((50, 2), -np.inf)
+    assert aggregate_kl_lower_bound(mean, points) == math.inf
+    blurred = aggregate_kl_lower_bound(mean, points, spread=0.5)
+    high = divergences.wiseale_kl(np.float32(mean), np.float32(points), spread=0.5)
+    assert 0 <= blurred < high
+    assert math.isnan(aggregate_kl_lower_bound(mean * np.nan, points))

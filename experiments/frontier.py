@@ -1,0 +1,169 @@
+"""What each method gives up for what: `python -m experiments.frontier --dataset=mnist`.
+
+Trains every method of `METHODS` that has a weight, at each weight of its sweep and with every seed,
+skips what is finished, and writes one table, runs.csv and pictures: the reconstruction error
+against the quality of samples of the prior, against the aggregate posterior's KL, and against the
+smoothness of the decoder. The Pareto set and the paper's settings are marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from experiments import configs, features, studies
+from experiments.run import cli, setup
+from wiseale_jax.evaluation import Settings
+from wiseale_jax.methods import METHODS
+from wiseale_jax.plots import comparison as comparison_plots
+from wiseale_jax.plots import frontier as frontier_plots
+
+FLAGS = flags.FLAGS
+
+# WiSE-ALE is several methods: by what its aggregate is of.
+_VARIANTS = {
+    "wiseale": {
+        "wiseale": {},
+        "wiseale, spread": {"spread": "auto"},
+        "wiseale, memory": {"memory": 2048},
+        "wiseale, spread and memory": {"spread": "auto", "memory": 2048},
+    }
+}
+
+# What is drawn against the reconstruction error.
+_PANELS = {
+    "aggregate_kl": "KL[q(z) || p(z)] of the test set (nats)",
+    "moment_matched_kl": "its lower bound by moments (nats)",
+    "interpolation_energy": "energy of interpolations (1 is even)",
+}
+_OF_IMAGES = {"frechet_samples": "Fréchet distance of samples of the prior"}
+_OF_WAVES = {"wave_distance_samples": "squared distance of samples from a sine wave"}
+
+# The table's, besides.
+_NUMBERS = (
+    "frechet_reconstructions",
+    "frechet_mixture",
+    "precision_samples",
+    "recall_samples",
+    "coverage_samples",
+    "wave_distance_reconstructions",
+    "wave_distance_mixture",
+    "frequency_gap_samples",
+    "elbo",
+    "log_likelihood",
+    "active_units",
+    "bhattacharyya_coefficient",
+    "decoder_sensitivity",
+    "knn_accuracy",
+)
+
+
+def families() -> dict[str, dict[str, dict[str, Any]]]:
+    """The runs of each curve of the frontier: by its name, by label, fields of `Config`.
+
+    A method is one curve, with a point for each weight of its sweep.
+    """
+    return {
+        family: {
+            f"{family}, {method.sweep[0]} {weight:g}": {
+                "method": name,
+                **fields,
+                method.sweep[0]: weight,
+            }
+            for weight in method.sweep[1]
+        }
+        for name, method in METHODS.items()
+        if method.sweep
+        for family, fields in _VARIANTS.get(name, {name: {}}).items()
+    }
+
+
+def main(argv: list[str]) -> None:
+    """Trains the methods that the flags choose, and writes their frontier."""
+    del argv
+    chosen = studies.choose(families(), FLAGS.families, "families")
+    variants = {label: fields for rows in chosen.values() for label, fields in rows.items()}
+    latent_dim = FLAGS.latent_dim or configs.CONFIGS[FLAGS.dataset].latent_dim
+    output = Path(FLAGS.output) / f"{FLAGS.dataset}-{latent_dim}d"
+    given = {"latent_dim": latent_dim}
+    preparing = setup.preparing_from_flags()
+    if FLAGS.dataset in features.LABELLED:
+        path = setup.classifier_path(FLAGS.dataset, FLAGS.data_dir)
+        if not path.exists():
+            features.train(FLAGS.dataset, FLAGS.data_dir, **preparing)
+    studies.run_section(FLAGS.dataset, variants, report, output, given, **preparing)
+
+
+def report(
+    done: Sequence[studies.Run],
+    output: Path,
+    data_dir: str | None,
+    settings: Settings,
+    **preparing: Any,
+) -> None:
+    """Writes the tables and the picture of finished runs."""
+    columns = studies.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl")
+    panels = _PANELS | (_OF_WAVES if done[0].config.dataset == "sine" else _OF_IMAGES)
+    numbers = studies.write_numbers(
+        done, output, columns, [*_NUMBERS, *panels], settings, data_dir, **preparing
+    )
+    panels = {name: label for name, label in panels.items() if name in numbers}
+    unit = setup.error_unit([done[0].config])
+    figure = frontier_plots.frontier(
+        curves(done, numbers),
+        ("reconstruction_error", f"reconstruction error ({unit}, sampled z)"),
+        panels,
+        studies.title_of(done),
+    )
+    comparison_plots.save_both(figure, output / "frontier")
+
+
+def curves(
+    done: Sequence[studies.Run], numbers: Mapping[str, Sequence[float | None]]
+) -> dict[str, list[frontier_plots.Point]]:
+    """The points of each curve that has any.
+
+    Args:
+      done: the runs.
+      numbers: by name, a value for every run.
+    """
+    found: dict[str, list[frontier_plots.Point]] = {}
+    for family, rows in families().items():
+        for label, fields in rows.items():
+            places = [i for i, run in enumerate(done) if run.label == label]
+            if not places:
+                continue
+            setting = METHODS[fields["method"]].sweep[0]
+            point = frontier_plots.Point(
+                f"{fields[setting]:g}",
+                {name: [values[i] for i in places] for name, values in numbers.items()},
+                is_published(done[places[0]].config, fields),
+            )
+            found.setdefault(family, []).append(point)
+    return found
+
+
+def is_published(config: configs.Config, fields: Mapping[str, Any]) -> bool:
+    """Whether a run has its method's published weight, and nothing of ours."""
+    setting = METHODS[config.method].sweep[0]
+    if fields.keys() - {"method", setting}:
+        return False
+    published = {getattr(configs.CONFIGS[config.dataset], setting)}
+    if config.method == "beta_vae":
+        published.add(1.0)  # AEVB.
+    return getattr(config, setting) in published
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("dataset", "mnist", list(configs.CONFIGS), "data set")
+    flags.DEFINE_integer("latent_dim", None, "dimensions of z (default: the data set's)")
+    flags.DEFINE_multi_string(
+        "families", [], f"a curve to draw, once for each: {'; '.join(families())} (default: all)"
+    )
+    studies.define_flags("runs/frontier")
+    flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
+    setup.define_preparing()
+    cli.run(main)
