@@ -231,8 +231,14 @@ def _notes(result: Mapping[str, Any], names: list[str]) -> list[str]:
         f"{result['likelihood_examples']:,} of them for the log-likelihood.",
         "↑ higher is better, ↓ lower; ± one standard error over examples or draws, of this run.",
     ]
-    if any(result[name] is None and name in catalogue.NEEDS_DENSITY for name in names):
+    missing = {name for name in names if result[name] is None}
+    if missing and missing == {*catalogue.NEEDS_DENSITY} & {*names}:
         notes.append("none: the encoder is deterministic; a point has no density q(z|x).")
+    elif missing:
+        notes.append(
+            "none: infinite, or not a number. The training may have diverged; metrics.jsonl says "
+            "when, and --learning_rate, --clip_norm or another --seed usually helps."
+        )
     if "knn_accuracy" in result and result["features"] is None:
         notes.append(
             "Fréchet distances, precision and recall need a classifier of the data set, which "

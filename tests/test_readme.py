@@ -1,4 +1,4 @@
-"""README.md: its code does what it says."""
+"""README.md and the guide: their code does what they say, and README stays short."""
 
 import re
 import textwrap
@@ -12,10 +12,43 @@ from experiments import configs, train
 from tests.helpers import ROOT
 from wiseale_jax import Modules, load, wiseale_kl
 
+README, GUIDE = ROOT / "README.md", ROOT / "experiments" / "GUIDE.md"
+GUIDES = ("experiments/GUIDE.md", "experiments/RESULTS.md")
+
+
+def test_readme_is_read_once():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [cell.strip() for row in rows for cell in row.strip("|").split("|")]
+    assert max(map(len, cells)) <= 60
+
+
+@pytest.mark.parametrize("name", ["README.md", *GUIDES])
+def test_every_link_leads_somewhere(name):
+    """Files are there, and so are the headings that links name."""
+
+    def anchors(path):
+        headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+        return {heading.replace(" ", "-") for heading in kept}
+
+    path = ROOT / name
+    links = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    assert links
+    for link in links:
+        if link.startswith("http"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
 
 def code(first):
-    """The block of code that begins with a line."""
-    blocks = re.findall(r"(?:^    .*\n|^\n)+", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """The block of code that begins with a line, of README or of the guide."""
+    text = "\n\n".join(path.read_text(encoding="utf-8") for path in (README, GUIDE))
+    blocks = re.findall(r"(?:^    .*\n|^\n)+", text, re.MULTILINE)
     (found,) = [b for b in map(textwrap.dedent, blocks) if b.strip().startswith(first)]
     return found
 
@@ -31,6 +64,7 @@ def test_the_bound_in_a_loss():
     assert names["loss"] == 5 + wiseale_kl(names["mean"], names["logvar"]) / 64
 
 
+@pytest.mark.ci
 def test_a_trained_model(data_dir, tmp_path, monkeypatch):
     config = configs.make_config({"dataset": "sine", "epochs": 1, "train_examples": 64})
     train.train(config, tmp_path / "runs" / "sine-wiseale-seed0", str(data_dir))
@@ -63,6 +97,7 @@ def lines(text):
     return len([line for line in text.splitlines() if line.strip()])
 
 
+@pytest.mark.ci
 def test_digits_in_five_lines(capsys, tmp_path):
     names, text = {}, code("from sklearn.datasets import load_digits")
     exec(text, names)
@@ -71,6 +106,7 @@ def test_digits_in_five_lines(capsys, tmp_path):
     lives(names["model"], np.float32(names["digits"].images[..., None] / 16), tmp_path / "model")
 
 
+@pytest.mark.ci
 def test_colour_images_in_five_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Squares of some colour, at some place.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ def run(main: Callable[[list[str]], None]) -> None:
     With WISEALE_TRACEBACK in the environment it is raised instead, to find a mistake in the code.
     A training that was asked to stop ends with `signals.EXIT_CODE`; --help shows our own flags.
     """
+    _open_streams()
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.startswith("experiments."):
             for flag in defined:
@@ -54,6 +56,15 @@ def run(main: Callable[[list[str]], None]) -> None:
                 file=sys.stderr,
             )
             sys.exit(2)
+        except (RuntimeError, AssertionError):
+            if (asked := _missing_backend()) is None:
+                raise
+            print(
+                f"error: JAX finds no device for JAX_PLATFORMS={asked}: unset it, or install JAX "
+                "for that device",
+                file=sys.stderr,
+            )
+            sys.exit(2)
         except signals.Stopped as stopped:
             print(stopped)
             sys.exit(signals.EXIT_CODE)
@@ -61,6 +72,34 @@ def run(main: Callable[[list[str]], None]) -> None:
             sys.exit(128 + signal.SIGINT)
 
     app.run(guarded)
+
+
+def _open_streams() -> None:
+    """Has standard streams that are there, and that take every character.
+
+    A closed one would hand its number to the next file that is opened, and what is printed would
+    be written into that. In a terminal that is not Unicode, what it lacks is replaced.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # Gets the lowest number that is free: this one.
+            stream = open(number, "w" if number else "r", encoding="utf-8")
+            setattr(sys, name, stream)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _missing_backend() -> str | None:
+    """What JAX_PLATFORMS asks for, if JAX cannot have it."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):
+        return asked
+    return None
 
 
 def _cache_compilations() -> None:

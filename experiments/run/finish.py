@@ -15,9 +15,13 @@ from experiments.run import messages
 from experiments.run.setup import Data, TestSet, make_model
 from wiseale_jax import files, run_folder
 from wiseale_jax.datasets import preprocessing
+from wiseale_jax.evaluation.latents import active_units
 from wiseale_jax.models.parameters import network_parameters
 from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.training.steps import TrainState
+
+# Test examples whose codes say whether z varies with x.
+_ENCODED = 250
 
 
 def finish(
@@ -45,6 +49,12 @@ def finish(
     plots.save(picture, figures / "reconstructions.png")
     last = {name: value for name, value in rows[-1].items() if name != "examples_per_second"}
     files.write_json(workdir / run_folder.SUMMARY, last)
+    x = preprocessing(config.dataset, config.binarize)(
+        jnp.asarray(data.test.examples[:_ENCODED]), jax.random.key(0)
+    )
+    mean = np.asarray(trained.encode(x)[0])
+    if len(mean) > 1 and (warning := messages.collapse(active_units(mean), config)):
+        print(warning)
     print(f"finished: {workdir}")
 
 

@@ -127,6 +127,8 @@ def _announce(run: _Run, state: steps.TrainState) -> None:
         f"{len(run.data.test.examples):,} test examples, {parameters:,} parameters, "
         f"{_devices(run)} x {jax.devices()[0].device_kind}"
     )
+    if warning := messages.short_warmup(run.config):
+        processes.say(warning)
     if run.recipe.memory:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.memory))
         processes.say(f"a memory of {run.recipe.memory:,} posteriors, {size / 1e3:,.1f} kB")

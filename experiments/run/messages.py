@@ -33,6 +33,33 @@ def explain(state: steps.TrainState, config: configs.Config, epoch: int) -> str:
     )
 
 
+def short_warmup(config: configs.Config) -> str | None:
+    """A warning where the weight of the prior never gets to its value; None where it does."""
+    if config.warmup_epochs is None or config.warmup_epochs <= config.epochs:
+        return None
+    share = config.epochs / config.warmup_epochs
+    return (
+        f"warning: warmup_epochs {config.warmup_epochs} is more than epochs {config.epochs}: the "
+        f"weight of the prior only gets to {share:.0%} of its value"
+    )
+
+
+def collapse(active: int, config: configs.Config) -> str | None:
+    """A warning where z tells nothing about x; None where it does.
+
+    Args:
+      active: dimensions of z that vary with x.
+      config: of the run.
+    """
+    if active or config.encoder == "deterministic":  # Of points, the scale says nothing.
+        return None
+    return (
+        f"warning: active units 0 of {config.latent_dim}: z does not depend on x, and every "
+        "reconstruction is the same. --warmup_epochs=2, a smaller weight of the prior or another "
+        "--seed usually helps"
+    )
+
+
 def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> str:
     """An epoch's metrics, training and test."""
     return (

@@ -1,9 +1,12 @@
 """experiments/mnist.py on the real digits, shortened."""
 
+import pytest
+
 from experiments import mnist
 from tests.helpers.forks import call
 
 
+@pytest.mark.ci
 def test_figure_one(real_data, tmp_path):
     short = ("--epochs=1", "--train_examples=2000", "--seeds=0", "--only=WiSE-ALE", "--only=AEVB")
     few = ("--examples=500", "--likelihood_examples=20")

@@ -123,6 +123,7 @@ def test_verdict(width, high, word):
     assert "**does not hold**, 0 of 2" in prior_constraint.verdict({"v": narrow}, 0.1)
 
 
+@pytest.mark.ci
 def test_everything_is_written(tmp_path):
     done = call("prior_constraint", "--tolerance=0.25", f"--output={tmp_path}")
     assert done.returncode == 0, done.stderr

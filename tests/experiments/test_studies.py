@@ -38,6 +38,7 @@ def test_a_number_that_one_run_lacks_is_no_ones_loss(tmp_path, monkeypatch):
     assert found == {"mmd": [1.0, 2.0], "mig": [None, 0.5], "mmd_stderr": [None, 0.1]}
 
 
+@pytest.mark.ci
 def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     variants = {"WiSE-ALE": {"method": "wiseale"}, "AE": {"method": "ae"}}
     given = {"epochs": 1, "batch_size": 64, "train_examples": None}
@@ -78,6 +79,7 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     assert [run.rows for run in again] == [run.rows for run in done]
 
 
+@pytest.mark.ci
 def test_a_run_that_ends_early_is_left_out_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     def train(config, workdir, data_dir):
         if config.seed == 1 or config.method == "ae":
@@ -180,6 +182,7 @@ def test_every_study_is_made_of_valid_configs(study):
         configs.make_config({"dataset": "sine", **fields})
 
 
+@pytest.mark.ci
 def test_a_section_from_its_flags(tmp_path, data_dir):
     given = ("--epochs=1", "--seeds=0", "--seeds=1", "--only=AEVB", "--examples=40")
     few = ("--likelihood_examples=2", "--train_examples=128")

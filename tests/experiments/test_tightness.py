@@ -13,6 +13,7 @@ def test_bhattacharyya_of_one_posterior_is_exact():
     np.testing.assert_allclose(row["jensen"] - row["truth"], 4 * (1 - np.log(2)), rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_well_separated_posteriors_cost_log_m_less_than_one_by_one(monkeypatch):
     monkeypatch.setattr(tightness, "SIZES", (4, 16, 1000))
     mean = np.zeros((40, 2), np.float32)
@@ -88,6 +89,7 @@ def test_own_share_is_that_of_float64_densities():
     np.testing.assert_allclose(tightness.own_share(np.float32(mean), same - 90), 1, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_posteriors_of_a_run_are_those_of_its_test_set(data_dir, tmp_path):
     given = {"dataset": "sine", "epochs": 1, "train_examples": 64}
     train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
@@ -100,6 +102,7 @@ def test_posteriors_of_a_run_are_those_of_its_test_set(data_dir, tmp_path):
     assert not np.allclose(mean, expected)
 
 
+@pytest.mark.ci
 def test_a_deterministic_encoder_is_refused(data_dir, tmp_path):
     given = {"dataset": "sine", "method": "ae", "epochs": 1, "train_examples": 64}
     train.train(configs.make_config(given), tmp_path / "run", str(data_dir))

@@ -62,6 +62,7 @@ def finished(tmp_path_factory, data_dir):
     return workdir
 
 
+@pytest.mark.ci
 def test_other_examples_are_refused_by_number_and_else_noted(
     tmp_path, data_dir, monkeypatch, capsys
 ):
@@ -208,6 +209,7 @@ def test_a_batch_of_nan_stops_the_run_and_saves_it_as_it_was(tmp_path, data_dir,
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.ci
 def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
     workdir = tmp_path / "killed"
     arguments = command("train", *FLAGS, f"--workdir={workdir}", f"--data_dir={data_dir}")
@@ -224,6 +226,7 @@ def test_killed_after_epoch_two_and_run_again(finished, tmp_path, data_dir):
     assert_same(workdir, finished)
 
 
+@pytest.mark.ci
 def test_a_stream_gives_the_same_bits(finished, tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(batches, "_BLOCK_BYTES", 7 * 32 * 1024)  # 7 steps a call, of 20
     train.train(configs.make_config(GIVEN), tmp_path / "run", str(data_dir), feed="stream")
@@ -305,6 +308,7 @@ def test_a_finished_run_whose_checkpoints_are_gone(finished, tmp_path, data_dir,
     assert rows_of(workdir) == rows_of(finished)
 
 
+@pytest.mark.ci
 def test_a_methods_own_parameters_go_on_and_are_loaded(tmp_path, data_dir):
     given = {**GIVEN, "method": "wae_gan", "encoder": "deterministic", "discriminator_width": 8}
     for name, ends in (("whole", [2]), ("halves", [1, 2])):
@@ -324,6 +328,7 @@ def test_a_methods_own_parameters_go_on_and_are_loaded(tmp_path, data_dir):
     np.testing.assert_allclose(found["discriminator_loss"], last["discriminator_loss"], rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_more_epochs_train_on(tmp_path, data_dir, finished, capsys):
     workdir = tmp_path / "longer"
     config = configs.make_config({**GIVEN, "epochs": 1})
@@ -349,6 +354,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path, data_dir):
         train.train(configs.make_config(GIVEN), tmp_path, str(data_dir))
 
 
+@pytest.mark.ci
 def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch, capsys):
     flags = ["--examples=120", "--likelihood_examples=10", "--num_importance_samples=20"]
     done = call("evaluate", f"--workdir={finished}", f"--data_dir={data_dir}", *flags)
@@ -385,6 +391,7 @@ def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch
     (finished / "evaluation.json").unlink()
 
 
+@pytest.mark.ci
 def test_an_evaluation_with_other_settings_is_kept(finished, data_dir, capsys):
     settings = Settings(examples=40, likelihood_examples=2, num_importance_samples=2)
     found = [
@@ -402,6 +409,7 @@ def test_an_evaluation_with_other_settings_is_kept(finished, data_dir, capsys):
         path.unlink()
 
 
+@pytest.mark.ci
 def test_evaluate_of_a_point_and_without_scikit_learn(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(representation, "HAS_SCIKIT_LEARN", False)
     given = {**GIVEN, "epochs": 1, "method": "ae"}
@@ -436,6 +444,7 @@ assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modu
     np.testing.assert_array_equal(np.load(tmp_path / "mean.npy", allow_pickle=False), mean)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("method", "given"),
     [

@@ -131,6 +131,7 @@ def test_bhattacharyya_of_one_row_is_gaussian_kl():
         np.testing.assert_allclose(got, gaussian_kl(mean, logvar)[0], rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_tightest_is_the_smaller_with_its_gradient():
     for mean, logvar in (normal_rows(64, 64, logvar=-3.0), normal_rows(64, 2, logvar=-1.4)):
         both = {b: jax.value_and_grad(partial_bound(b))(mean, logvar) for b in BOUNDS}
@@ -172,6 +173,7 @@ def test_inside_jit_vmap_and_scan():
     np.testing.assert_allclose(scanned, want, rtol=1e-6)
 
 
+@pytest.mark.ci
 @settings(deadline=None, max_examples=12)
 @given(st.integers(1, 12), st.integers(1, 4), st.integers(0, 10**6), st.floats(0.01, 3))
 def test_bounds_lie_above_monte_carlo_and_ignore_order(size, latent, seed, spread):

@@ -16,12 +16,14 @@ def test_any_tile_gives_the_same(tile_size, bound):
     assert_matches(*normal_rows(75, 3), bound, tile_size=tile_size)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_several_groups_of_tiles(bound):
     # Not a multiple of any block, and more than one group of lanes.
     assert_matches(*normal_rows(4500, 2), bound)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("latent", "bound"),
     [(65, "jensen"), (100, "bhattacharyya"), (130, "jensen"), (200, "bhattacharyya")],
@@ -30,6 +32,7 @@ def test_more_dimensions_than_are_unrolled(latent, bound):
     assert_matches(*normal_rows(33, latent), bound)
 
 
+@pytest.mark.ci
 def test_wide_range_in_many_dimensions():
     rng = np.random.default_rng(0)
     mean = rng.standard_normal((40, 256)).astype(np.float32)
@@ -62,6 +65,7 @@ def test_no_array_of_all_pairs():
     assert used < 0.1 * 4 * size**2
 
 
+@pytest.mark.ci
 def test_log_sum_exp_has_its_own_derivative():
     mean, logvar = (jnp.asarray(x) for x in normal_rows(6, 3))
     term = PairTerm(0.5, 0.0)

@@ -9,6 +9,7 @@ import pytest
 from tests.helpers.devices import ROOT, environment, free_port, run_on_devices
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("count", [2, 8])
 def test_devices_give_the_bound_of_the_whole_batch(count):
     run_on_devices(

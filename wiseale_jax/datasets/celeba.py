@@ -69,8 +69,10 @@ class Celeba(image_builder.ImagesBuilder, skip_registration=True):
                 if path.stat().st_size != size:
                     print(f"note: {path} is not of the published archive's {size:,} bytes")
                 names, read, partition = _open_archive(path, stack)
-            if partition is None:
-                partition = _partition_in(path.parent)
+            # Kaggle's archive holds a folder in a folder, and the partition beside the outer one.
+            for above in (path.parent, path.parent.parent):
+                if partition is None and (above == path.parent or path.parent.name == FOLDER):
+                    partition = _partition_in(above)
             if partition is None:
                 print(f"celeba: no {PARTITIONS[0]}; the splits go by file number")
             yield image_builder.ImageFiles(read, split_names(names, partition), FILE_SIZE)
@@ -125,7 +127,7 @@ def _text(data: bytes, path: str | os.PathLike) -> str:
     if len(data) > _MAX_PARTITION_BYTES:
         raise ValueError(f"{path} is refused: more than {_MAX_PARTITION_BYTES:,} bytes")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # Windows editors begin a file with a byte order mark.
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text: {error}") from error
 

@@ -141,12 +141,7 @@ class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             folder = Path(self._source).expanduser()
             if not folder.is_dir():
                 raise ValueError(f"--source={folder} is not a folder")
-        found = {
-            name: path
-            for name in names
-            for path in (folder / name, folder / f"{name}.gz")
-            if path.is_file()
-        }
+        found = {name: path for name in names for path in _places(folder, name) if path.is_file()}
         missing = [f"{name}[.gz]" for name in names if name not in found]
         if not missing:
             return found
@@ -161,6 +156,13 @@ class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for i, (image, label) in enumerate(zip(images, labels, strict=True)):
             yield i, {"image": image[..., None], "label": int(label)}
+
+
+def _places(folder: Path, name: str) -> Iterator[Path]:
+    """Where a file may be, the likeliest last: some unpackers write images.idx3 for images-idx3."""
+    for spelled in (name.replace("-idx", ".idx"), name):
+        yield folder / f"{spelled}.gz"
+        yield folder / spelled
 
 
 def _check_pair(

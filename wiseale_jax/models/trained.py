@@ -225,9 +225,9 @@ def load(
         holds their parameters, and no code.
 
     Raises:
-      ValueError: it is not a run folder, has no checkpoint yet, or none of that step, config.json,
-        every checkpoint or the one asked for is damaged, or the parameters are of other shapes
-        than this release's network; the message says which.
+      ValueError: step is not a whole number; the folder is not a run folder, has no checkpoint yet,
+        or none of that step; config.json, every checkpoint or the one asked for is damaged; or the
+        parameters are of other shapes than this release's network. The message says which.
 
     Warns:
       UserWarning: newer checkpoints than the one that is used are damaged.
@@ -235,6 +235,8 @@ def load(
     # Here, as whoever imports only wiseale_kl need not wait for orbax.
     from wiseale_jax import checkpoints
 
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int | np.integer)):
+        raise ValueError(f"step must be a whole number, got {step!r}")
     folder = Path(folder).expanduser()
     config = run_folder.read_config(folder)
     if config is None:

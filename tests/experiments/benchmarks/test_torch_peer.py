@@ -47,6 +47,7 @@ def channels_first(kernel, shape):
     return np.moveaxis(by_place, len(space), 0).reshape(kernel.shape)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "flattened"), [("sine", (8, 64)), ("mnist", (4, 4, 64))])
 def test_same_network_and_loss(name, flattened):
     model = build_autoencoder(name, 4)

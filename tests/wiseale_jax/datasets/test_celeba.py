@@ -91,12 +91,25 @@ def test_all_of_it(archive, tmp_path):
     assert pipeline.load_arrays(builder, "all", ["image"])["image"].shape == (FACES, 64, 64, 3)
 
 
-@pytest.mark.parametrize("place", ["beside", "inside", "csv", "in the unpacked folder"])
+@pytest.mark.parametrize(
+    "place", ["beside", "with a mark", "inside", "csv", "in the unpacked folder", "kaggle"]
+)
 def test_partition_file_gives_the_splits(place, archive, tmp_path):
     text, source = partition_text(), tmp_path / "img_align_celeba.zip"
     shutil.copy(archive, source)
     if place == "beside":
         (tmp_path / "list_eval_partition.txt").write_text(text)
+    elif place == "with a mark":
+        (tmp_path / "list_eval_partition.txt").write_text(text, encoding="utf-8-sig")
+    elif place == "kaggle":
+        source = tmp_path / "archive"
+        folder = source / "img_align_celeba" / "img_align_celeba"
+        folder.mkdir(parents=True)
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                (folder / info.filename.split("/")[-1]).write_bytes(opened.read(info))
+        csv = "image_id,partition\n" + text.replace(" ", ",")
+        (source / "list_eval_partition.csv").write_text(csv)
     elif place == "csv":
         csv = "image_id,partition\n" + text.replace(" ", ",")
         (tmp_path / "list_eval_partition.csv").write_text(csv)

@@ -189,6 +189,7 @@ def read_archive(path):
                 assert "MemoryError" not in str(error)
 
 
+@pytest.mark.ci
 @COUNTS
 def test_celeba_archives(count, tmp_path):
     files = st.builds(changed, st.sampled_from(list(archives())), CHANGES)

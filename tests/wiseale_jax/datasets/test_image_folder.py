@@ -226,6 +226,7 @@ def test_flip_is_off_by_default_and_for_training_only():
         configs.make_config({"dataset": "sine", "flip": True})
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("flip", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_trained_and_evaluated(flip, folder, tmp_path):
     given = {"dataset": "image_folder", "source": str(folder), "image_size": 32, "latent_dim": 8}

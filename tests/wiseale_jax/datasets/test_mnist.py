@@ -78,6 +78,7 @@ def test_the_published_digits(mnist):
     assert builder.info.features["label"].num_classes == 10 and builder.info.citation
 
 
+@pytest.mark.ci
 def test_all_of_them_are_70000(mnist):
     _, folder = mnist
     config = configs.make_config({"dataset": "mnist", "split": "all"})
@@ -86,6 +87,7 @@ def test_all_of_them_are_70000(mnist):
     np.testing.assert_array_equal(data.train[60_000:], data.test.examples)
 
 
+@pytest.mark.ci
 def test_the_network_learns_digits(mnist, tmp_path):
     _, folder = mnist
     config = configs.make_config({"dataset": "mnist", "epochs": 2, "train_examples": 1024})
@@ -242,3 +244,13 @@ def test_which_way_is_part_of_the_config():
         configs.make_config({"dataset": "mnist", "split": "test"})
     # Where the files were does not change the results.
     assert configs.make_config({"dataset": "mnist", "source": "files"}) == config
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_file_names_with_a_dot_are_found(zipped, tmp_path):
+    made = write_mnist(tmp_path / "files", zipped)
+    for path in (tmp_path / "files").iterdir():
+        path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    builder = pipeline.prepare("mnist", tmp_path / "data", source=tmp_path / "files")
+    stored = pipeline.load_arrays(builder, "test", ["image"])["image"]
+    np.testing.assert_array_equal(stored[..., 0], made["test"][0])

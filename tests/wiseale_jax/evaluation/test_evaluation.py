@@ -170,6 +170,7 @@ def images(binarize):
     return trained, data, Preprocessed(data, BINARIZE[binarize], evaluation.data_key(SETTINGS))
 
 
+@pytest.mark.ci
 def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     trained, data, x = images("threshold")
     labels = np.arange(300) % 3
@@ -206,6 +207,7 @@ def test_labelled_images_with_a_bernoulli_likelihood(monkeypatch):
     np.testing.assert_allclose(got, [each.mean(), stderr], rtol=1e-4)
 
 
+@pytest.mark.ci
 def test_images_that_are_grey_are_evaluated_so():
     trained, data, x = images("none")
     found = evaluation.evaluate(trained, x, None, SETTINGS._replace(examples=260), progress=False)

@@ -134,6 +134,9 @@ def test_other_shapes_are_refused_with_both(tmp_path):
     with pytest.raises(ValueError, match="has no checkpoint of step 8, but 7"):
         wiseale_jax.load(golden_run.FOLDER, step=8)
     assert wiseale_jax.load(golden_run.FOLDER, step=7).step == 7
+    for step in ("7", 7.0, True):
+        with pytest.raises(ValueError, match=f"step must be a whole number, got {step!r}"):
+            wiseale_jax.load(golden_run.FOLDER, step=step)
     for n in (0, 2.0):
         with pytest.raises(ValueError, match="n must be a whole number, at least 1, got"):
             model.sample(jax.random.key(0), n)

@@ -73,6 +73,7 @@ def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
 @pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev, jax.hessian])
 def test_derivatives_of_both_modes_and_second_order_equal_flax(kind, derivative):

@@ -70,6 +70,7 @@ def test_training_goes_on_as_if_it_had_never_stopped(saved, model, tmp_path):
     assert np.all(np.isfinite(half.reconstruct(VECTORS)))
 
 
+@pytest.mark.ci
 def test_on_other_data_only_the_parameters_go_on(model, capsys):
     found = fit(VECTORS[:70], init=model, epochs=1, batch_size=32)
     assert "from step" not in capsys.readouterr().out
@@ -78,6 +79,7 @@ def test_on_other_data_only_the_parameters_go_on(model, capsys):
     assert found.history[-1]["loss"] < fresh.history[-1]["loss"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
@@ -195,6 +197,7 @@ def test_dropout_is_refused():
             fit(VECTORS, network=network, epochs=1, **QUIET)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "shape",
     [(1,), (30,), (5, 2), (100, 3), (8, 8, 1), (28, 28, 1), (64, 48, 3), (9, 33, 2), (1, 40, 1)],
@@ -207,6 +210,7 @@ def test_a_network_for_any_shape(shape):
     assert found.sample(jax.random.key(0), 3).shape == (3, *shape)
 
 
+@pytest.mark.ci
 def test_uint8_images_are_scaled():
     x = RNG.integers(0, 256, (40, 9, 8, 3), np.uint8)
     found = fit(x, epochs=1, batch_size=8, progress=False)
@@ -242,6 +246,7 @@ def test_arrays_of_jax_and_of_other_floats():
     assert_same(fit(VECTORS.T.copy().T, epochs=1, **QUIET).variables, want)
 
 
+@pytest.mark.ci
 def test_a_set_too_large_for_the_device_is_streamed_to_the_same_bits(model, monkeypatch):
     monkeypatch.setattr(batches, "_device_memory", lambda: 1000)
     streamed = fit(VECTORS, epochs=3, seed=5, **QUIET)
@@ -263,6 +268,7 @@ def test_exported_programs_run_by_themselves(model):
         np.testing.assert_allclose(read["decode"].call(read["encode"].call(x)[0]), again, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_fit_and_the_command_give_the_same_bits(real_data, tmp_path):
     size = 1280
     source = str(real_data / "mnist")

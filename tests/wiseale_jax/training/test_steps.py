@@ -227,6 +227,7 @@ def test_a_single_example_left_over_joins_no_batch():
     assert np.isfinite(got["loss"])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
@@ -362,6 +363,7 @@ def remembering(**changes):
     return recipe._replace(**{"method": bound, "memory": 16, "dataset_size": len(DATA), **changes})
 
 
+@pytest.mark.ci
 def test_a_memory_is_kept_to_the_same_bits_however_the_steps_are_cut():
     (whole, means), (cut, _) = run(remembering(), []), run(remembering(), [0, 1, 4])
     assert_same(whole, cut)
@@ -384,6 +386,7 @@ def test_a_memory_holds_the_posteriors_of_the_batch_that_was_trained_on():
     assert_same(bad.memory, after.memory)
 
 
+@pytest.mark.ci
 def test_a_batch_in_parts_with_a_memory_has_the_gradient_of_the_whole():
     recipe = remembering(optimizer=SGD)
     state = create_state(recipe, 0, DATA[:1])

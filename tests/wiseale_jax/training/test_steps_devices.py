@@ -1,8 +1,11 @@
 """training/steps.py over a mesh of 8 devices: one batch, one bound, the same curve."""
 
+import pytest
+
 from tests.helpers.devices import run_on_devices
 
 
+@pytest.mark.ci
 def test_eight_devices_train_as_one():
     run_on_devices(
         8,
@@ -50,6 +53,7 @@ def test_eight_devices_train_as_one():
     )
 
 
+@pytest.mark.ci
 def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
     run_on_devices(
         2,
