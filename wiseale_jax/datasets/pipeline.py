@@ -12,7 +12,6 @@ decoded again. The records carry ArrayRecord's own checksums, checked whenever t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import inspect
@@ -46,7 +45,8 @@ def make_builder(name: str, data_dir: str | os.PathLike | None = None, **options
       ValueError: the name is unknown, and the message lists the known ones; or an option is; or
         what is prepared has a damaged description.
     """
-    import tensorflow_datasets as tfds
+    find(name)
+    tfds = _import_tfds()
     from google.protobuf import json_format
 
     module, cls = find(name).builder.split(":")
@@ -62,6 +62,25 @@ def make_builder(name: str, data_dir: str | os.PathLike | None = None, **options
             f"dataset_info.json in {folder} is damaged: {error}; remove {folder} and prepare "
             f"{name} again"
         ) from error
+
+
+def _import_tfds() -> Any:
+    """tfds, with what it writes ArrayRecord files by.
+
+    Raises:
+      OSError: one of them is missing, as on Windows; the message is one line.
+    """
+    try:
+        import fcntl  # noqa: F401
+
+        import array_record  # noqa: F401
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise OSError(
+            f"data sets need tfds, array_record and fcntl, and {error.name} is missing here (Windows "
+            "has none: use WSL, Linux or macOS); wiseale_kl, fit and load work without them"
+        ) from error
+    return tfds
 
 
 def prepare(
@@ -82,11 +101,11 @@ def prepare(
     Raises:
       ValueError: the name or an option is unknown, or the data set's files are not what they
         should be, or a prepared one lacks a file.
-      OSError: the folder cannot be written, the disk is full, or files cannot be had.
+      OSError: tfds or array_record is missing, the folder cannot be written, the disk is full, or
+        files cannot be had.
     """
-    import tensorflow_datasets as tfds
-
     builder = make_builder(name, data_dir, **options)
+    tfds = _import_tfds()
     if manual_dir is not None and builder.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
         raise ValueError(f"data set {name!r} is not downloaded and takes no --manual_dir")
     if builder.data_path.exists():
@@ -124,6 +143,8 @@ def _alone(builder: Any) -> Iterator[Path]:
 
     What a killed process left there half-written is removed.
     """
+    import fcntl  # Here, as Windows has none: the package must import there.
+
     folder = Path(builder.data_path).parent
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
