@@ -77,8 +77,8 @@ def _import_tfds() -> Any:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise OSError(
-            f"data sets need tfds, array_record and fcntl, and {error.name} is missing here (Windows "
-            "has none: use WSL, Linux or macOS); wiseale_kl, fit and load work without them"
+            f"data sets need tfds, array_record and fcntl, and {error.name} is missing here "
+            "(Windows has none: use WSL, Linux or macOS); wiseale_kl, fit and load work without them"
         ) from error
     return tfds
 
