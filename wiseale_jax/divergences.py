@@ -56,6 +56,8 @@ def _check_posterior(name: str, mean: ArrayLike, logvar: ArrayLike) -> tuple[Arr
     """mean and logvar as floating arrays of at least float32; ValueError if they are not [M, d]."""
     mean, logvar = jnp.asarray(mean), jnp.asarray(logvar)
     shapes = f"got mean {mean.shape} {mean.dtype} and logvar {logvar.shape} {logvar.dtype}"
+    if not all(isinstance(size, int) for size in (*mean.shape, *logvar.shape)):
+        raise ValueError(f"{name} needs a batch and latents of static sizes to export; {shapes}")
     if mean.ndim != 2 or mean.shape != logvar.shape or 0 in mean.shape:
         raise ValueError(
             f"{name} needs mean and logvar of one shape [batch, latent], neither empty; {shapes}"

@@ -313,3 +313,14 @@ def test_values_and_gradients_over_all_ranges(size, latent):
         for got, expected in zip(gradients, want_gradients, strict=True):
             error = np.linalg.norm(np.float64(got) - expected)
             assert error <= 1e-5 * np.linalg.norm(expected)
+
+
+def test_a_symbolic_batch_is_refused_by_name():
+    (batch,) = jax.export.symbolic_shape("batch")
+    x = jax.ShapeDtypeStruct((batch, 3), jnp.float32)
+    with pytest.raises(ValueError, match=r"wiseale_kl needs a batch .* static sizes"):
+        jax.export.export(jax.jit(wiseale_kl))(x, x)
+    fixed = jax.ShapeDtypeStruct((8, 3), jnp.float32)
+    exported = jax.export.export(jax.jit(wiseale_kl))(fixed, fixed)
+    mean = jnp.ones((8, 3))
+    np.testing.assert_allclose(exported.call(mean, mean), wiseale_kl(mean, mean), rtol=1e-6)

@@ -78,7 +78,7 @@ def _import_tfds() -> Any:
     except ImportError as error:
         raise OSError(
             f"data sets need tfds, array_record and fcntl, and {error.name} is missing here "
-            "(Windows has none: use WSL, Linux or macOS); wiseale_kl, fit and load work without them"
+            "(Windows has none: use WSL, Linux or macOS); wiseale_kl, fit and load need none"
         ) from error
     return tfds
 
