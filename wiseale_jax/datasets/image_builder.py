@@ -22,13 +22,26 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image, ImageOps
+from PIL import Image, PngImagePlugin
 from tensorflow_datasets.core import dataset_builder
 from tqdm import tqdm
 
 MAX_PIXELS = 89_000_000  # Pillow warns from a little more than this on.
 MAX_BYTES = 200_000_000
 _DECODED_AT_ONCE = 32
+# Text in a PNG is skipped; Pillow refuses more than a megabyte of it, which editors do write.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 << 20
+# What turns an image upright, by the number of its orientation in EXIF.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SHARD_BYTES = 48 << 20  # tfds holds one shard in memory while it writes it.
 
 
@@ -51,10 +64,15 @@ class ImageFiles(NamedTuple):
 
 
 def folder_reader(folder: Path) -> Callable[[str], bytes]:
-    """Reads files of a folder by name; one of absurd size raises ValueError."""
+    """Reads files of a folder by name; one of absurd size raises ValueError.
+
+    A link to nowhere raises DamagedImage.
+    """
 
     def read(name: str) -> bytes:
         path = folder / name
+        if path.is_symlink() and not path.exists():
+            raise DamagedImage(f"{name} is damaged: it is a link to a file that is gone")
         if not path.is_file():  # Reading a pipe, or a device, might never end.
             raise ValueError(f"{path} is not a file, or is gone")
         if (size := path.stat().st_size) > MAX_BYTES:
@@ -77,7 +95,7 @@ def decode(
 
     Returns:
       uint8 `[size, size, 3]`. Grey images get three equal channels, and 16-bit ones their high
-      bytes; the orientation that a camera noted is applied.
+      bytes. Transparent ones lie on white. The orientation that a camera noted is applied.
 
     Raises:
       DamagedImage: it does not decode.
@@ -106,12 +124,18 @@ def decode(
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
-    ImageOps.exif_transpose(image, in_place=True)
+    # Only the orientation is read: what else a camera wrote may be unreadable.
+    with contextlib.suppress(Exception):
+        if (turn := _UPRIGHT.get(image.getexif().get(_ORIENTATION))) is not None:
+            image = image.transpose(turn)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert("RGB")
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
@@ -247,7 +271,9 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
         for name, image in decode_all(self._files, names, self.SIZE):
             self._bar.update()
             if not isinstance(image, DamagedImage):
-                yield name, {"image": image, "file": name}
+                # A name that is no UTF-8 is kept with its bytes escaped.
+                shown = os.fsencode(name).decode("utf-8", "backslashreplace")
+                yield name, {"image": image, "file": shown}
             elif self._skip_damaged:
                 self._damaged.append(name)
             else:

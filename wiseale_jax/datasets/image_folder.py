@@ -35,8 +35,9 @@ class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
     """
 
     name = "image_folder"
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES: ClassVar = {
+        "1.2.0": "Transparent images lie on white.",
         "1.1.0": "Test images are in the order of their hashes.",
         "1.0.0": "First release.",
     }
@@ -91,7 +92,9 @@ def list_images(folder: Path) -> tuple[list[str], str]:
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 path = Path(parent, name)
-                sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+                # A link to nowhere is found damaged when it is read.
+                size = path.stat().st_size if path.exists() else -1
+                sizes[path.relative_to(folder).as_posix()] = size
     if not sizes:
         raise ValueError(f"--source={folder} holds no images: no {', '.join(SUFFIXES)}")
     if len(sizes) == 1:
