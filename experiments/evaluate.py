@@ -21,7 +21,7 @@ import wiseale_jax
 from experiments import configs
 from experiments.run import cli, setup
 from wiseale_jax import evaluation, files, run_folder
-from wiseale_jax.datasets import DATASETS
+from wiseale_jax.datasets import DATASETS, pipeline
 from wiseale_jax.datasets.load import Preprocessed
 from wiseale_jax.evaluation import Settings, catalogue, representation
 from wiseale_jax.evaluation.features import fingerprint, load_classifier
@@ -33,7 +33,7 @@ FLAGS = flags.FLAGS
 EVALUATION = "evaluation.json"
 
 # What evaluation.json holds besides numbers: what they were made with.
-MADE_WITH = ("step", "version", *Settings._fields, "scikit_learn", "source")
+MADE_WITH = ("step", "version", *Settings._fields, "scikit_learn", "source", "test_sha256")
 
 _FLAGS = {
     "examples": (flags.DEFINE_integer, "evaluate on the first so many test examples only"),
@@ -95,8 +95,9 @@ def evaluate_run(
     """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
 
     What evaluation.json, or a copy beside it, holds is returned as it is if it is of the same step,
-    version of this package, settings and source. If evaluation.json is of the same step and version
-    alone, a copy of it is kept, under a name that is printed.
+    version of this package, settings and source, and of the same test examples, if the data set is
+    there. If evaluation.json is of the same step and version alone, a copy of it is kept, under a
+    name that is printed.
 
     Args:
       workdir: of the run.
@@ -107,10 +108,10 @@ def evaluate_run(
 
     Returns:
       Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there,
-      `features` the fingerprint of the classifier, and `source` the folder of other images than the
-      run's own; those of `evaluation.evaluate`; and
-      the objective's `loss` and `wiseale_kl`, as in metrics.jsonl. None where a number does not
-      exist.
+      `features` the fingerprint of the classifier, `source` the folder of other images than the
+      run's own, and `test_sha256` the checksum of the test examples; those of
+      `evaluation.evaluate`; and the objective's `loss` and `wiseale_kl`, as in metrics.jsonl. None
+      where a number does not exist.
 
     Raises:
       ValueError: the folder is not a run's, or holds no checkpoint; or as `evaluation.evaluate`.
@@ -125,16 +126,22 @@ def evaluate_run(
         given = str(Path(preparing["source"]).expanduser().resolve())
         source = given if given != config.source else None
     settings = _with_features(settings, config.dataset, data_dir)
-    values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source
+    checksum = setup.test_checksum(config, data_dir, **preparing)
+    values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source, checksum
     header = dict(zip(MADE_WITH, values, strict=True))
     if settings.features is not None:  # Wherever the file is, it is the same.
         header["features"] = fingerprint(settings.features)
     stored = _read(workdir / EVALUATION)
     for known in (stored, *map(_read, workdir.glob(f"{Path(EVALUATION).stem}-*.json"))):
-        if all(known.get(name) == value for name, value in header.items()):
+        same = (known.get(n) == v for n, v in header.items() if n != "test_sha256" or v is not None)
+        if known and all(same):
             return known
     test, factors = setup.load_test(config, data_dir, **preparing)
     evaluation.check(settings, len(test))
+    if header["test_sha256"] is None:  # It has only now been prepared.
+        header["test_sha256"] = pipeline.checksum(test)
+    if stored.get("test_sha256", header["test_sha256"]) != header["test_sha256"]:
+        print(f"note: {workdir / EVALUATION} is of another test set than the one here")
     # However many steps an epoch has: no step is made.
     recipe = setup.make_recipe(config, config.batch_size)
     some = jnp.asarray(test[: settings.examples])

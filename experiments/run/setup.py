@@ -123,6 +123,19 @@ def load_test(config: configs.Config, data_dir: str | None, **preparing: Any) ->
     return _load_test(prepare(config, data_dir, **preparing), DATASETS[config.dataset])
 
 
+def test_checksum(config: configs.Config, data_dir: str | None, **preparing: Any) -> str | None:
+    """The SHA-256 of the test examples as stored; raises as `prepare`.
+
+    None where the data set is not prepared, and nothing says where it is or should be.
+    """
+    settings = DATASETS[config.dataset].settings
+    if data_dir is None and not preparing:
+        given = {name: getattr(config, name) for name in settings}
+        if not pipeline.make_builder(config.dataset, **given).data_path.exists():
+            return None
+    return pipeline.checksum(load_test(config, data_dir, **preparing).examples)
+
+
 def _load_test(builder: Any, dataset: Dataset) -> TestSet:
     arrays = pipeline.load_arrays(builder, "test", [dataset.feature, *dataset.factors])
     return TestSet(arrays.pop(dataset.feature), arrays)

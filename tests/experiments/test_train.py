@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 import wiseale_jax
 from experiments import configs, evaluate, train
@@ -23,7 +24,7 @@ from tests.helpers import ROOT
 from tests.helpers.devices import environment, start_together
 from tests.helpers.forks import call
 from wiseale_jax import checkpoints, divergences, run_folder
-from wiseale_jax.datasets import BINARIZE, pipeline, with_flip
+from wiseale_jax.datasets import BINARIZE, pipeline, sine, with_flip
 from wiseale_jax.evaluation import Settings, catalogue, representation
 from wiseale_jax.training import batches, epochs, steps
 
@@ -378,7 +379,7 @@ def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch
     def refuse(*arguments):
         raise DataNeeded
 
-    monkeypatch.setattr(setup, "load_test", refuse)  # Found again without the data.
+    monkeypatch.setattr(setup, "load_train", refuse)  # Found again, and not computed.
     again = evaluate.evaluate_run(finished, str(data_dir), settings)
     assert again == written and list(again) == list(written)
     assert evaluate.table(again) in done.stdout
@@ -389,6 +390,23 @@ def test_evaluate_prints_and_keeps_what_it_finds(finished, data_dir, monkeypatch
     with pytest.raises(DataNeeded):
         evaluate.evaluate_run(finished, str(data_dir), settings)
     (finished / "evaluation.json").unlink()
+
+
+@pytest.mark.ci
+def test_an_evaluation_is_of_its_test_set(finished, data_dir, tmp_path, monkeypatch, capsys):
+    settings = Settings(examples=40, likelihood_examples=2, num_importance_samples=2)
+    first = evaluate.evaluate_run(finished, str(data_dir), settings, progress=False)
+    # The same names and sizes, and other waves.
+    monkeypatch.setattr(sine, "SPLITS", {"train": 640, "test": 150})
+    monkeypatch.setattr(sine, "_SEED", 7)
+    other = evaluate.evaluate_run(finished, str(tmp_path), settings, progress=False)
+    assert other["test_sha256"] != first["test_sha256"] and other["mse"] != first["mse"]
+    assert "is of another test set than the one here" in capsys.readouterr().out
+    # Without the data set there is nothing to tell it from: what is kept is given.
+    monkeypatch.setattr(tfds.core.constants, "DATA_DIR", str(tmp_path / "none"))
+    assert evaluate.evaluate_run(finished, None, settings) == other
+    for path in finished.glob("evaluation*.json"):
+        path.unlink()
 
 
 @pytest.mark.ci
@@ -421,7 +439,7 @@ def test_evaluate_of_a_point_and_without_scikit_learn(tmp_path, data_dir, monkey
     text = evaluate.table(found)
     assert "a point has no density q(z|x)" in text
     assert text.endswith("pip install 'wiseale_jax[eval]' for scikit-learn.")
-    assert "aggregate_kl                        none" in text
+    assert re.search(r"^  aggregate_kl +none ", text, re.MULTILINE)
 
 
 def test_load_in_a_process_that_never_saw_the_training(finished, data_dir, tmp_path):
