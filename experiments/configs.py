@@ -45,9 +45,7 @@ class Config:
     clip_norm: float | None = _field(
         "largest norm of the gradient, which is scaled to it (default: none)", None
     )
-    skip_nonfinite: int = _field(
-        "how many steps of a loss or gradient that is not finite to skip before stopping", 0
-    )
+    skip_nonfinite: int = _field("how many non-finite steps to skip before stopping", 0)
     latent_dim: int = _field("dimensions of z", 4)
     encoder: str | None = _field(
         "gaussian or deterministic; by default gaussian, for method ae deterministic", None

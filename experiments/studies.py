@@ -74,7 +74,7 @@ def train_all(
 ) -> list[Run]:
     """Trains every variant with every seed; finished runs are left as they are.
 
-    A run that ends at a step that is not finite is left out, with a line that says why.
+    A run that ends at a non-finite step is left out, with a line that says why.
 
     Args:
       dataset: a name in `DATASETS`.
@@ -160,7 +160,7 @@ def run_section(
     done = train_all(dataset, chosen, output, seeds, given, values.data_dir, settings, **preparing)
     report(done, output, values.data_dir, settings, **preparing)
     if missing := len(seeds) * len(chosen) - len(done):
-        print(f"without {missing} that ended at a step that is not finite: see above")
+        print(f"without {missing} that ended at a non-finite step: see above")
     print(f"written to {output}")
 
 

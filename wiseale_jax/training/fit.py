@@ -220,7 +220,7 @@ def _train(
     seed: int,
     progress: bool,
 ) -> tuple[steps.TrainState, list[dict[str, Any]]]:
-    """The epochs, with a bar; raises `FloatingPointError` at a step that is not finite."""
+    """The epochs, with a bar; raises `FloatingPointError` at a non-finite step."""
     feed = batches.choose("auto", data.array)
     train_data = jnp.asarray(data.array) if feed == "resident" else data.array
     test_data = None if test is None else jnp.asarray(test.array)
