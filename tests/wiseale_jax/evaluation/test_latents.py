@@ -236,6 +236,16 @@ def test_the_lower_bound_is_exact_where_posteriors_coincide_or_are_apart():
     assert aggregate_kl_lower_bound(apart, logvar) == pytest.approx(mean_kl - np.log(5), rel=1e-6)
 
 
+@pytest.mark.parametrize("logvar", [-20.0, -60.0, -100.0])
+def test_the_lower_bound_of_very_narrow_posteriors(logvar):
+    """They are well separated: the bound is the mean KL less log M."""
+    mean = np.random.default_rng(0).standard_normal((1200, 8))
+    one = 0.5 * (np.sum(mean**2, axis=1) + 8 * (np.exp(logvar) - logvar - 1))
+    want = np.mean(one) - np.log(1200)
+    found = aggregate_kl_lower_bound(mean, np.full((1200, 8), logvar))
+    assert found == pytest.approx(want, rel=1e-9)
+
+
 def test_the_lower_bound_of_points():
     mean = np.random.default_rng(0).standard_normal((50, 2))
     points = np.full((50, 2), -np.inf)
