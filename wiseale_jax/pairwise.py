@@ -10,10 +10,12 @@ For Gaussians N(mean_i, diag v_i), v = exp(logvar), and two constants (distance,
 l is symmetric, so the derivative of mean_i lse_i with respect to Gaussian j needs one weight per
 pair, W_ij + W_ji with W_ij = exp(l_ij - lse_i), and one sum over i of a closed form.
 
-Nothing of size M x M is ever in memory. Sources (i) are taken `rows` at a time against targets (j),
-which lie along the lanes in blocks that fit the innermost cache; the log-sum-exp is kept online,
-and the gradient computes every tile again. All sums over sources are written as sums of `rows`
-elementwise terms, as XLA's CPU backend vectorises those and does not vectorise a reduction.
+Nothing of size M x M is ever in memory, but where M is small. Sources (i) are taken `rows` at a time
+against targets (j); the log-sum-exp is kept online, and the gradient computes every tile again. On
+a CPU the targets lie along the lanes in blocks that fit the innermost cache, and all sums over
+sources are written as sums of `rows` elementwise terms, as XLA's CPU backend vectorises those and
+does not vectorise a reduction. Elsewhere steps are few and large: every step is some kernels, which
+wait for those of the step before.
 """
 
 import math
@@ -25,6 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from wiseale_jax import backend
+
 # Beyond these, logvar counts as the nearest of them: the product of two variance sums, and the
 # square of one, then stay within float32's range.
 LOGVAR_LIMIT = 40.0
@@ -34,6 +38,9 @@ _ROWS, _FEW_ROWS = 32, 16
 _LANES = 2048
 _GROUP_LANES = 4096
 _UNROLLED = 64
+
+# Sources of a step on an accelerator, at most.
+_MANY_ROWS = 1024
 
 # What is less than every log term, without the trouble of infinities.
 _NONE = -1e30
@@ -73,9 +80,18 @@ class _Tiling(NamedTuple):
     blocks: int
     lanes: int
 
+    @property
+    def unrolled(self) -> bool:
+        """Whether sums over a step's sources are written out, for a CPU."""
+        return self.rows <= _ROWS
+
 
 def _choose_tiling(sources: int, targets: int, latent: int, tile_size: int | None) -> _Tiling:
     tile_size = tile_size and min(tile_size, targets)
+    if not backend.on_cpu():
+        lanes = tile_size or targets
+        rows = -(-sources // -(-sources // _MANY_ROWS))
+        return _Tiling(rows, -(-targets // lanes), 1, lanes)
     most = tile_size or min(max(_LANES // latent, 32), 256)
     blocks = -(-targets // most)
     lanes = tile_size or -(-targets // (8 * blocks)) * 8
@@ -193,6 +209,8 @@ def _take(sources, step):
 
 
 def _tile(log_terms, sources, targets, distance):
+    if not backend.on_cpu():
+        return log_terms(sources, targets, distance)
     # Behind barriers, it stays one loop over the tile: nothing is moved out of the loop over
     # sources, into memory of its own, and nothing is computed again where the tile is used.
     # One barrier an array: JAX 0.12 cannot transpose one of arrays of which some have a tangent.
@@ -224,6 +242,10 @@ def _log_sum_exp(targets, sources, distance, tile_size, log_terms=_log_terms):
         def step(i, state):
             highest, total = state
             terms = _tile(log_terms, _take(sources, i), targets, distance)
+            if not tiling.unrolled:
+                higher = jnp.maximum(highest, jnp.max(terms, axis=1))
+                new = jnp.sum(jnp.exp(terms - higher[:, None]), axis=1)
+                return higher, total * jnp.exp(highest - higher) + new
             higher = highest
             for r in range(tiling.rows):
                 higher = jnp.maximum(higher, terms[:, r])
@@ -270,12 +292,15 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
     def one_group(side):
         targets, target_lse = side
 
-        def step(i, state):
-            sums, by_bias = state
+        def weights_of(i):
             rows = _take(sources, i)
             lse = lax.dynamic_index_in_dim(source_lse, i, keepdims=False)
             terms = _tile(log_terms, rows, targets, term.distance)
-            weights = jnp.exp(terms - target_lse[:, None]) + jnp.exp(terms - lse[:, None])
+            return rows, jnp.exp(terms - target_lse[:, None]) + jnp.exp(terms - lse[:, None])
+
+        def step(i, state):
+            sums, by_bias = state
+            rows, weights = weights_of(i)
             weights = lax.optimization_barrier(weights)
 
             # Real part by mean, imaginary part by variance: a complex sum is one loop, which
@@ -290,10 +315,25 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
                 by_bias += jnp.sum(weights, axis=1)
             return sums, by_bias
 
+        def large_step(i, state):
+            by_mean, by_variance, by_bias = state
+            rows, weights = weights_of(i)
+            inverse = 1.0 / (rows.variance[..., None] + targets.variance[:, None])
+            slope = (rows.mean[..., None] - targets.mean[:, None]) * inverse
+            weighted = 2 * term.distance * weights[:, :, None] * slope
+            by_mean += jnp.sum(weighted, axis=1)
+            by_variance += jnp.sum(weighted * slope - weights[:, :, None] * inverse, axis=1)
+            return by_mean, by_variance, by_bias + jnp.sum(weights, axis=1)
+
         zeros = _zeros(targets.mean + sources.bias[0, 0])
-        state = (lax.complex(zeros, zeros), zeros[:, 0])
-        sums, by_bias = lax.fori_loop(0, sources.bias.shape[0], step, state)
-        return sums.real, 0.5 * targets.variance * sums.imag, by_bias
+        steps = sources.bias.shape[0]
+        if tiling.unrolled:
+            sums, by_bias = lax.fori_loop(0, steps, step, (lax.complex(zeros, zeros), zeros[:, 0]))
+            by_mean, by_variance = sums.real, sums.imag
+        else:
+            state = (zeros, zeros, zeros[:, 0])
+            by_mean, by_variance, by_bias = lax.fori_loop(0, steps, large_step, state)
+        return by_mean, 0.5 * targets.variance * by_variance, by_bias
 
     sides = _as_targets((targets, target_lse), tiling)
     return jax.tree.map(lambda a: a[:size], _over_groups(one_group, sides))

@@ -129,7 +129,7 @@ PEERS: dict[str, Peer] = {
 }
 
 
-def _usable() -> list[str]:
+def usable() -> list[str]:
     """The peers that this machine has what they need for."""
     names = ["ours", "naive JAX"]
     for name, module in (("PyTorch", "torch"), ("KeOps", "pykeops.torch")):
@@ -149,7 +149,8 @@ def _takes_part(name: str, size: int, latent: int, gradient: bool) -> bool:
     return name not in ("naive JAX", "PyTorch") or size * size * latent <= _LARGEST
 
 
-def _example(size: int, latent: int) -> tuple[np.ndarray, np.ndarray]:
+def example(size: int, latent: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and log variances of random posteriors, `[size, latent]`."""
     rng = np.random.default_rng(0)
     mean = rng.standard_normal((size, latent), np.float32)
     return mean, rng.standard_normal((size, latent), np.float32) - 1
@@ -157,15 +158,15 @@ def _example(size: int, latent: int) -> tuple[np.ndarray, np.ndarray]:
 
 def measure(size: int, latent: int, gradient: bool, names: list[str], rounds: int):
     """Median milliseconds of each peer that takes part, timed in turns."""
-    example = _example(size, latent)
+    mean, logvar = example(size, latent)
     calls = {
-        name: PEERS[name](*example, gradient)
+        name: PEERS[name](mean, logvar, gradient)
         for name in names
         if _takes_part(name, size, latent, gradient)
     }
     values, slow = {}, set()
     for name, call in calls.items():
-        PEERS[name](*_example(8, latent), gradient)()  # KeOps compiles once for each latent size.
+        PEERS[name](*example(8, latent), gradient)()  # KeOps compiles once for each latent size.
         start = time.perf_counter()
         result = call()
         if time.perf_counter() - start > _PATIENCE:
@@ -202,9 +203,9 @@ def _memory(name: str, size: int, latent: int, gradient: bool) -> int:
 
 
 def _print_memory(name: str, size: int, latent: int, gradient: bool) -> None:
-    PEERS[name](*_example(8, latent), gradient)()
+    PEERS[name](*example(8, latent), gradient)()
     before = peak_megabytes()
-    PEERS[name](*_example(size, latent), gradient)()
+    PEERS[name](*example(size, latent), gradient)()
     print(round(peak_megabytes() - before))
 
 
@@ -222,7 +223,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.only:
         _print_memory(FLAGS.only, *sizes[0], FLAGS.gradient)
         return
-    names = _usable()
+    names = usable()
     on_cpu = jax.default_backend() == "cpu"
     print(f"{jax.devices()[0].device_kind}, {jax.local_device_count()} device(s), float32\n")
     peers = [name for name in names if name != "ours"]

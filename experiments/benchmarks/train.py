@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,12 +91,22 @@ def main(argv: list[str]) -> None:
     print(f"\nSpeed is against {PEER}.")
 
 
-def make_case(network: str) -> tuple[configs.Config, np.ndarray]:
-    """The config of a network, and random data of its shape, as stored."""
-    given = {"dataset": network, "batch_size": _BATCH.get(network)}
+def make_case(
+    network: str, batch: int | None = None, count: int | None = None, **given: Any
+) -> tuple[configs.Config, np.ndarray]:
+    """The config of a network, and random data of its shape, as stored.
+
+    Args:
+      network: in `_EXAMPLES`.
+      batch: examples a step.
+      count: examples in all.
+      **given: other fields of the config.
+    """
+    given |= {"dataset": network, "batch_size": batch or _BATCH.get(network)}
     config = configs.make_config({k: v for k, v in given.items() if v is not None})
-    shape = _recipe(config).model.architecture.shape
-    data = np.random.default_rng(0).standard_normal((_EXAMPLES[network], *shape), np.float32)
+    shape = make_recipe(config).model.architecture.shape
+    count = max(count or _EXAMPLES[network], 2 * config.batch_size)
+    data = np.random.default_rng(0).standard_normal((count, *shape), np.float32)
     if DATASETS[network].likelihood == "bernoulli":
         data = (data > 0).astype(np.float32)
     return config, data
@@ -143,14 +154,16 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _recipe(config: configs.Config) -> Recipe:
+def make_recipe(config: configs.Config) -> Recipe:
+    """The recipe of a config, for data of `make_case`."""
     # The random data are floats already: the data set's own scaling is left out.
     recipe = setup.make_recipe(config, _EXAMPLES[config.dataset])
     return recipe._replace(preprocess=lambda batch, key: batch)
 
 
-def _scanned(config: configs.Config, data: np.ndarray, precision: str = "float32") -> Contestant:
-    recipe = _recipe(config)
+def scanned(config: configs.Config, data: np.ndarray, precision: str = "float32") -> Contestant:
+    """Our training as runs do it: many steps in one compiled call."""
+    recipe = make_recipe(config)
     recipe = recipe._replace(model=recipe.model.clone(precision=precision))
     data = jnp.asarray(data)
     order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
@@ -169,7 +182,7 @@ def _scanned(config: configs.Config, data: np.ndarray, precision: str = "float32
 
 
 def _one_call_per_step(config: configs.Config, data: np.ndarray) -> Contestant:
-    recipe = _recipe(config)
+    recipe = make_recipe(config)
     data = jnp.asarray(data)
     order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
     state = create_state(recipe, 0, data[:1])
@@ -185,7 +198,10 @@ def _one_call_per_step(config: configs.Config, data: np.ndarray) -> Contestant:
     return train
 
 
-def _torch(config: configs.Config, data: np.ndarray, how: str) -> Contestant:
+def torch_contestant(
+    config: configs.Config, data: np.ndarray, how: str, precision: str = "float32"
+) -> Contestant:
+    """Batches by "indexed" or a "DataLoader", or "compiled"; bfloat16: channels last, autocast."""
     import torch
 
     from experiments.benchmarks import torch_peer
@@ -193,11 +209,15 @@ def _torch(config: configs.Config, data: np.ndarray, how: str) -> Contestant:
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     examples = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, -1, 1))).to(device)
-    architecture = _recipe(config).model.architecture
+    architecture = make_recipe(config).model.architecture
     model = torch_peer.TorchAutoencoder(architecture, config.latent_dim).to(device)
     optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
     likelihood = DATASETS[config.dataset].likelihood
     loss_fn = functools.partial(torch_peer.loss_fn, model, likelihood=likelihood)
+    autocast = precision == "bfloat16"
+    if autocast and examples.ndim == 4:
+        model = model.to(memory_format=torch.channels_last)
+        examples = examples.contiguous(memory_format=torch.channels_last)
     if how == "compiled":
         loss_fn = torch.compile(loss_fn)
     loader = torch.utils.data.DataLoader(
@@ -218,7 +238,9 @@ def _torch(config: configs.Config, data: np.ndarray, how: str) -> Contestant:
     def train(steps: int) -> None:
         for _ in range(steps):
             optimizer.zero_grad(set_to_none=True)
-            loss_fn(next(stream)).backward()
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                loss = loss_fn(next(stream))
+            loss.backward()
             optimizer.step()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -239,7 +261,7 @@ def _pythae(config: configs.Config, data: np.ndarray) -> Contestant:
     from experiments.benchmarks import torch_peer
 
     torch.manual_seed(0)
-    architecture = _recipe(config).model.architecture
+    architecture = make_recipe(config).model.architecture
     net = torch_peer.TorchAutoencoder(architecture, config.latent_dim)
 
     class Encoder(BaseEncoder):
@@ -293,12 +315,12 @@ def _pythae(config: configs.Config, data: np.ndarray) -> Contestant:
 
 PEER = "PyTorch, eager"
 CONTESTANTS: dict[str, Callable[[configs.Config, np.ndarray], Contestant]] = {
-    "wiseale_jax": _scanned,
-    "wiseale_jax, bfloat16": functools.partial(_scanned, precision="bfloat16"),
+    "wiseale_jax": scanned,
+    "wiseale_jax, bfloat16": functools.partial(scanned, precision="bfloat16"),
     "wiseale_jax, one call per step": _one_call_per_step,
-    PEER: functools.partial(_torch, how="indexed"),
-    "PyTorch, eager, DataLoader": functools.partial(_torch, how="DataLoader"),
-    "PyTorch, torch.compile": functools.partial(_torch, how="compiled"),
+    PEER: functools.partial(torch_contestant, how="indexed"),
+    "PyTorch, eager, DataLoader": functools.partial(torch_contestant, how="DataLoader"),
+    "PyTorch, torch.compile": functools.partial(torch_contestant, how="compiled"),
     "pythae's trainer (AEVB)": _pythae,
 }
 

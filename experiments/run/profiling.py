@@ -69,11 +69,15 @@ def report(
 def speed(flops_per_second: float, devices: int = 1) -> str:
     """Operations per second in words, with their share of the devices' peak where it is known."""
     words = f"{flops_per_second / 1e9:,.1f} GFLOP/s"
-    kind = jax.devices()[0].device_kind
-    peak = next((peak for name, peak in _PEAKS.items() if name in kind), None)
-    if peak is None:
+    if (of_one := peak()) is None:
         return words
-    return f"{words}, {flops_per_second / (peak * devices):.1%} of the peak in bfloat16"
+    return f"{words}, {flops_per_second / (of_one * devices):.1%} of the peak in bfloat16"
+
+
+def peak() -> float | None:
+    """Dense bfloat16 operations per second of one of the devices, where it is known."""
+    kind = jax.devices()[0].device_kind
+    return next((peak for name, peak in _PEAKS.items() if name in kind), None)
 
 
 class Time(NamedTuple):

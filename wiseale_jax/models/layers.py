@@ -10,16 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax
 from jax import lax
 from jaxtyping import Array, Float
 
 from wiseale_jax.models import convolutions
-
-
-def use_matmul() -> bool:
-    """Whether convolutions are better computed as matrix products: on CPU they are."""
-    return jax.default_backend() == "cpu"
 
 
 def exchange_batch_and_channels(x: Array) -> Array:

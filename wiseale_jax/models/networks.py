@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
+from wiseale_jax import backend
 from wiseale_jax.models import layers
 
 
@@ -220,7 +221,7 @@ class Stack(nn.Module):
         batch_last = False
         for layer in self.layers:
             convolves = isinstance(layer, Conv | ConvTranspose)
-            if batch_last != (convolves and layers.use_matmul()):
+            if batch_last != (convolves and backend.on_cpu()):
                 x = layers.exchange_batch_and_channels(x)
                 batch_last = not batch_last
             if isinstance(layer, Reshape):

@@ -104,7 +104,6 @@ def stream(
       sharding: of `[steps, batch, ...]`, the batches; every process reads only what its devices
         need. None for the default device.
     """
-    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     rows = np.asarray(order)
     steps = len(rows) // batch_size
     rows = rows[: steps * batch_size].reshape(steps, batch_size)
@@ -114,6 +113,9 @@ def stream(
         count = min(block, steps - start)
         # Always a whole block, or the last one of an epoch would be compiled for its own size.
         chosen = np.resize(rows[start : start + count], (block, batch_size))
+        if sharding is None:
+            # On no device by name: by name, a second state would have the steps compiled again.
+            return Steps(jax.device_put(data[chosen]), None, 0, count)
         batches = jax.make_array_from_callback(
             (block, batch_size, *data.shape[1:]), sharding, lambda index: data[chosen[index[:2]]]
         )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.models import layers
+from wiseale_jax import backend
 from wiseale_jax.models.autoencoder import build_autoencoder
 from wiseale_jax.models.networks import ARCHITECTURES, ConvTranspose, Stack
 
@@ -95,7 +95,7 @@ def test_a_network_is_the_same_function_with_native_convolutions(monkeypatch):
     model, key = build_autoencoder("mnist", 2), jax.random.key(0)
     x = jax.random.uniform(key, (3, 28, 28, 1))
     outputs, variables = jax.jit(model.init_with_output)(key, x, key)
-    monkeypatch.setattr(layers, "use_matmul", lambda: not jax.default_backend() == "cpu")
+    monkeypatch.setattr(backend, "on_cpu", lambda: not jax.default_backend() == "cpu")
     native = jax.jit(model.apply)(variables, x, key)
     for a, b in zip(native, outputs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

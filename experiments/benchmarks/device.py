@@ -1,0 +1,469 @@
+"""What a device can do: `python -m experiments.benchmarks.device --minutes=8 --output=DIR`.
+
+Measures this project on the device that JAX finds, beside PyTorch on the same one, with arrays of
+the right shape made on the spot: no data set and no network is needed, but MNIST is the real one if
+$WISEALE_DATA_DIR has its files. Every part writes its results as they come, the most wanted first,
+and none begins after the time is up: a cut costs nothing. DIR then holds results.jsonl and
+report.md.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from experiments import configs
+from experiments.benchmarks import kl as kl_benchmark
+from experiments.benchmarks import train as train_benchmark
+from experiments.run import cli, profiling
+from wiseale_jax import checkpoints, files, methods, run_folder, wiseale_kl
+from wiseale_jax.models import networks
+from wiseale_jax.training import batches, steps
+
+FLAGS = flags.FLAGS
+
+# One result: what was measured, and figures or a sentence.
+Row = dict[str, Any]
+
+
+class Size:
+    """How much is measured: all of it, or as little as shows that it works."""
+
+    def __init__(self, tiny: bool):
+        self.tiny = tiny
+        self.smoke_batch = {"sine": 64, "mnist": 64, "celeba": 2 if tiny else 64}
+        self.celeba_batches = (2,) if tiny else (256, 32)
+        self.pairs = ((64, 2), (300, 4)) if tiny else kl_benchmark_sizes()
+        self.epoch_examples = {"mnist": 256, "sine": 256} if tiny else {"mnist": None, "sine": None}
+        self.embeddings = (3000, 4) if tiny else (200_000, 64)
+        self.matrix = 256 if tiny else 8192
+        self.copied = 2**20 if tiny else 2**31
+        self.rounds = 1 if tiny else 5
+
+
+def kl_benchmark_sizes() -> tuple[tuple[int, int], ...]:
+    """(M, d) of the pairwise sums that are timed."""
+    return ((64, 2), (256, 64), (1024, 64), (4096, 16), (4096, 64), (16384, 16), (65536, 2))
+
+
+def main(argv: list[str]) -> None:
+    """Runs every part that begins in time, and writes the report."""
+    del argv
+    folder = Path(FLAGS.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / "results.jsonl"
+    if results.exists():
+        raise ValueError(f"{results} exists: give an --output of its own to each run")
+    end = time.monotonic() + 60 * FLAGS.minutes
+    size = Size(FLAGS.tiny)
+    chosen = FLAGS.part or list(PARTS)
+    rows: list[Row] = []
+    with results.open("a") as stream:
+        for part in tqdm(chosen, desc="parts", disable=None):
+            started = time.monotonic()
+            for row in _rows(part, size, end):
+                rows.append({"part": part, **row})
+                print(json.dumps(rows[-1]), file=stream, flush=True)
+                tqdm.write(_line(rows[-1]), file=sys.stdout)
+                sys.stdout.flush()
+                files.write_text(folder / "report.md", report(rows))
+            tqdm.write(f"{part}: {time.monotonic() - started:.0f} s", file=sys.stderr)
+    print(f"\n{folder / 'report.md'}")
+
+
+def _rows(part: str, size: Size, end: float) -> Iterator[Row]:
+    """A part's results; one that fails, or that there is no time for, is a row that says so."""
+    if time.monotonic() > end:
+        yield {"what": part, "note": "not measured: the time was up"}
+        return
+    try:
+        for row in PARTS[part](size):
+            yield row
+            if time.monotonic() > end:
+                yield {"what": part, "note": "the rest was not measured: the time was up"}
+                return
+    except Exception as error:  # The parts that follow are still worth having.
+        reason = str(error).strip().splitlines()
+        words = f"{type(error).__name__}: {reason[0][:200] if reason else ''}"
+        yield {"what": part, "note": f"does not run here: {words}"}
+
+
+def _line(row: Row) -> str:
+    figures = (f"{k} {_figure(v)}" for k, v in row.items() if k not in ("part", "what"))
+    return f"{row['part']}: {row['what']}: {', '.join(figures)}"
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def report(rows: list[Row]) -> str:
+    """The results as Markdown: a table for every part, columns in the order of their coming."""
+    lines = [f"# {_device()}", ""]
+    for part in dict.fromkeys(row["part"] for row in rows):
+        own = [row for row in rows if row["part"] == part]
+        columns = list(dict.fromkeys(k for row in own for k in row if k not in ("part", "what")))
+        lines += [f"## {part}", "", "| " + " | ".join(["what", *columns]) + " |"]
+        lines.append("| --- |" + " ---: |" * len(columns))
+        for row in own:
+            cells = (_figure(row[k]) if k in row else "" for k in columns)
+            lines.append("| " + " | ".join([row["what"], *cells]) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _device() -> str:
+    return f"{jax.devices()[0].device_kind}, {jax.local_device_count()} of them"
+
+
+def environment(size: Size) -> Iterator[Row]:
+    """Versions, and what the device reaches in a large product and a large copy."""
+    versions = {}
+    for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "none"
+    yield {"what": f"Python {platform.python_version()}", **versions}
+    n = size.matrix
+    for precision in ("bfloat16", "float32"):
+        a = jax.random.normal(jax.random.key(0), (n, n), precision)
+        seconds = _median(jax.jit(lambda a: a @ a), a, rounds=size.rounds)
+        yield {
+            "what": f"product of {n} x {n}, {precision}",
+            "ms": 1e3 * seconds,
+            "TFLOP/s": 2 * n**3 / seconds / 1e12,
+        }
+    x = jnp.arange(size.copied // 4, dtype=jnp.float32)
+    seconds = _median(jax.jit(lambda x: x + 1), x, rounds=size.rounds)
+    yield {
+        "what": "copy",
+        "ms": 1e3 * seconds,
+        "GB/s": 2 * x.nbytes / seconds / 1e9,
+    }
+
+
+def _median(function: Callable, *arguments: Any, rounds: int) -> float:
+    """Median seconds of a call, waited for; of short ones, many at once."""
+    jax.block_until_ready(function(*arguments))
+    start = time.perf_counter()
+    jax.block_until_ready(function(*arguments))
+    count = max(1, min(1000, int(0.05 / (time.perf_counter() - start))))
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(count):
+            result = function(*arguments)
+        jax.block_until_ready(result)
+        seconds.append((time.perf_counter() - start) / count)
+    return statistics.median(seconds)
+
+
+def smoke(size: Size) -> Iterator[Row]:
+    """Ten steps of every network: the loss falls, is finite, and a resumed run has the same bits."""
+    for network, batch in size.smoke_batch.items():
+        started = time.perf_counter()
+        recipe, data = _case(network, batch)
+        order = jnp.tile(jnp.arange(batch), 11)  # The same batch every time: its loss must fall.
+        state = steps.create_state(recipe, 0, data[:1])
+
+        def train(state, start, count, recipe=recipe, data=data, order=order):
+            return steps.train_steps(recipe, state, data, order, start, count)
+
+        first, early = steps.finish_epoch(train(state, 0, 1))
+        _, late = steps.finish_epoch(train(first, 1, 9))
+        whole = train(steps.create_state(recipe, 0, data[:1]), 0, 10)
+        half = train(steps.create_state(recipe, 0, data[:1]), 0, 5)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            checkpoints.open_checkpoints(folder) as saved,
+        ):
+            checkpoints.save(saved, 5, steps.as_saved(half), {"format": run_folder.FORMAT, "config": {}})
+            checkpoints.wait(saved)
+            restored = checkpoints.restore(saved, {}, steps.as_saved(half))
+        resumed = train(steps.from_saved(restored.state), 5, 5)
+        same = jax.tree.map(np.array_equal, *(jax.device_get(s.params) for s in (whole, resumed)))
+        yield {
+            "what": f"{network}, batch {batch}, 10 steps",
+            "first loss": early["loss"],
+            "mean of the next 9": late["loss"],
+            "falls": late["loss"] < early["loss"],
+            "finite": bool(np.isfinite(late["loss"])),
+            "resumes to the same bits": all(jax.tree.leaves(same)),
+            "s with compilation": time.perf_counter() - started,
+        }
+
+
+def _case(network: str, batch: int | None, precision: str = "float32", **given: Any):
+    """A recipe, and random data of its shape on the device, some batches of it."""
+    config, data = train_benchmark.make_case(network, batch, 1, **given)
+    recipe = train_benchmark.make_recipe(config)
+    return recipe._replace(model=recipe.model.clone(precision=precision)), jax.device_put(data)
+
+
+def operations(architecture: networks.Architecture, latent_dim: int) -> int:
+    """Floating-point operations of a forward and a backward pass, of one example.
+
+    Those of convolutions and products: two for a multiplication and its sum, three times the
+    forward pass's, without the gradient by the example.
+    """
+    total, first = 0, 0
+    shape = architecture.shape
+    for layers in (architecture.encoder, architecture.decoder):
+        for layer in layers:
+            forward, shape = _operations(layer, shape)
+            first = first or forward
+            total += forward
+        if layers is architecture.encoder:
+            total += 2 * 2 * math.prod(shape) * latent_dim
+            shape = (latent_dim,)
+    return 3 * total - first
+
+
+def _operations(layer: networks.Layer, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    *space, channels = shape
+    match layer:
+        case networks.Dense():
+            return 2 * math.prod(shape) * layer.features, (layer.features,)
+        case networks.Conv():
+            space = [-(-n // layer.stride) for n in space]
+            places = math.prod(space)
+        case networks.ConvTranspose():
+            # Every input is multiplied with the whole kernel.
+            places = math.prod(space)
+            space = [n * layer.stride for n in space]
+        case _:
+            return 0, layer.shape
+    each = 2 * layer.size ** len(space) * channels * layer.features
+    return places * each, (*space, layer.features)
+
+
+def celeba(size: Size) -> Iterator[Row]:
+    """The training step of CelebA's network: speed, share of the peak, memory, and PyTorch's."""
+    for batch in size.celeba_batches:
+        config, data = train_benchmark.make_case("celeba", batch, 1)
+        architecture = train_benchmark.make_recipe(config).model.architecture
+        each = operations(architecture, config.latent_dim)
+        contestants = {
+            "wiseale_jax, bfloat16": functools.partial(
+                train_benchmark.scanned, precision="bfloat16"
+            ),
+            "wiseale_jax, float32": train_benchmark.scanned,
+            **torch_contestants(size),
+        }
+        for name, build in contestants.items():
+            row = _trained(f"{name}, batch {batch}", config, data, build, size)
+            if "ms/step" in row:
+                rate = each * batch / row["ms/step"] * 1e3
+                row["TFLOP/s"] = rate / 1e12
+                if (peak := profiling.peak()) is not None:
+                    row["share of bfloat16 peak"] = f"{rate / peak:.0%}"
+                if name.startswith("wiseale_jax"):
+                    row["GB"] = _gigabytes(config, data, name.split()[-1])
+            yield row
+
+
+def torch_contestants(size: Size) -> dict[str, train_benchmark.Contestant]:
+    """PyTorch as its users run it, the fastest last."""
+    torch = functools.partial(train_benchmark.torch_contestant, how="indexed")
+    compiled = functools.partial(train_benchmark.torch_contestant, how="compiled")
+    contestants = {
+        "PyTorch, eager, float32": torch,
+        "PyTorch, eager, bfloat16": functools.partial(torch, precision="bfloat16"),
+        "PyTorch, compiled, bfloat16": functools.partial(compiled, precision="bfloat16"),
+    }
+    return dict(list(contestants.items())[: 1 if size.tiny else None])
+
+
+def _trained(what: str, config, data, build, size: Size) -> Row:
+    """Milliseconds of a step, the median over rounds of as many steps as take a third of a second."""
+    try:
+        started = time.perf_counter()
+        train = build(config, data)
+        train(1)
+        first = time.perf_counter() - started
+        train(2)
+        started = time.perf_counter()
+        train(2)
+        count = 2 if size.tiny else max(2, int(0.3 / (time.perf_counter() - started) * 2))
+        seconds = []
+        for _ in range(size.rounds):
+            started = time.perf_counter()
+            train(count)
+            seconds.append((time.perf_counter() - started) / count)
+    except Exception as error:  # A peer that does not work here is a row that says so.
+        return {"what": what, "note": f"does not run here: {type(error).__name__} {error}"[:160]}
+    step = statistics.median(seconds)
+    return {
+        "what": what,
+        "ms/step": 1e3 * step,
+        "examples/s": config.batch_size / step,
+        "s to the first step": first,
+    }
+
+
+def _gigabytes(config: configs.Config, data: np.ndarray, precision: str) -> float:
+    """Bytes of a training step by its compiled program, without the data held on the device."""
+    recipe = train_benchmark.make_recipe(config)
+    recipe = recipe._replace(model=recipe.model.clone(precision=precision))
+    state = steps.create_state(recipe, 0, data[:1])
+    like = jax.ShapeDtypeStruct((1, config.batch_size, *data.shape[1:]), data.dtype)
+    compiled = steps.train_steps.lower(recipe, state, like, None, 0, 1).compile()
+    memory = compiled.memory_analysis()
+    return (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e9
+
+
+def pairs(size: Size) -> Iterator[Row]:
+    """`wiseale_kl` and its gradient beside its peers, and the arithmetic of its pairs."""
+    names = [name for name in kl_benchmark.usable() if name != "C"]
+    for count, latent in size.pairs:
+        for gradient in (False, True):
+            medians = kl_benchmark.measure(count, latent, gradient, names, size.rounds)
+            # Per pair and dimension: sum, difference, square, quotient and product for the value,
+            # and as many again, with slopes, for the gradient.
+            operations = count**2 * latent * (20 if gradient else 7)
+            yield {
+                "what": f"{count:,} x {latent}, {'gradient' if gradient else 'value'}",
+                "ours, ms": medians["ours"],
+                **{
+                    f"{name}, ms": value
+                    for name, value in medians.items()
+                    if name not in ("ours", "KeOps")
+                },
+                "TFLOP/s": operations / medians["ours"] / 1e9,
+            }
+
+
+def epochs(size: Size) -> Iterator[Row]:
+    """Whole epochs, from the device and streamed from memory of the host, and PyTorch's."""
+    for network, examples in size.epoch_examples.items():
+        config, data = train_benchmark.make_case(network, None, examples or EPOCH[network])
+        real = network == "mnist" and (found := _mnist()) is not None
+        if real:
+            data = found[: len(data)]
+        recipe = train_benchmark.make_recipe(config)
+        on_device = jax.device_put(data)
+        each = len(data) // config.batch_size
+        for feed in ("resident", "streamed"):
+            state = steps.create_state(recipe, 0, data[:1])
+            seconds = []
+            for epoch in range(size.rounds + 1):
+                order = steps.epoch_order(state.key, epoch, len(data)).block_until_ready()
+                started = time.perf_counter()
+                if feed == "resident":
+                    parts = batches.resident(on_device, order, config.batch_size)
+                else:
+                    parts = batches.stream(data, order, config.batch_size)
+                for part in parts:
+                    state = jax.block_until_ready(steps.train_steps(recipe, state, *part))
+                seconds.append(time.perf_counter() - started)
+            epoch = statistics.median(seconds[1:])
+            yield {
+                "what": f"{network}{', real' if real else ''}, {len(data):,} examples, {feed}",
+                "s/epoch": epoch,
+                "ms/step": 1e3 * epoch / each,
+            }
+        for name, build in torch_contestants(size).items():
+            row = _trained(f"{network}, {name}", config, data, build, size)
+            if "ms/step" in row:
+                row["s/epoch"] = row["ms/step"] * each / 1e3
+            yield row
+
+
+# Examples of an epoch of the paper's data sets.
+EPOCH = {"mnist": 60_000, "sine": 20_000}
+
+
+def _mnist() -> np.ndarray | None:
+    """MNIST's training images in [0, 1], if $WISEALE_DATA_DIR has their file."""
+    folder = os.environ.get("WISEALE_DATA_DIR")
+    found = sorted(Path(folder).glob("**/train-images-idx3-ubyte*")) if folder else []
+    if not found:
+        return None
+    from wiseale_jax.datasets import mnist
+
+    return (mnist.read_idx(found[0], (28, 28))[..., None] / np.float32(255)).astype(np.float32)
+
+
+def every_method(size: Size) -> Iterator[Row]:
+    """The training step of every method, with MNIST's network."""
+    for method in methods.METHODS:
+        config, data = train_benchmark.make_case("mnist", None, 1000, method=method)
+        yield _trained(f"mnist, {method}", config, data, train_benchmark.scanned, size)
+
+
+def embeddings(size: Size) -> Iterator[Row]:
+    """The pairwise sum over as many posteriors as a data set has."""
+    mean, logvar = kl_benchmark.example(*size.embeddings)
+    for name, function in (
+        ("value", jax.jit(wiseale_kl)),
+        ("gradient", jax.jit(jax.value_and_grad(wiseale_kl, (0, 1)))),
+    ):
+        seconds = _median(function, mean, logvar, rounds=1)
+        memory = function.lower(mean, logvar).compile().memory_analysis()
+        count, latent = size.embeddings
+        yield {
+            "what": f"{count:,} x {latent}, {name}",
+            "s": seconds,
+            "GB": memory.temp_size_in_bytes / 1e9,
+        }
+
+
+def profile(size: Size) -> Iterator[Row]:
+    """Where the time of CelebA's step goes."""
+    batch = size.celeba_batches[0]
+    recipe, data = _case("celeba", batch, "bfloat16")
+    state = steps.create_state(recipe, 0, data[:1])
+    order = jnp.arange(len(data))
+    part = batches.Steps(data, order, 0, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        times = profiling.write_trace(recipe, state, part, Path(folder))
+    total = sum(map(sum, times.values()))
+    for name, time_ in times.items():
+        yield {
+            "what": name,
+            "forward, ms": time_.forward,
+            "backward, ms": time_.backward,
+            "share": f"{sum(time_) / total:.1%}",
+        }
+
+
+PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
+    "environment": environment,
+    "smoke": smoke,
+    "celeba": celeba,
+    "pairs": pairs,
+    "epochs": epochs,
+    "profile": profile,
+    "methods": every_method,
+    "embeddings": embeddings,
+}
+
+
+if __name__ == "__main__":
+    flags.DEFINE_float("minutes", 8, "no part begins after so long", lower_bound=0)
+    flags.DEFINE_string("output", None, "folder for results.jsonl and report.md", required=True)
+    flags.DEFINE_bool("tiny", False, "as little as shows that every part works")
+    flags.DEFINE_multi_enum("part", [], list(PARTS), "only this one, once for each (default: all)")
+    cli.run(main)
