@@ -12,6 +12,11 @@ large transposed left side, which XLA's CPU products are several times slower at
 A convolution, its transpose, and the gradient of either by its kernel are each linear in both of
 their arguments, and each is the transpose of the other two: as primitives of JAX they have, with no
 more said, derivatives of both modes and any order, each computed as fast as the convolution itself.
+
+On accelerators the vendor's convolutions are faster. Of a transposed one JAX's own gradient is not:
+differentiated as a convolution over an input with holes, its gradient by the kernel is a convolution
+of a form that no vendor has a kernel for. The same three primitives, of vendor's kernels all, keep
+to the forms that there are.
 """
 
 from __future__ import annotations
@@ -178,30 +183,79 @@ def _primitive(name: str, implementation: Callable[..., Array]) -> Primitive:
     return primitive
 
 
-_to_coarse_p = _primitive("to_coarse", _to_coarse)
-_to_fine_p = _primitive("to_fine", _to_fine)
-_to_kernel_p = _primitive("to_kernel", _to_kernel)
+def _bilinear(name: str, implementations: Sequence[Callable[..., Array]]) -> tuple[Primitive, ...]:
+    """The primitives of a convolution, its transpose and the gradient by the kernel."""
+    to_coarse, to_fine, to_kernel = (
+        _primitive(f"{name}_{part}", implementation)
+        for part, implementation in zip(
+            ("to_coarse", "to_fine", "to_kernel"), implementations, strict=True
+        )
+    )
+
+    def by_kernel(fine, coarse, kernel, axes):
+        return to_kernel.bind(fine, coarse, axes=axes, size=kernel.aval.shape[:-2])
+
+    # Each rule: the cotangent of the result first, then both arguments, one of which is not known.
+    ad.defbilinear(
+        to_coarse,
+        lambda coarse, fine, kernel, axes: to_fine.bind(coarse, kernel, axes=axes),
+        lambda coarse, fine, kernel, axes: by_kernel(fine, coarse, kernel, axes),
+    )
+    ad.defbilinear(
+        to_fine,
+        lambda fine, coarse, kernel, axes: to_coarse.bind(fine, kernel, axes=axes),
+        lambda fine, coarse, kernel, axes: by_kernel(fine, coarse, kernel, axes),
+    )
+    ad.defbilinear(
+        to_kernel,
+        lambda kernel, fine, coarse, axes, size: to_fine.bind(coarse, kernel, axes=axes),
+        lambda kernel, fine, coarse, axes, size: to_coarse.bind(fine, kernel, axes=axes),
+    )
+    return to_coarse, to_fine, to_kernel
 
 
-def _by_kernel(fine: Array, coarse: Array, kernel: Any, axes: tuple[_Axis, ...]) -> Array:
-    return _to_kernel_p.bind(fine, coarse, axes=axes, size=kernel.aval.shape[:-2])
+_to_coarse_p, _to_fine_p, _ = _bilinear("matmul", (_to_coarse, _to_fine, _to_kernel))
 
 
-# Each rule: the cotangent of the result first, then both arguments, one of which is not known.
-ad.defbilinear(
-    _to_coarse_p,
-    lambda coarse, fine, kernel, axes: _to_fine_p.bind(coarse, kernel, axes=axes),
-    lambda coarse, fine, kernel, axes: _by_kernel(fine, coarse, kernel, axes),
-)
-ad.defbilinear(
-    _to_fine_p,
-    lambda fine, coarse, kernel, axes: _to_coarse_p.bind(fine, kernel, axes=axes),
-    lambda fine, coarse, kernel, axes: _by_kernel(fine, coarse, kernel, axes),
-)
-ad.defbilinear(
-    _to_kernel_p,
-    lambda kernel, fine, coarse, axes, size: _to_fine_p.bind(coarse, kernel, axes=axes),
-    lambda kernel, fine, coarse, axes, size: _to_coarse_p.bind(fine, kernel, axes=axes),
+def native_conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
+    """`conv_transpose` by the vendor's kernels, `[batch, *space, in]`."""
+    sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
+    kernel = jnp.swapaxes(jnp.flip(kernel, range(len(stride))), -1, -2)
+    axes = tuple(itertools.starmap(_conv_transpose_axis, sizes))
+    return _native_to_fine_p.bind(x, _varying_as(x, kernel), axes=axes)
+
+
+def _native_to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+    """A convolution: `[batch, *length, f]` -> `[batch, *windows, c]`, kernel `[*size, f, c]`."""
+    pads = [
+        (axis.low, (axis.windows - 1) * axis.stride + size - axis.length - axis.low)
+        for axis, size in zip(axes, kernel.shape, strict=False)
+    ]
+    space = "DHW"[-len(axes) :]
+    return lax.conv_general_dilated(
+        fine,
+        kernel,
+        [axis.stride for axis in axes],
+        pads,
+        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+    )
+
+
+def _native_to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+    shape = (coarse.shape[0], *(axis.length for axis in axes), kernel.shape[-2])
+    fine = jax.ShapeDtypeStruct(shape, coarse.dtype)
+    return jax.linear_transpose(lambda x: _native_to_coarse(x, kernel, axes), fine)(coarse)[0]
+
+
+def _native_to_kernel(
+    fine: Array, coarse: Array, axes: tuple[_Axis, ...], size: tuple[int, ...]
+) -> Array:
+    kernel = jax.ShapeDtypeStruct((*size, fine.shape[-1], coarse.shape[-1]), fine.dtype)
+    return jax.linear_transpose(lambda k: _native_to_coarse(fine, k, axes), kernel)(coarse)[0]
+
+
+_, _native_to_fine_p, _ = _bilinear(
+    "native", (_native_to_coarse, _native_to_fine, _native_to_kernel)
 )
 
 

@@ -40,20 +40,24 @@ class _Convolution(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)).astype(x.dtype)
         if self.batch_last:
             return self._by_matmul(x, kernel, self.strides) + bias.reshape(-1, *[1] * (x.ndim - 1))
-        space = "HW"[: x.ndim - 2]
-        numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
-        return self._native(x, kernel, self.strides, "SAME", dimension_numbers=numbers) + bias
+        return self._native(x, kernel, self.strides) + bias
+
+
+def _conv(x: Array, kernel: Array, strides: Sequence[int]) -> Array:
+    space = "HW"[: x.ndim - 2]
+    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
+    return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=numbers)
 
 
 class Conv(_Convolution):
     """`flax.linen.Conv` with SAME padding: same parameters, same results."""
 
     _by_matmul = staticmethod(convolutions.conv)
-    _native = staticmethod(lax.conv_general_dilated)
+    _native = staticmethod(_conv)
 
 
 class ConvTranspose(_Convolution):
     """`flax.linen.ConvTranspose` with SAME padding: same parameters, same results."""
 
     _by_matmul = staticmethod(convolutions.conv_transpose)
-    _native = staticmethod(lax.conv_transpose)
+    _native = staticmethod(convolutions.native_conv_transpose)

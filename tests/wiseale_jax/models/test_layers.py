@@ -35,6 +35,14 @@ def by_matmul(module):
     return lambda variables, x: exchange(batch_last.apply(variables, exchange(x)))
 
 
+def native(module):
+    """`module.apply` by the vendor's convolutions."""
+    return module.apply
+
+
+FORMS = pytest.mark.parametrize("form", [by_matmul, native])
+
+
 def pair(kind, spatial, size, stride, channels=(5, 6)):
     """Our module; flax's; flax's variables, which both take; and an input."""
     n = len(spatial)
@@ -51,7 +59,8 @@ def pair(kind, spatial, size, stride, channels=(5, 6)):
 @pytest.mark.parametrize("channels", [(5, 6), (48, 1), (1, 48)])
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
 @pytest.mark.parametrize(("spatial", "size", "stride"), CASES)
-def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
+@FORMS
+def test_values_and_gradients_equal_flax(form, kind, spatial, size, stride, channels):
     ours, theirs, variables, x = pair(kind, spatial, size, stride, channels)
     cotangent = jax.random.normal(
         jax.random.key(1), jax.eval_shape(theirs.apply, variables, x).shape
@@ -63,7 +72,7 @@ def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
         return value, pull_back(cotangent)
 
     want, want_gradients = value_and_gradients(theirs.apply, variables, x)
-    got, got_gradients = value_and_gradients(by_matmul(ours), variables, x)
+    got, got_gradients = value_and_gradients(form(ours), variables, x)
     assert got.shape == want.shape
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
     jax.tree.map(
@@ -76,7 +85,8 @@ def test_values_and_gradients_equal_flax(kind, spatial, size, stride, channels):
 @pytest.mark.ci
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
 @pytest.mark.parametrize("derivative", [jax.jacfwd, jax.jacrev, jax.hessian])
-def test_derivatives_of_both_modes_and_second_order_equal_flax(kind, derivative):
+@FORMS
+def test_derivatives_of_both_modes_and_second_order_equal_flax(form, kind, derivative):
     ours, theirs, variables, x = pair(kind, (5, 4), 3, 2)
 
     def jacobian(apply):
@@ -85,16 +95,17 @@ def test_derivatives_of_both_modes_and_second_order_equal_flax(kind, derivative)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
-        jacobian(by_matmul(ours)),
+        jacobian(form(ours)),
         jacobian(theirs.apply),
     )
 
 
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
-def test_vmap_over_parameters_equals_a_loop(kind):
+@FORMS
+def test_vmap_over_parameters_equals_a_loop(form, kind):
     ours, _, variables, x = pair(kind, (9, 11), 3, 2)
     several = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), variables)
-    apply = by_matmul(ours)
+    apply = form(ours)
     got = jax.vmap(apply, (0, None))(several, x)
     for i, want in enumerate((variables, jax.tree.map(lambda a: 2 * a, variables))):
         np.testing.assert_allclose(got[i], apply(want, x), rtol=1e-5, atol=1e-5)
