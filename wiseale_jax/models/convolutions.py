@@ -217,12 +217,85 @@ def _bilinear(name: str, implementations: Sequence[Callable[..., Array]]) -> tup
 _to_coarse_p, _to_fine_p, _ = _bilinear("matmul", (_to_coarse, _to_fine, _to_kernel))
 
 
+# Fewer channels than these leave most of a matrix unit idle; outputs side by side fill it.
+_FEW_CHANNELS, _ENOUGH_CHANNELS = 8, 48
+
+
+def native_conv(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
+    """`conv` by the vendor's kernels, `[batch, *space, in]` -> `[batch, *space, out]`."""
+    size = kernel.shape[:-2]
+    if max(stride) == 1:
+        return _conv_to_blocks(x, kernel, [((k - 1) // 2, k // 2) for k in size])
+    windows = [-(-length // s) for length, s in zip(x.shape[1:-1], stride, strict=True)]
+    if all(w <= k for w, k in zip(windows, size, strict=True)):
+        return _conv_by_columns(x, kernel, stride)
+    space = "DHW"[-len(stride) :]
+    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
+    return lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=numbers)
+
+
 def native_conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """`conv_transpose` by the vendor's kernels, `[batch, *space, in]`."""
+    """`conv_transpose` by the vendor's kernels, `[batch, *space, in]` -> `[batch, *space, out]`."""
+    if max(stride) == 1:
+        return _conv_to_blocks(x, kernel, [(k // 2, (k - 1) // 2) for k in kernel.shape[:-2]])
     sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
     kernel = jnp.swapaxes(jnp.flip(kernel, range(len(stride))), -1, -2)
     axes = tuple(itertools.starmap(_conv_transpose_axis, sizes))
     return _native_to_fine_p.bind(x, _varying_as(x, kernel), axes=axes)
+
+
+def _conv_by_columns(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
+    """A convolution whose windows are no more than its kernel's entries, as one product.
+
+    XLA takes its gradients for convolutions with the kernels' and the outputs' parts exchanged.
+    """
+    axes = tuple(map(_conv_axis, x.shape[1:-1], kernel.shape, stride))
+    pads = [
+        (axis.low, max((axis.windows - 1) * axis.stride + k - axis.length - axis.low, 0))
+        for axis, k in zip(axes, kernel.shape, strict=False)
+    ]
+    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
+    columns = []
+    for at in itertools.product(*map(range, kernel.shape[:-2])):
+        spans = (
+            slice(i, i + (axis.windows - 1) * axis.stride + 1, axis.stride)
+            for i, axis in zip(at, axes, strict=True)
+        )
+        columns.append(x[(slice(None), *spans)])
+    return jnp.tensordot(jnp.concatenate(columns, -1), kernel.reshape(-1, kernel.shape[-1]), 1)
+
+
+def _conv_to_blocks(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> Array:
+    """A convolution of stride 1; into few channels, blocks of outputs are channels first.
+
+    A block of b outputs along an axis reads size + b - 1 inputs: as one kernel with b times the
+    channels, which is zero where an output does not look.
+    """
+    *size, _, features = kernel.shape
+    n = len(size)
+    block = 1
+    if features <= _FEW_CHANNELS:
+        while block**n * features < _ENOUGH_CHANNELS and all(
+            length % (2 * block) == 0 for length in x.shape[1:-1]
+        ):
+            block *= 2
+    places = list(itertools.product(range(block), repeat=n))
+    kernels = [
+        jnp.pad(kernel, [*((p, block - 1 - p) for p in at), (0, 0), (0, 0)]) for at in places
+    ]
+    space = "DHW"[-n:]
+    outputs = lax.conv_general_dilated(
+        x,
+        jnp.concatenate(kernels, -1),
+        (block,) * n,
+        pads,
+        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
+    )
+    batch, *blocks, _ = outputs.shape
+    outputs = outputs.reshape(batch, *blocks, *(block,) * n, features)
+    order = [i for axis in range(n) for i in (1 + axis, 1 + n + axis)]
+    outputs = outputs.transpose(0, *order, 2 * n + 1)
+    return outputs.reshape(batch, *(length * block for length in blocks), features)
 
 
 def _native_to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:

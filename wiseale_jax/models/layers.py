@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import flax.linen as nn
-from jax import lax
 from jaxtyping import Array, Float
 
 from wiseale_jax.models import convolutions
@@ -43,17 +42,11 @@ class _Convolution(nn.Module):
         return self._native(x, kernel, self.strides) + bias
 
 
-def _conv(x: Array, kernel: Array, strides: Sequence[int]) -> Array:
-    space = "HW"[: x.ndim - 2]
-    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
-    return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=numbers)
-
-
 class Conv(_Convolution):
     """`flax.linen.Conv` with SAME padding: same parameters, same results."""
 
     _by_matmul = staticmethod(convolutions.conv)
-    _native = staticmethod(_conv)
+    _native = staticmethod(convolutions.native_conv)
 
 
 class ConvTranspose(_Convolution):
