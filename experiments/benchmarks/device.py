@@ -10,6 +10,7 @@ report.md.
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import math
 import os
@@ -181,7 +182,7 @@ def _median(function: Callable, *arguments: Any, rounds: int) -> float:
 
 
 def smoke(size: Size) -> Iterator[Row]:
-    """Ten steps of every network: the loss falls, is finite, and a resumed run has the same bits."""
+    """Ten steps of every network: does the loss fall, is it finite, are resumed bits the same."""
     for network, batch in size.smoke_batch.items():
         started = time.perf_counter()
         recipe, data = _case(network, batch)
@@ -199,7 +200,9 @@ def smoke(size: Size) -> Iterator[Row]:
             tempfile.TemporaryDirectory() as folder,
             checkpoints.open_checkpoints(folder) as saved,
         ):
-            checkpoints.save(saved, 5, steps.as_saved(half), {"format": run_folder.FORMAT, "config": {}})
+            checkpoints.save(
+                saved, 5, steps.as_saved(half), {"format": run_folder.FORMAT, "config": {}}
+            )
             checkpoints.wait(saved)
             restored = checkpoints.restore(saved, {}, steps.as_saved(half))
         resumed = train(steps.from_saved(restored.state), 5, 5)
@@ -299,7 +302,7 @@ def torch_contestants(size: Size, precisions: Iterable[str]) -> dict[str, Callab
 
 
 def _trained(what: str, config, data, build, size: Size) -> Row:
-    """Milliseconds of a step, the median over rounds of as many steps as take a third of a second."""
+    """Milliseconds of a step, the median over rounds of a third of a second each."""
     try:
         started = time.perf_counter()
         train = build(config, data)
@@ -395,7 +398,7 @@ def epochs(size: Size) -> Iterator[Row]:
 
 
 # Examples of an epoch of the paper's data sets.
-EPOCH = {"mnist": 60_000, "sine": 20_000}
+EPOCH = {"mnist": 60_000, "sine": 200_000}
 
 
 def _mnist() -> np.ndarray | None:
@@ -404,9 +407,10 @@ def _mnist() -> np.ndarray | None:
     found = sorted(Path(folder).glob("**/train-images-idx3-ubyte*")) if folder else []
     if not found:
         return None
-    from wiseale_jax.datasets import mnist
-
-    return (mnist.read_idx(found[0], (28, 28))[..., None] / np.float32(255)).astype(np.float32)
+    # Not by `datasets.mnist`, which needs tfds.
+    with (gzip.open if found[0].suffix == ".gz" else open)(found[0], "rb") as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28, 1)
+    return images / np.float32(255)
 
 
 def every_method(size: Size) -> Iterator[Row]:

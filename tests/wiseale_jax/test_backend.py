@@ -1,12 +1,15 @@
 """backend.py: what is made for an accelerator computes the same."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.benchmarks import train
 from tests.wiseale_jax.test_divergences import BOUNDS, assert_matches, normal_rows
-from wiseale_jax import backend
+from wiseale_jax import backend, methods
 from wiseale_jax.divergences import wiseale_kl
+from wiseale_jax.training import steps
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +48,14 @@ def test_few_steps_one_after_the_other(size, most):
     mean, logvar = normal_rows(size, 4)
     text = jax.jit(jax.value_and_grad(wiseale_kl)).lower(mean, logvar).compile().as_text()
     assert sum(" while(" in line for line in text.splitlines()) <= most
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_the_training_step_lowers_for_a_gpu(method):
+    config, data = train.make_case("mnist", 8, 16, method=method)
+    recipe = train.make_recipe(config)
+    state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jnp.asarray(data[:1])))
+    traced = steps.train_steps.trace(recipe, state, data, np.arange(16), 0, 1)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    # The vendor's convolutions, and not the matrix products that are for a CPU.
+    assert text.count("stablehlo.convolution") >= 3

@@ -14,8 +14,8 @@ their arguments, and each is the transpose of the other two: as primitives of JA
 more said, derivatives of both modes and any order, each computed as fast as the convolution itself.
 
 On accelerators the vendor's convolutions are faster. Of a transposed one JAX's own gradient is not:
-differentiated as a convolution over an input with holes, its gradient by the kernel is a convolution
-of a form that no vendor has a kernel for. The same three primitives, of vendor's kernels all, keep
+differentiated as a convolution over an input with holes, its gradient by the kernel has a form that
+no vendor has a kernel for. The same three primitives, written with the vendor's convolutions, keep
 to the forms that there are.
 """
 
@@ -26,7 +26,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -227,7 +227,7 @@ def native_conv(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
     if max(stride) == 1:
         return _conv_to_blocks(x, kernel, [((k - 1) // 2, k // 2) for k in size])
     windows = [-(-length // s) for length, s in zip(x.shape[1:-1], stride, strict=True)]
-    if all(w <= k for w, k in zip(windows, size, strict=True)):
+    if all(w < k for w, k in zip(windows, size, strict=True)):
         return _conv_by_columns(x, kernel, stride)
     space = "DHW"[-len(stride) :]
     numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
@@ -245,9 +245,9 @@ def native_conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Arr
 
 
 def _conv_by_columns(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """A convolution whose windows are no more than its kernel's entries, as one product.
+    """A convolution with fewer windows than its kernel has entries, as one product.
 
-    XLA takes its gradients for convolutions with the kernels' and the outputs' parts exchanged.
+    XLA computes its gradients as forward convolutions with huge kernels, several times slower.
     """
     axes = tuple(map(_conv_axis, x.shape[1:-1], kernel.shape, stride))
     pads = [

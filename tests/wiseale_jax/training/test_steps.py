@@ -14,7 +14,7 @@ from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.methods import METHODS, Method, bind
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture, ConvTranspose, Dense, Reshape
-from wiseale_jax.training import gradients, optimizers
+from wiseale_jax.training import batches, gradients, optimizers
 from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import (
     _evaluate_batches,
@@ -67,6 +67,17 @@ def assert_same(a, b):
 def test_the_same_bits_however_the_steps_are_cut(method):
     recipe = make(method)._replace(warmup_steps=0 if method == "ae" else 9)
     assert_same(run(recipe, []), run(recipe, [0, 1, 4]))
+
+
+def test_streamed_steps_are_compiled_once():
+    recipe = make(architecture=PLAIN, batch_size=10)
+    state = create_state(recipe, 0, DATA[:1])
+    before = train_steps._cache_size()
+    for epoch in range(3):
+        order = epoch_order(state.key, epoch, len(DATA))
+        for part in batches.stream(np.asarray(DATA), order, recipe.batch_size):
+            state = train_steps(recipe, state, *part)
+    assert train_steps._cache_size() == before + 1
 
 
 def test_seed_decides():
