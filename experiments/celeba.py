@@ -11,7 +11,7 @@ import functools
 
 from absl import flags
 
-from experiments import image_study, studies
+from experiments import configs, image_study, studies
 from experiments.run import cli, setup
 
 FLAGS = flags.FLAGS
@@ -41,12 +41,14 @@ def main(argv: list[str]) -> None:
     del argv
     if FLAGS.image_folder is not None and FLAGS.source is not None:
         raise ValueError("source is CelebA's archive, image_folder is in its place: give one")
-    if FLAGS.image_folder is None and FLAGS.image_size is not None:
-        raise ValueError("image_size is for --image_folder: CelebA is 64 x 64")
+    for name in ("image_size", "channels"):
+        if FLAGS.image_folder is None and FLAGS[name].value is not None:
+            raise ValueError(f"{name} is for --image_folder: CelebA is 64 x 64, RGB")
     dataset, given = "celeba", {"batch_size": FLAGS.batch_size}
     if FLAGS.image_folder is not None:
         dataset = "image_folder"
-        given |= {"source": FLAGS.image_folder, "image_size": FLAGS.image_size}
+        given |= {name: FLAGS[name].value for name in ("image_size", "channels")}
+        given["source"] = FLAGS.image_folder
     report = functools.partial(image_study.report, numbers=NUMBERS)
     preparing = setup.preparing_from_flags()
     studies.run_section(dataset, VARIANTS, report, FLAGS.output, given, **preparing)
@@ -56,6 +58,6 @@ if __name__ == "__main__":
     image_study.define_flags("runs/section-celeba")
     flags.DEFINE_string("source", None, "img_align_celeba.zip, or its unpacked folder")
     flags.DEFINE_string("image_folder", None, "a folder of your own images, in CelebA's place")
-    flags.DEFINE_integer("image_size", None, "image_folder: 32, 64 or 128 pixels along each side")
+    configs.define_flags(("image_size", "channels"))
     setup.define_preparing()
     cli.run(main)

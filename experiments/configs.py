@@ -18,6 +18,7 @@ from absl import flags
 
 from wiseale_jax import datasets, divergences, methods, run_folder
 from wiseale_jax.datasets import BINARIZE, DATASETS
+from wiseale_jax.datasets.image_listing import count_channels, list_images
 from wiseale_jax.methods import METHODS
 from wiseale_jax.models import autoencoder, description, networks
 
@@ -90,7 +91,13 @@ class Config:
     split: str = _field("train on split train, or on all; the test is on split test", "train")
     binarize: str | None = _field("mnist, fashion_mnist: " + ", ".join(BINARIZE), None)
     flip: bool = _field("mirror each training image left to right with probability 1/2", False)
-    image_size: int | None = _field("image_folder: pixels along each side, 32, 64 or 128", None)
+    image_size: int | str | None = _field(
+        "image_folder: pixels along each side, a multiple of 8 from 16 to 256, or WIDTHxHEIGHT",
+        None,
+    )
+    channels: int | None = _field(
+        "image_folder: 3, RGB, or 1, grey (default: 1 where every file is grey)", None
+    )
     source: str | None = _field(
         "where the data set's own files are: an archive or a folder (image_folder: the images; "
         "the others need it once, to be prepared)",
@@ -123,7 +130,7 @@ CONFIGS = {
 # The paper has neither: they take after the set most like them.
 CONFIGS["fashion_mnist"] = dataclasses.replace(CONFIGS["mnist"], dataset="fashion_mnist")
 CONFIGS["image_folder"] = dataclasses.replace(
-    CONFIGS["celeba"], dataset="image_folder", batch_size=64, image_size=64
+    CONFIGS["celeba"], dataset="image_folder", batch_size=64, image_size=64, channels=3
 )
 
 _WORDS = {"observation_noise": "learned", "kl_weight": "batch", "spread": "auto"}
@@ -191,6 +198,11 @@ def make_config(given: Mapping[str, Any]) -> Config:
         given.pop("source", None)  # The results do not depend on it.
     elif "source" in given:
         given["source"] = str(Path(given["source"]).expanduser().resolve())
+        if "channels" in dataset.settings and "channels" not in given:
+            given |= _find_channels(Path(given["source"]))
+    if "image_size" in given:
+        height, width = networks.parse_image_size(given["image_size"])
+        given["image_size"] = width if width == height else f"{width}x{height}"
     config = dataclasses.replace(CONFIGS[name], **given)
     if config.encoder is None:
         default = "deterministic" if config.method == "ae" else "gaussian"
@@ -198,6 +210,15 @@ def make_config(given: Mapping[str, Any]) -> Config:
     check(config)
     _check_used(config, given)
     return config
+
+
+def _find_channels(folder: Path) -> dict[str, int]:
+    """The channels of a folder of images; nothing where it is none, which is said later."""
+    try:
+        names, _ = list_images(folder)
+    except (ValueError, OSError):
+        return {}
+    return {"channels": count_channels(folder, names)}
 
 
 def _check_used(config: Config, given: Collection[str]) -> None:
@@ -294,7 +315,7 @@ def _check_words(config: Config) -> None:
         ("precision", autoencoder.PRECISIONS),
         ("split", _SPLITS),
         ("binarize", (None, *BINARIZE)),
-        ("image_size", (None, *networks.IMAGE_SIZES)),
+        ("channels", (None, 1, 3)),
     ):
         if (value := getattr(config, name)) not in known:
             known = ", ".join(str(word) for word in known if word is not None)
@@ -303,12 +324,12 @@ def _check_words(config: Config) -> None:
 
 def _check_dataset(config: Config) -> None:
     """Checks what is for some data sets only."""
-    for name in ("binarize", "image_size"):
+    for name in ("binarize", "image_size", "channels"):
         given, default = getattr(config, name), getattr(CONFIGS[config.dataset], name)
         if (given is None) != (default is None):
             raise ValueError(f"{name} {given!r} is not for dataset {config.dataset!r}")
-    network = describe_model(config)["network"]
-    if config.flip and len(networks.ARCHITECTURES[network].shape) != 3:
+    network = networks.find(describe_model(config)["network"])
+    if config.flip and len(network.shape) != 3:
         raise ValueError(f"flip is for images, and not for dataset {config.dataset!r}")
     if "source" in DATASETS[config.dataset].settings and config.source is None:
         raise ValueError(f"dataset {config.dataset!r} needs --source: a folder of images")
@@ -373,7 +394,7 @@ def describe_model(config: Config) -> dict[str, Any]:
 
 
 def difference(stored: Config, asked: Config) -> str | None:
-    """What differs between two configs, but for how far the run goes; None if nothing."""
+    """What differs between two configs, but for what may; None if nothing."""
     return run_folder.difference(dataclasses.asdict(stored), dataclasses.asdict(asked))
 
 

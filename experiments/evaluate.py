@@ -127,6 +127,8 @@ def evaluate_run(
         source = given if given != config.source else None
     settings = _with_features(settings, config.dataset, data_dir)
     checksum = setup.test_checksum(config, data_dir, **preparing)
+    if checksum is not None and checksum == run_folder.read_checksums(workdir).get("test"):
+        source = None  # Its own images, wherever they are now.
     values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source, checksum
     header = dict(zip(MADE_WITH, values, strict=True))
     if settings.features is not None:  # Wherever the file is, it is the same.

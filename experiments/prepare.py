@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.define_flags(("dataset", "image_size", "source", "split"))
+    configs.define_flags(("dataset", "image_size", "channels", "source", "split"))
     setup.define_data_dir()
     setup.define_preparing()
     cli.run(main)

@@ -44,7 +44,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    configs.define_flags(("dataset", "seed", "split", "binarize", "image_size", "source"))
+    configs.define_flags(
+        ("dataset", "seed", "split", "binarize", "image_size", "channels", "source")
+    )
     flags.DEFINE_string("output", None, "the picture (default: <dataset>-samples.png)")
     setup.define_data_dir()
     setup.define_preparing()

@@ -267,8 +267,23 @@ def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any, dig
                 ) from None
         raise
     if _digest(state) != digest:
+        _check_types(checkpoints, step, like)
         raise ValueError("its contents are not what was saved")
     return state
+
+
+def _check_types(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> None:
+    """Raises _OfAnotherRun if numbers were saved in other types than they are restored to."""
+    saved = leaves_by_path(checkpoints.item_metadata(step).state.tree)
+    wanted = saved if like is None else leaves_by_path(like)
+    for name, leaf in saved.items():
+        here = jax.dtypes.canonicalize_dtype(wanted[name].dtype)
+        if leaf.dtype != here:
+            now, then = ("is", "was not") if jax.config.jax_enable_x64 else ("is not", "was")
+            raise _OfAnotherRun(
+                f"checkpoint {step} in {checkpoints.directory} has {name} in {leaf.dtype}, and "
+                f"here it is {here}: JAX_ENABLE_X64 {now} set, and {then} set when it was saved"
+            )
 
 
 def _digest(state: Any) -> str:

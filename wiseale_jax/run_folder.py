@@ -24,8 +24,8 @@ PROFILE = "profile"
 _MAX_CONFIG = 1_000_000
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-# What may change from one start of a run to the next: how far it goes.
-_MAY_DIFFER = ("epochs", "skip_nonfinite")
+# What may change from one start of a run to the next: how far it goes, and where its data are.
+_MAY_DIFFER = ("epochs", "skip_nonfinite", "source")
 
 
 def write_metrics(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -66,7 +66,10 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_config(
-    folder: Path, config: Mapping[str, Any], model: Mapping[str, Any] | None = None
+    folder: Path,
+    config: Mapping[str, Any],
+    model: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes config.json: the configuration, the format and the versions it was written by.
 
@@ -74,13 +77,17 @@ def write_config(
       folder: of the run.
       config: what its results depend on.
       model: what `models.description.describe` says of its model.
+      data: how many examples there are, and their SHA-256.
     """
-    described = {} if model is None else {"model": dict(model)}
+    given = {"model": model, "data": data}
+    described = {name: dict(value) for name, value in given.items() if value is not None}
     files.write_json(folder / CONFIG, {**describe(config), **described})
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """What differs between two configurations, but for how far the run goes; None if nothing.
+    """What differs between two configurations, but for what may differ; None if nothing.
+
+    How far a run goes may, and where its images are: which those are, their SHA-256 tells.
 
     Args:
       stored: the one of a run folder or a checkpoint.
@@ -111,6 +118,18 @@ def read_model(folder: str | os.PathLike) -> dict[str, Any] | None:
     if described is not None and not isinstance(described, dict):
         raise ValueError(f"{Path(folder) / CONFIG} is damaged: its model is no object")
     return described
+
+
+def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
+    """The SHA-256 of a run's "training" and "test" examples; `{}` where it does not say.
+
+    Raises as `read_config`.
+    """
+    found = (_read(folder) or {}).get("data")
+    found = found.get("sha256") if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
 def _read(folder: str | os.PathLike) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import hashlib
 import json
 import shlex
 import sys
@@ -33,6 +34,7 @@ class RunSummary(NamedTuple):
       evaluation: numbers of evaluation.json, `{}` if there is none.
       made_with: the step and the settings of the evaluation.
       state: "finished", or how far it is.
+      data: stands for the SHA-256 of its training and test examples; None if the folder lacks them.
     """
 
     workdir: Path
@@ -41,6 +43,7 @@ class RunSummary(NamedTuple):
     evaluation: dict[str, float | None]
     made_with: dict[str, Any]
     state: str
+    data: str | None = None
 
     @property
     def numbers(self) -> dict[str, float | None]:
@@ -78,7 +81,7 @@ def read_all(workdirs: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
     Of several folders of the same run, the one that is furthest.
     """
     left_out = []
-    furthest: dict[configs.Config, RunSummary] = {}
+    furthest: dict[tuple[configs.Config, str | None], RunSummary] = {}
     for workdir in workdirs:
         try:
             run = read_run(workdir)
@@ -86,7 +89,7 @@ def read_all(workdirs: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
             left_out.append(f"left out: {error}")
             continue
         # So many steps that are not finite may be skipped: hardly another run.
-        key = dataclasses.replace(run.config, skip_nonfinite=0)
+        key = dataclasses.replace(run.config, skip_nonfinite=0), run.data
         one, other = run, furthest.get(key)
         if other is not None:
             one, other = sorted((other, run), key=_how_far, reverse=True)
@@ -120,7 +123,11 @@ def read_run(workdir: Path) -> RunSummary:
     if not (workdir / run_folder.SUMMARY).exists():
         state = f"not finished: {tested[-1]} of {config.epochs} epochs"
     evaluation, made_with = _read_evaluation(workdir / evaluate.EVALUATION)
-    return RunSummary(workdir, config, rows, evaluation, made_with, state)
+    checksums = run_folder.read_checksums(workdir)
+    data = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:8]
+    return RunSummary(
+        workdir, config, rows, evaluation, made_with, state, data if checksums else None
+    )
 
 
 def _is_row(row: Any) -> bool:
@@ -199,7 +206,8 @@ def _differs(runs: Sequence[RunSummary], name: str, *, by_dataset: bool) -> bool
 def name_runs(runs: Sequence[RunSummary]) -> list[str]:
     """A label for each run: its method, and in what it differs from others and from the default.
 
-    Runs that differ in their seed alone have the same label, all others different ones.
+    Runs that differ in their seed alone have the same label, all others different ones; those of
+    one configuration on other data are told apart by "data" and eight digits of their checksum.
     """
     groups = [dataclasses.replace(run.config, **dict.fromkeys(_NOT_IN_LABEL, 0)) for run in runs]
     different = differing_fields(runs)
@@ -216,7 +224,13 @@ def name_runs(runs: Sequence[RunSummary]) -> list[str]:
             and (name == "source" or value != getattr(default, name))
         ]
         labels[group] = ", ".join(parts)
-    return [labels[group] for group in groups]
+    data: dict[configs.Config, set[str | None]] = {}
+    for run, group in zip(runs, groups, strict=True):
+        data.setdefault(group, set()).add(run.data)
+    return [
+        labels[group] + (f", data {run.data or 'unknown'}" if len(data[group]) > 1 else "")
+        for run, group in zip(runs, groups, strict=True)
+    ]
 
 
 def differing_fields(runs: Sequence[RunSummary]) -> list[str]:

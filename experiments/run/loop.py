@@ -88,36 +88,36 @@ class _Run(NamedTuple):
 
 def _train(run: _Run, asked_to_stop: Callable[[], bool]) -> None:
     """Trains a run from where its folder stands, and draws its figures."""
-    resumed = _claim(run)
+    about = resume.describe(run.data)  # Once: not from disk again at every checkpoint.
+    resumed = _claim(run, about)
     state = steps.create_state(run.recipe, run.config.seed, run.data.train[:1])
     _announce(run, state)
     folder = files.make_folder(run.workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
     for step in checkpoints.interrupted(folder):
         processes.say(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
-        about = resume.describe(run.data)  # Once: not from disk again at every checkpoint.
         state, rows = resume.resume(saved, run.config, state, about)
         if resumed:
-            _continue(run, state, rows)
+            _continue(run, state, rows, about)
         state = _train_epochs(run, state, rows, saved, about, asked_to_stop)
     if processes.is_first():
         finish.finish(run.config, run.workdir, run.data, state, rows)
 
 
-def _claim(run: _Run) -> bool:
+def _claim(run: _Run, about: Mapping[str, Any]) -> bool:
     """Makes the folder this run's; says whether it was before."""
     resumed = run_folder.read_config(run.workdir) is not None
     if processes.is_first():
         for written in (run.workdir, run.workdir / run_folder.FIGURES):
             files.remove_partials(written)
         if not resumed:
-            _write_config(run)
+            _write_config(run, about)
     return resumed
 
 
-def _write_config(run: _Run) -> None:
+def _write_config(run: _Run, about: Mapping[str, Any]) -> None:
     described = configs.describe_model(run.config)
-    run_folder.write_config(run.workdir, dataclasses.asdict(run.config), described)
+    run_folder.write_config(run.workdir, dataclasses.asdict(run.config), described, about)
 
 
 def _announce(run: _Run, state: steps.TrainState) -> None:
@@ -138,14 +138,16 @@ def _devices(run: _Run) -> int:
     return run.recipe.mesh.size if run.recipe.mesh else 1
 
 
-def _continue(run: _Run, state: steps.TrainState, rows: list[dict]) -> None:
+def _continue(
+    run: _Run, state: steps.TrainState, rows: list[dict], about: Mapping[str, Any]
+) -> None:
     """Marks a run as under way again. Only once nothing is refused any more."""
     if not processes.is_first():
         return
     if int(state.step) == 0 and (run.workdir / run_folder.METRICS).exists():
         print("the run has no checkpoint: it starts again from epoch 1")
     (run.workdir / run_folder.SUMMARY).unlink(missing_ok=True)
-    _write_config(run)
+    _write_config(run, about)
     if rows:
         run_folder.write_metrics(run.workdir, rows)
 

@@ -32,7 +32,8 @@ def resume(
       about: the data, as `describe` gives it.
 
     Raises:
-      ValueError: it was trained on another number of examples; or as `checkpoints.restore`.
+      ValueError: it was trained on another number of examples, or on other images of another
+        folder; or as `checkpoints.restore`.
     """
     if not saved.all_steps():
         return state, []
@@ -47,6 +48,11 @@ def resume(
         )
     before = restored.record.get("sha256", {})
     if other := [name for name, sha256 in about["sha256"].items() if before.get(name) != sha256]:
+        if (source := restored.record["config"].get("source")) != config.source:
+            raise ValueError(
+                f"the run was trained on the images of {source}, and those of {config.source} are "
+                "others: choose another --workdir"
+            )
         if before and processes.is_first():
             print(
                 f"note: the {' and '.join(other)} examples are not those of before, only as many: "

@@ -40,6 +40,22 @@ def write_run(folder, seed=0, epochs=2, finished=True, kl=1.0, source=None, **fi
     return folder
 
 
+def test_one_configuration_on_other_data_is_two_runs(tmp_path):
+    write_run(tmp_path / "plain")
+    write_run(tmp_path / "again")
+    for name, sha256 in (("a", "1"), ("b", "2"), ("c", "2")):
+        write_run(tmp_path / name)
+        config = run_folder.read_config(tmp_path / name)
+        data = {"sha256": {"training": sha256, "test": sha256}}
+        run_folder.write_config(tmp_path / name, config, data=data)
+    done, left_out = run_summary.read_all(tmp_path / n for n in ("a", "b", "c", "plain", "again"))
+    assert len(done) == 3 and len(left_out) == 2
+    assert all("the same run" in line for line in left_out)
+    labels = run_summary.name_runs(done)
+    assert len(set(labels)) == 3 and all(", data " in label for label in labels)
+    assert run_summary.name_runs(done[:1]) == ["wiseale"]
+
+
 class Page(html.parser.HTMLParser):
     """What a page is made of."""
 

@@ -31,7 +31,9 @@ def test_what_the_paper_does_not_give():
     mnist, celeba = configs.CONFIGS["mnist"], configs.CONFIGS["celeba"]
     assert dataclasses.replace(fashion, dataset="mnist") == mnist
     assert (folder.batch_size, folder.image_size) == (64, 64)
-    assert dataclasses.replace(folder, dataset="celeba", batch_size=256, image_size=None) == celeba
+    assert folder.channels == 3
+    none = {"image_size": None, "channels": None}
+    assert dataclasses.replace(folder, dataset="celeba", batch_size=256, **none) == celeba
 
 
 @pytest.mark.parametrize("method", METHODS)

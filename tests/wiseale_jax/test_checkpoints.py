@@ -55,6 +55,24 @@ def assert_restored(restored, step):
         jax.tree.map(np.testing.assert_array_equal, restored.state[name], getattr(want, name))
 
 
+@pytest.mark.parametrize("then", [False, True])
+def test_other_number_types_are_named_and_not_called_damage(then, tmp_path):
+    with jax.enable_x64(then):
+        wide = {"params": {"bias": jnp.arange(3.0)}}
+        assert wide["params"]["bias"].dtype == ("float64" if then else "float32")
+        with checkpoints.open_checkpoints(tmp_path) as saved:
+            checkpoints.save(saved, 1, wide, run_folder.describe(CONFIG))
+    words = "was set when" if then else "was not set when"
+    with jax.enable_x64(not then):
+        like = {"params": {"bias": jnp.arange(3.0)}}
+        with pytest.raises(ValueError, match=f"params/bias in float.*JAX_ENABLE_X64 .*{words}"):
+            restore(tmp_path, like=like)
+    if not then:
+        # Without a pytree to restore to, narrow numbers are restored as they are.
+        with jax.enable_x64(True):
+            assert restore(tmp_path).state["params"]["bias"].dtype == "float32"
+
+
 def test_newest_is_restored(tmp_path):
     save(tmp_path, 1, 2, 3)
     restored = restore(tmp_path, {**CONFIG, "epochs": 9}, state(0.0))

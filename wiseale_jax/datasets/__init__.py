@@ -46,7 +46,7 @@ class Dataset(NamedTuple):
     Attributes:
       builder: "module:class" of its tfds builder.
       feature: the feature of a record that the model is trained on.
-      network: a name in `networks.ARCHITECTURES`, which may hold a setting: "image{image_size}".
+      network: a name in `networks.ARCHITECTURES`, which may hold settings: "image{image_size}".
       likelihood: a name in `likelihoods.LIKELIHOODS`.
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
       factors: the other features, which evaluation and plots read: true factors or labels.
@@ -108,10 +108,10 @@ DATASETS = {
     "image_folder": Dataset(
         builder="wiseale_jax.datasets.image_folder:ImageFolder",
         feature="image",
-        network="image{image_size}",
+        network="image{image_size}c{channels}",
         likelihood="gaussian",
         preprocess=scale_uint8,
-        settings=("source", "image_size"),
+        settings=("source", "image_size", "channels"),
     ),
 }
 

@@ -1,8 +1,8 @@
 """From image files to records: decoded in parallel, a bounded number at a time.
 
-An image becomes a square of RGB: its centre square is cut out and resized by Pillow's bilinear
-filter, which is antialiased (its support grows with the reduction). JPEGs are decoded at their full
-size: the decoder's own reduction is faster, but changes the result.
+Of each image the largest centre part of the shape asked for, most often a square, is cut out and
+resized by Pillow's bilinear filter, which is antialiased (its support grows with the reduction).
+JPEGs are decoded at their full size: the decoder's own reduction is faster, but changes the result.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import os
 import shutil
 import time
@@ -83,19 +84,20 @@ def folder_reader(folder: Path) -> Callable[[str], bytes]:
 
 
 def decode(
-    data: bytes, name: str, size: int, file_size: tuple[int, int] | None = None
+    data: bytes, name: str, shape: tuple[int, int, int], file_size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The centre square of a PNG or JPEG, resized.
+    """The largest centre part of a PNG or JPEG that has a shape's proportions, resized.
 
     Args:
       data: the file's bytes.
       name: for messages.
-      size: pixels along each side of the result.
+      shape: of the result: height, width, and 3 channels of RGB or 1 of grey.
       file_size: the width and height that the image must have; None if any will do.
 
     Returns:
-      uint8 `[size, size, 3]`. Grey images get three equal channels, and 16-bit ones their high
-      bytes. Transparent ones lie on white. The orientation that a camera noted is applied.
+      uint8, of that shape. With three channels grey images get equal ones, with one channel
+      coloured images become grey; 16-bit ones keep their high bytes. Transparent ones lie on white.
+      The orientation that a camera noted is applied.
 
     Raises:
       DamagedImage: it does not decode.
@@ -108,7 +110,7 @@ def decode(
             if width * height > MAX_PIXELS:
                 too_large = f"{width:,} x {height:,} pixels"
             elif file_size is None or (width, height) == file_size:
-                return _square(image, size)
+                return _fit(image, shape)
     except Image.DecompressionBombError as error:
         too_large = str(error)
     except MemoryError:
@@ -123,25 +125,27 @@ def decode(
     raise ValueError(f"{name} is {width}x{height}, not {file_size[0]}x{file_size[1]}")
 
 
-def _square(image: Image.Image, size: int) -> np.ndarray:
+def _fit(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
     # Only the orientation is read: what else a camera wrote may be unreadable.
     with contextlib.suppress(Exception):
         if (turn := _UPRIGHT.get(image.getexif().get(_ORIENTATION))) is not None:
             image = image.transpose(turn)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
+    height, width, channels = shape
+    wide = min(image.width, max(1, image.height * width // height))
+    high = min(image.height, max(1, image.width * height // width))
+    left, top = (image.width - wide) // 2, (image.height - high) // 2
+    image = image.crop((left, top, left + wide, top + high))
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    image = image.convert("L" if channels == 1 else "RGB")
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).reshape(shape)
 
 
 def decode_all(
-    files: ImageFiles, names: Sequence[str], size: int
+    files: ImageFiles, names: Sequence[str], shape: tuple[int, int, int]
 ) -> Iterator[tuple[str, np.ndarray | DamagedImage]]:
     """Decodes files in parallel, in order, with a bounded number in memory.
 
@@ -151,7 +155,7 @@ def decode_all(
     Args:
       files: where they are.
       names: which.
-      size: pixels along each side of the results.
+      shape: of the results.
 
     Yields:
       A file's name, and its image, or the error if it is damaged.
@@ -161,7 +165,7 @@ def decode_all(
         done: list[tuple[str, np.ndarray | DamagedImage]] = []
         for name in block:
             try:
-                done.append((name, decode(files.read(name), name, size, files.file_size)))
+                done.append((name, decode(files.read(name), name, shape, files.file_size)))
             except DamagedImage as error:
                 done.append((name, error))
         return done
@@ -181,7 +185,7 @@ def decode_all(
 
 
 class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
-    """A tfds builder of images: `image`, uint8 `[size, size, 3]`, and the `file` it was read from.
+    """A tfds builder of images: `image`, uint8 of `SHAPE`, and the `file` it was read from.
 
     tfds's GeneratorBasedBuilder keeps a split in memory, and beyond 1 GB needs TensorFlow to sort
     it: this one writes shard by shard, in the order of the files.
@@ -194,7 +198,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
-    SIZE = 64
+    SHAPE = (64, 64, 3)
 
     def __init__(
         self,
@@ -214,15 +218,15 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
     def _describe(self, description: str, **kwargs: Any) -> tfds.core.DatasetInfo:
         # tfds's Image feature would need TensorFlow.
         image = tfds.features.Tensor(
-            shape=(self.SIZE, self.SIZE, 3),
+            shape=self.SHAPE,
             dtype=np.uint8,
             encoding=tfds.features.Encoding.BYTES,
         )
         return tfds.core.DatasetInfo(
             builder=self,
             description=(
-                f"{description} The centre square of each image, resized to {self.SIZE}x"
-                f"{self.SIZE} by an antialiased bilinear filter."
+                f"{description} The centre of each image, resized to {self.SHAPE[1]}x"
+                f"{self.SHAPE[0]} by an antialiased bilinear filter."
             ),
             features=tfds.features.FeaturesDict({"image": image, "file": tfds.features.Text()}),
             # In the order of the files: training shuffles anew in every epoch.
@@ -248,7 +252,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
 
     def _check_space(self, images: int) -> None:
         # Once as records, and once as the arrays that training reads.
-        needed = 2 * images * self.SIZE * self.SIZE * 3
+        needed = 2 * images * math.prod(self.SHAPE)
         free = shutil.disk_usage(self.data_dir).free
         if needed > free:
             raise OSError(
@@ -258,7 +262,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
 
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, list[Callable]]:
         del dl_manager
-        per_shard = max(1, _SHARD_BYTES // (self.SIZE * self.SIZE * 3))
+        per_shard = max(1, _SHARD_BYTES // math.prod(self.SHAPE))
         return {
             split: [
                 functools.partial(self._shard, names[start : start + per_shard])
@@ -268,7 +272,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
         }
 
     def _shard(self, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, image in decode_all(self._files, names, self.SIZE):
+        for name, image in decode_all(self._files, names, self.SHAPE):
             self._bar.update()
             if not isinstance(image, DamagedImage):
                 # A name that is no UTF-8 is kept with its bytes escaped.

@@ -12,26 +12,29 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from wiseale_jax.datasets import image_builder
+from wiseale_jax.datasets.image_listing import count_channels, list_images
+from wiseale_jax.models.networks import parse_image_size
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 TEST_PERCENT = 10
 
 
 class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
-    """The images of a folder and its subfolders, square and RGB; a tenth of them is the test set.
+    """The images of a folder and its subfolders, of one size; a tenth of them is the test set.
 
     Which ones a stable hash of the file's name decides: an image stays in its split whatever is
-    added. What is prepared is kept by folder, by its files' names and sizes, and by image size:
-    a folder that has changed is prepared anew.
+    added. What is prepared is kept by folder, by its files' names and sizes, and by image size and
+    channels: a folder that has changed is prepared anew.
 
     Args:
       source: the folder.
-      image_size: pixels along each side.
+      image_size: pixels along each side, or width x height, "64x48".
+      channels: 3 of RGB, 1 of grey images; None for 1 where every file is grey, else 3.
       skip_damaged: leave damaged files out, and say how many, instead of stopping at the first.
       **kwargs: tfds's own.
 
     Raises:
-      ValueError: the folder does not exist or holds fewer than two images.
+      ValueError: the folder does not exist or holds fewer than two images, or the size or the
+        channels are none.
     """
 
     name = "image_folder"
@@ -46,17 +49,25 @@ class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
         self,
         *,
         source: str | os.PathLike | None = None,
-        image_size: int = 64,
+        image_size: int | str = 64,
+        channels: int | None = None,
         skip_damaged: bool = False,
         **kwargs: Any,
     ):
         if source is None:
             raise ValueError("image_folder needs --source: a folder of PNG or JPEG images")
-        self.SIZE = image_size
+        if channels not in (None, 1, 3):
+            raise ValueError(f"channels must be 1 or 3, got {channels}")
+        height, width = parse_image_size(image_size)
         self._folder = Path(source).expanduser().resolve()
         self._names, listing = list_images(self._folder)
         identity = hashlib.sha256(f"{self._folder}\n{listing}".encode(errors="surrogateescape"))
-        self._config_name = f"{identity.hexdigest()[:16]}-{image_size}"
+        if channels is None:
+            channels = count_channels(self._folder, self._names)
+        self.SHAPE = (height, width, channels)
+        size = f"{width}" if width == height else f"{width}x{height}"
+        kind = "-grey" if channels == 1 else ""
+        self._config_name = f"{identity.hexdigest()[:16]}-{size}{kind}"
         super().__init__(source=source, skip_damaged=skip_damaged, **kwargs)
 
     def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
@@ -72,35 +83,6 @@ class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
         del dl_manager
         read = image_builder.folder_reader(self._folder)
         yield image_builder.ImageFiles(read, split_names(self._names))
-
-
-def list_images(folder: Path) -> tuple[list[str], str]:
-    """The images of a folder and its subfolders; hidden ones, and links to folders, are left out.
-
-    Returns:
-      Their paths below the folder, with forward slashes, in order; and a text of paths and sizes,
-      by which to tell whether anything has changed.
-
-    Raises:
-      ValueError: it is not a folder, or holds fewer than two images.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"--source={folder} is not a folder")
-    sizes = {}
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                path = Path(parent, name)
-                # A link to nowhere is found damaged when it is read.
-                size = path.stat().st_size if path.exists() else -1
-                sizes[path.relative_to(folder).as_posix()] = size
-    if not sizes:
-        raise ValueError(f"--source={folder} holds no images: no {', '.join(SUFFIXES)}")
-    if len(sizes) == 1:
-        raise ValueError(f"--source={folder} holds one image; training and testing need one each")
-    names = sorted(sizes)
-    return names, "\n".join(f"{name}\t{sizes[name]}" for name in names)
 
 
 def split_names(names: Sequence[str]) -> dict[str, list[str]]:

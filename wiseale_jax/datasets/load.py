@@ -74,7 +74,7 @@ def load_examples(
         `~/tensorflow_datasets`.
       binarize: mnist and fashion_mnist: threshold (the default), stochastic or none.
       **options: how the data set is prepared: `source`, `manual_dir`, `skip_damaged`;
-        image_folder's `image_size`.
+        image_folder's `image_size` and `channels`.
 
     Raises:
       ValueError: an argument is unknown, there are fewer than `count` examples, or the data set's

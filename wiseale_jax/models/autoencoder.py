@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from wiseale_jax.models import networks
 from wiseale_jax.models.modules import as_linen
-from wiseale_jax.models.networks import ARCHITECTURES, Architecture, Stack
+from wiseale_jax.models.networks import Architecture, Stack
 
 # What is added to the paper's ReLU scale. Where sigma is 0, Eq. 21-24 are infinite.
 RELU_SCALE_FLOOR = 1e-3
@@ -158,16 +159,14 @@ def build_autoencoder(
     """An `Autoencoder` on one of the named networks, or on one of your own.
 
     Args:
-      network: a name in `networks.ARCHITECTURES`, an `Architecture`, or `Modules` of your own.
+      network: a name that `networks.find` knows, an `Architecture`, or `Modules` of your own.
       latent_dim: dimensions of z, at least 1.
       encoder, scale_head, observation_noise, precision: as in `Autoencoder`.
 
     Raises:
       ValueError: an argument is unknown or out of range; the message lists what is known.
     """
-    networks = ARCHITECTURES if isinstance(network, str) else {network: network}
     for what, value, known in (
-        ("network", network, networks),
         ("encoder", encoder, ENCODERS),
         ("scale_head", scale_head, SCALE_HEADS),
         ("precision", precision, PRECISIONS),
@@ -182,6 +181,5 @@ def build_autoencoder(
         raise ValueError(
             f"observation_noise must be a positive number or 'learned', got {observation_noise!r}"
         )
-    return Autoencoder(
-        networks[network], latent_dim, encoder, scale_head, observation_noise, precision
-    )
+    architecture = networks.find(network) if isinstance(network, str) else network
+    return Autoencoder(architecture, latent_dim, encoder, scale_head, observation_noise, precision)

@@ -53,7 +53,8 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     dataset = find(config["dataset"])
     return {
-        "network": dataset.network.format_map(config),
+        # Runs of before there were grey images.
+        "network": dataset.network.format_map({"channels": 3, **config}),
         "likelihood": dataset.likelihood,
         **{name: config[name] for name in SETTINGS},
     }

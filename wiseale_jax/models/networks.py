@@ -7,7 +7,9 @@ the same for every data set. To add a network, add a value to `ARCHITECTURES`.
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 import typing
 from typing import NamedTuple
 
@@ -121,40 +123,77 @@ CELEBA = Architecture(
     ),
 )
 
-IMAGE_SIZES = (32, 64, 128)
+# Sides of images: multiples of the first, from the second to the third.
+_SIDE_STEP, _LEAST_SIDE, _MOST_SIDE = 8, 16, 256
 
 
-def image_architecture(size: int) -> Architecture:
-    """CELEBA's network for square RGB images of another size; of 64 pixels, CELEBA itself.
+def image_architecture(height: int, width: int, channels: int = 3) -> Architecture:
+    """CELEBA's network for images of another size; of 64 x 64 RGB pixels, CELEBA itself.
 
-    The encoder halves the image down to 4x4, and doubles the channels each time, up to 16 per pixel
-    of `size` but at most CELEBA's 1024; the decoder begins at 8x8.
+    The decoder begins where the shorter side is 8 to 15 pixels, or as near as halving gets, and the
+    encoder ends half as high and wide. Each halving doubles the channels, up to 16 per pixel of the
+    shorter side but at most CELEBA's 1024.
 
     Args:
-      size: in `IMAGE_SIZES`.
+      height, width: as `parse_image_size` admits them.
+      channels: 3, or 1 of grey images.
     """
-    halvings = size.bit_length() - 3
-    widest = min(16 * size, 1024)
-    widths = [widest >> k for k in reversed(range(halvings))]
+    side = min(height, width)
+    halvings = (side // 8).bit_length() - 1
+    while height % 2**halvings or width % 2**halvings:
+        halvings -= 1
+    widest = min(16 * side, 1024)
+    widths = [widest >> k for k in reversed(range(halvings + 1))]
     up = [ConvTranspose(width, 5, 2, batch_norm=True) for width in reversed(widths[:-1])]
+    start = (height >> halvings, width >> halvings, widest)
     return Architecture(
-        shape=(size, size, 3),
+        shape=(height, width, channels),
         encoder=tuple(Conv(width, 5, 2) for width in widths),
         decoder=(
-            Dense(8 * 8 * widest, relu=False),
-            Reshape((8, 8, widest)),
+            Dense(math.prod(start), relu=False),
+            Reshape(start),
             *up,
-            ConvTranspose(3, 5, 1, relu=False),
+            ConvTranspose(channels, 5, 1, relu=False),
         ),
     )
+
+
+def parse_image_size(size: int | str) -> tuple[int, int]:
+    """The height and the width that are meant by 64, "64" or "64x48", width x height.
+
+    Raises:
+      ValueError: it is none of these, or a side is not among 16, 24, 32, ..., 256.
+    """
+    found = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(size))
+    sides = [int(side) for side in (found[1], found[2] or found[1])] if found else []
+    if not sides or any(s % _SIDE_STEP or not _LEAST_SIDE <= s <= _MOST_SIDE for s in sides):
+        raise ValueError(
+            f"image_size must be a multiple of {_SIDE_STEP} from {_LEAST_SIDE} to {_MOST_SIDE}, or "
+            f"two, WIDTHxHEIGHT, got {size}"
+        )
+    return sides[1], sides[0]
 
 
 ARCHITECTURES = {
     "sine": SINE,
     "mnist": MNIST,
     "celeba": CELEBA,
-    **{f"image{size}": image_architecture(size) for size in IMAGE_SIZES},
+    **{f"image{size}": image_architecture(size, size) for size in (32, 64, 128)},
 }
+
+
+@functools.cache
+def find(name: str) -> Architecture:
+    """The network of a name: one of `ARCHITECTURES`, or image64, image64x48, image64x48c1.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    if found := re.fullmatch(r"image([\dx]+?)(?:c([13]))?", name):
+        return image_architecture(*parse_image_size(found[1]), int(found[2] or 3))
+    raise ValueError(f"unknown network {name!r}; known: {', '.join(ARCHITECTURES)}")
 
 
 # Of `default_architecture`: units of a dense layer; channels of the first convolution and the most

@@ -59,7 +59,7 @@ def reference(data):
 
 def test_centre_square_with_an_antialiased_filter():
     data = picture(3, quality=90)
-    image = image_builder.decode(data, "face", 64, celeba.FILE_SIZE)
+    image = image_builder.decode(data, "face", (64, 64, 3), celeba.FILE_SIZE)
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     assert np.abs(image - reference(data)).max() <= 1.0  # Pillow rounds after each direction.
 
@@ -71,7 +71,7 @@ def test_prepared_from_the_archive_without_a_partition(archive, tmp_path, capsys
     first = records(builder, "train")[0]
     assert first["file"] == b"000001.jpg"
     np.testing.assert_array_equal(
-        first["image"], image_builder.decode(picture(1, quality=90), "", 64)
+        first["image"], image_builder.decode(picture(1, quality=90), "", (64, 64, 3))
     )
     assert records(builder, "test")[0]["file"] == face_name(217).encode()
     out = capsys.readouterr().out

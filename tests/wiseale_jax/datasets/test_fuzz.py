@@ -183,7 +183,7 @@ def read_archive(path):
         names, read, partition = celeba._open_archive(path, stack)
         for name in itertools.chain(*celeba.split_names(names, partition).values()):
             try:
-                image = image_builder.decode(read(name), name, 32, celeba.FILE_SIZE)
+                image = image_builder.decode(read(name), name, (32, 32, 3), celeba.FILE_SIZE)
                 assert image.shape == (32, 32, 3)
             except image_builder.DamagedImage as error:
                 assert "MemoryError" not in str(error)
@@ -222,7 +222,7 @@ def test_image_files(count, tmp_path):
     fuzz(
         count,
         st.one_of(CHANGED_PICTURES, CHANGED_PICTURES.map(with_checksums)),
-        lambda path: image_builder.decode(read(path.name), path.name, 16),
+        lambda path: image_builder.decode(read(path.name), path.name, (16, 16, 3)),
         most,
         tmp_path / "bad.png",
     )

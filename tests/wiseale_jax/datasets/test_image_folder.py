@@ -1,5 +1,8 @@
 """datasets/image_folder.py: anyone's own images."""
 
+import io
+import math
+import os
 import shutil
 
 import jax
@@ -11,7 +14,14 @@ from experiments import configs, evaluate, train
 from experiments.run import setup
 from tests.helpers.image_files import HALF, absurd, picture
 from wiseale_jax import run_folder
-from wiseale_jax.datasets import DATASETS, image_builder, image_folder, pipeline, with_flip
+from wiseale_jax.datasets import (
+    DATASETS,
+    image_builder,
+    image_folder,
+    image_listing,
+    pipeline,
+    with_flip,
+)
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.models import networks
 
@@ -53,22 +63,22 @@ def test_every_kind_is_square_and_rgb(folder, tmp_path):
     grey = seen["0/b.PNG"]
     assert (grey == grey[..., :1]).all()
     np.testing.assert_array_equal(
-        seen["0/a.jpg"], image_builder.decode((folder / "0/a.jpg").read_bytes(), "", 32)
+        seen["0/a.jpg"], image_builder.decode((folder / "0/a.jpg").read_bytes(), "", (32, 32, 3))
     )
 
 
 def test_sixteen_bits_keep_their_high_byte(tmp_path):
     ramp = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    image = image_builder.decode((tmp_path / "deep.png").read_bytes(), "deep.png", 64)
+    image = image_builder.decode((tmp_path / "deep.png").read_bytes(), "deep.png", (64, 64, 3))
     np.testing.assert_array_equal(image[..., 0], ramp >> 8)
 
 
 def test_turned_as_the_camera_noted():
     exif = Image.Exif()
     exif[274] = 6  # To be turned by a quarter, clockwise.
-    turned = image_builder.decode(picture(1, (64, 64), "PNG", exif=exif), "", 64)
-    plain = image_builder.decode(picture(1, (64, 64), "PNG"), "", 64)
+    turned = image_builder.decode(picture(1, (64, 64), "PNG", exif=exif), "", (64, 64, 3))
+    plain = image_builder.decode(picture(1, (64, 64), "PNG"), "", (64, 64, 3))
     np.testing.assert_array_equal(turned, np.rot90(plain, -1))
 
 
@@ -180,11 +190,13 @@ def test_config(folder, tmp_path):
 
     config = make(source=str(folder))
     assert config.image_size == 64 and config.source == str(folder)
-    # Another folder is another run.
-    assert "source is" in configs.difference(config, make(source=str(tmp_path)))
+    assert config.channels == 3
     for given, words in (
         ({}, "needs --source"),
-        ({"source": "x", "image_size": 50}, "unknown image_size 50; known: 32, 64, 128"),
+        ({"source": "x", "image_size": 50}, "multiple of 8 from 16 to 256.*WIDTHxHEIGHT, got 50"),
+        ({"source": "x", "image_size": "64x264"}, "multiple of 8 from 16 to 256.*got 64x264"),
+        ({"source": "x", "image_size": "64x48x3"}, "WIDTHxHEIGHT, got 64x48x3"),
+        ({"source": "x", "channels": 4}, "unknown channels 4; known: 1, 3"),
         ({"source": "x", "binarize": "none"}, "binarize 'none' is not for dataset 'image_folder'"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -192,13 +204,109 @@ def test_config(folder, tmp_path):
 
 
 def test_network_by_size():
-    assert networks.image_architecture(64) == networks.CELEBA
-    for size in networks.IMAGE_SIZES:
+    assert networks.image_architecture(64, 64) == networks.CELEBA
+    for size in (32, 64, 128):
         made = networks.ARCHITECTURES[f"image{size}"]
         assert made.shape == (size, size, 3)
         down = [layer.stride for layer in made.encoder]
         up = [layer.stride for layer in made.decoder if hasattr(layer, "stride")]
         assert size // np.prod(down) == 4 and 8 * np.prod(up) == size
+
+
+@pytest.mark.parametrize("height", range(16, 257, 40))
+@pytest.mark.parametrize("width", [16, 24, 64, 136, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_of_any_size_gives_its_shape_back(height, width, channels):
+    made = networks.find(f"image{width}x{height}c{channels}")
+    assert made.shape == (height, width, channels)
+    shape = made.decoder[1].shape
+    assert min(shape[:2]) >= 8 and shape[2] <= 1024
+    up = math.prod(layer.stride for layer in made.decoder if hasattr(layer, "stride"))
+    assert (shape[0] * up, shape[1] * up) == (height, width)
+    assert made.decoder[-1].features == channels
+
+
+def test_names_of_sizes():
+    assert networks.find("image64") == networks.find("image64x64c3") == networks.CELEBA
+    for name in ("image", "image50", "image64c2", "image64x", "imagex64", "image64x48x1"):
+        with pytest.raises(ValueError, match=r"image_size must be|unknown network"):
+            networks.find(name)
+
+
+def grey_folder(folder, size=(40, 30), count=5):
+    folder.mkdir()
+    for i in range(count):
+        mode = ("L", "LA", "1")[i % 3]
+        (folder / f"{i}.png").write_bytes(picture(i, size, "PNG", mode))
+    return folder
+
+
+def test_grey_files_alone_have_one_channel(tmp_path):
+    source = grey_folder(tmp_path / "grey")
+    config = configs.make_config({"dataset": "image_folder", "source": str(source)})
+    assert config.channels == 1
+    found = {}
+    for channels in (None, 1, 3):
+        options = {"source": source, "image_size": "40x24", "channels": channels}
+        builder = pipeline.prepare("image_folder", tmp_path / "data", **options)
+        found[channels] = pipeline.load_arrays(builder, "train", ["image"])["image"]
+    assert found[None].shape[1:] == (24, 40, 1) and found[3].shape[1:] == (24, 40, 3)
+    np.testing.assert_array_equal(found[None], found[1])
+    np.testing.assert_array_equal(found[3], np.repeat(found[1], 3, 3))
+    # One file of colour is enough; a damaged one, or a pipe, does not count.
+    (source / "a-damaged.png").write_bytes(b"no image")
+    os.mkfifo(source / "b-pipe.png")
+    assert image_listing.count_channels(source, sorted(os.listdir(source))) == 1
+    (source / "z.jpg").write_bytes(picture(9))
+    assert image_listing.count_channels(source, sorted(os.listdir(source))) == 3
+
+
+def test_a_coloured_image_made_grey_has_its_brightness():
+    data = picture(3, (64, 64), "PNG")
+    colour = image_builder.decode(data, "", (64, 64, 3)).astype(float)
+    grey = image_builder.decode(data, "", (64, 64, 1))[..., 0]
+    np.testing.assert_allclose(grey, colour @ [0.299, 0.587, 0.114], atol=1)
+
+
+@pytest.mark.parametrize(("size", "shape"), [((100, 60), (24, 40, 3)), ((60, 100), (24, 40, 3))])
+def test_the_largest_centre_part_of_the_proportions(size, shape):
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    image = np.stack([rows, columns, 0 * rows], -1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    found = image_builder.decode(file.getvalue(), "", shape).astype(float)
+    # Its centre is the image's, and it reaches the nearer pair of edges.
+    centre = [found[..., c].mean() for c in (0, 1)]
+    np.testing.assert_allclose(centre, [(size[1] - 1) / 2, (size[0] - 1) / 2], atol=0.6)
+    reach = max(np.ptp(found[..., 0]) / size[1], np.ptp(found[..., 1]) / size[0])
+    assert reach > 0.95
+
+
+@pytest.mark.ci
+def test_a_folder_that_moves_is_the_same_run(tmp_path):
+    source = grey_folder(tmp_path / "here", (24, 16), 30)
+    given = {"dataset": "image_folder", "image_size": "24x16", "latent_dim": 2, "batch_size": 8}
+
+    def run(source, epochs):
+        config = configs.make_config({**given, "source": str(source), "epochs": epochs})
+        train.train(config, tmp_path / "run", str(tmp_path / "data"))
+
+    run(source, 1)
+    moved = source.rename(tmp_path / "there")
+    run(moved, 2)
+    assert run_folder.read_config(tmp_path / "run")["source"] == str(moved)
+    assert run_folder.read_metrics(tmp_path / "run")[-1]["epoch"] == 2
+    again = moved.rename(tmp_path / "elsewhere")
+    few = Settings(likelihood_examples=1, num_importance_samples=2, num_samples=10)
+    where = (tmp_path / "run", str(tmp_path / "data"), few)
+    found = evaluate.evaluate_run(*where, source=str(again))
+    assert found["source"] is None and np.isfinite(found["elbo"])
+    with pytest.raises(ValueError, match="there is not a folder; if the images have moved"):
+        evaluate.evaluate_run(*where)
+    other = grey_folder(tmp_path / "other", (30, 20), 30)
+    with pytest.raises(ValueError, match=r"trained on the images of .*there, and those of .*other"):
+        run(other, 3)
+    assert run_folder.read_config(tmp_path / "run")["source"] == str(moved)
 
 
 def test_flip_gives_each_image_or_its_mirror_image():

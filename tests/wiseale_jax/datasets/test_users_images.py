@@ -34,7 +34,7 @@ def jpeg(orientation, *, broken, kind=3):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("broken", [False, True])
 def test_the_orientation_is_applied_whatever_else_a_camera_wrote(orientation, broken):
-    found = image_builder.decode(jpeg(orientation, broken=broken), "", 64)
+    found = image_builder.decode(jpeg(orientation, broken=broken), "", (64, 64, 3))
     upright = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -51,7 +51,7 @@ def test_the_orientation_is_applied_whatever_else_a_camera_wrote(orientation, br
 
 @pytest.mark.parametrize(("orientation", "kind"), [(0, 3), (9, 3), (6, 2), (65_535, 3)])
 def test_an_orientation_that_is_none_is_left_out(orientation, kind):
-    found = image_builder.decode(jpeg(orientation, broken=False, kind=kind), "", 64)
+    found = image_builder.decode(jpeg(orientation, broken=False, kind=kind), "", (64, 64, 3))
     assert np.abs(found.astype(int) - gradient().astype(int)).mean() < 3
 
 
@@ -61,13 +61,15 @@ def test_a_png_with_much_text(chunk, compressed):
     text, buffer = PngInfo(), io.BytesIO()
     text.add_text(chunk, "x" * 5_000_000, zip=compressed)
     Image.fromarray(gradient()).save(buffer, "PNG", pnginfo=text)
-    np.testing.assert_array_equal(image_builder.decode(buffer.getvalue(), "", 64), gradient())
+    np.testing.assert_array_equal(
+        image_builder.decode(buffer.getvalue(), "", (64, 64, 3)), gradient()
+    )
 
 
 def saved(image, **options):
     buffer = io.BytesIO()
     image.save(buffer, "PNG", **options)
-    return image_builder.decode(buffer.getvalue(), "", 64)
+    return image_builder.decode(buffer.getvalue(), "", (64, 64, 3))
 
 
 def test_transparent_images_lie_on_white():

@@ -1,0 +1,64 @@
+"""Which images a folder holds, and whether they are grey; without tfds, and without decoding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+_GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B")
+
+
+def list_images(folder: Path) -> tuple[list[str], str]:
+    """The images of a folder and its subfolders; hidden ones, and links to folders, are left out.
+
+    Returns:
+      Their paths below the folder, with forward slashes, in order; and a text of paths and sizes,
+      by which to tell whether anything has changed.
+
+    Raises:
+      ValueError: it is not a folder, or holds fewer than two images.
+    """
+    if not folder.is_dir():
+        raise ValueError(
+            f"--source={folder} is not a folder; if the images have moved, say where they are now"
+        )
+    sizes = {}
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                path = Path(parent, name)
+                # A link to nowhere is found damaged when it is read.
+                size = path.stat().st_size if path.exists() else -1
+                sizes[path.relative_to(folder).as_posix()] = size
+    if not sizes:
+        raise ValueError(f"--source={folder} holds no images: no {', '.join(SUFFIXES)}")
+    if len(sizes) == 1:
+        raise ValueError(f"--source={folder} holds one image; training and testing need one each")
+    names = sorted(sizes)
+    return names, "\n".join(f"{name}\t{sizes[name]}" for name in names)
+
+
+def count_channels(folder: Path, names: Iterable[str]) -> int:
+    """1 where every image is grey, by what its file says of itself; else 3.
+
+    A file that cannot be read does not count: it is found damaged when it is decoded.
+    """
+    grey = 0
+    for name in names:
+        path = folder / name
+        try:
+            # Reading a pipe might never end.
+            if not path.is_file():
+                continue
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                if image.mode not in _GREY_MODES:
+                    return 3
+        except Exception:  # Pillow raises errors of many kinds.
+            continue
+        grey += 1
+    return 1 if grey else 3
