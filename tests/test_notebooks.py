@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -13,6 +14,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 import wiseale_jax
+from experiments import link_notebooks
 from tests.helpers import ROOT
 
 NAMES = ["quickstart", "wiseale_kl", "latent_space"]
@@ -144,6 +146,48 @@ def test_the_install_cell_clones_and_installs_on_colab(tmp_path, monkeypatch):
     assert commands[0][-2:] == ["https://example.org/wiseale_jax", clone]
     assert commands[1][1:4] == ["-m", "pip", "install"] and commands[1][-1] == f"{clone}[notebooks]"
     assert sys.path[0] == clone
+
+
+def test_the_address_stands_in_one_place(tmp_path):
+    def contents():
+        return {path.name: path.read_text(encoding="utf-8") for path in tmp_path.glob("*.ipynb")}
+
+    for name in NAMES:
+        shutil.copy(path_of(name), tmp_path)
+    before = contents()
+    assert link_notebooks.link(tmp_path, None, write=True) == []
+    url = "https://github.com/someone/wiseale_jax"
+    names = sorted(before)
+    assert link_notebooks.link(tmp_path, url, write=False) == names and contents() == before
+    assert link_notebooks.link(tmp_path, url, write=True) == names
+    for name, text in contents().items():
+        first, second = nbformat.reads(text, as_version=4).cells[:2]
+        place = f"someone/wiseale_jax/blob/main/notebooks/{name}"
+        assert first.source.startswith(
+            f'<a href="https://colab.research.google.com/github/{place}"'
+        )
+        assert "found this notebook in" not in first.source
+        assert f'get("WISEALE_REPOSITORY", "{url}")' in second.source
+        assert "No address" not in second.source
+    assert link_notebooks.link(tmp_path, url, write=True) == []
+    # And back: nothing else has changed.
+    assert link_notebooks.link(tmp_path, None, write=True) == names and contents() == before
+
+
+def test_the_stored_notebooks_have_the_address_of_setup_cfg():
+    url = link_notebooks.read_url(ROOT / "setup.cfg")
+    assert link_notebooks.link(ROOT / "notebooks", url, write=False) == []
+
+
+def test_an_address_that_colab_cannot_open(tmp_path):
+    (tmp_path / "other.cfg").write_text("[metadata]\nurl = https://example.org/b\n")
+    with pytest.raises(ValueError, match=r"must be https://github\.com/OWNER/NAME, got"):
+        link_notebooks.read_url(tmp_path / "other.cfg")
+    (tmp_path / "setup.cfg").write_text("[metadata]\nurl = https://github.com/a/b.git\n")
+    assert link_notebooks.read_url(tmp_path / "setup.cfg") == "https://github.com/a/b"
+    (tmp_path / "n.ipynb").write_text('{"cells": [{"source": ["no"]}, {"source": []}]}')
+    with pytest.raises(ValueError, match=r"n\.ipynb has no badge"):
+        link_notebooks.link(tmp_path, None, write=False)
 
 
 def test_without_mnist_the_message_says_where_to_put_it(tmp_path):

@@ -1,0 +1,254 @@
+"""What a TPU's compiler makes of this project: `python -m experiments.benchmarks.aot --output=DIR`.
+
+No TPU is needed: libtpu (the extra `aot`) compiles for a topology that is only described. The table
+says how long compiling takes, what a program keeps in memory, what it computes, the compiler's own
+estimate of its time, and which collectives it has, for the training step of every network and
+method, on one chip and on all, and for `wiseale_kl` with its gradient. Every row is written as it
+comes; the same command again goes on with the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+from tqdm import tqdm
+
+from experiments.benchmarks import train as train_benchmark
+from experiments.run import cli
+from wiseale_jax import backend, files, methods, wiseale_kl
+from wiseale_jax.models import autoencoder
+from wiseale_jax.training import steps
+from wiseale_jax.training.recipe import AXIS, batches_sharding
+
+FLAGS = flags.FLAGS
+
+# Memory of one chip, in bytes, by the generation that a topology begins with.
+_MEMORY = {"v4": 32 * 2**30, "v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+_BATCH = {"sine": 64, "mnist": 64, "celeba": 256}
+_PAIRS = ((64, 2), (1024, 64), (4096, 16), (4096, 64), (16384, 16), (65536, 64))
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+class Program(NamedTuple):
+    """What is compiled.
+
+    Attributes:
+      network: of a training step; None of `wiseale_kl`.
+      method: of a training step.
+      precision: of a training step.
+      size: examples of a step, or `(M, d)`.
+      chips: devices that share it.
+    """
+
+    network: str | None
+    method: str
+    precision: str
+    size: int | tuple[int, int]
+    chips: int
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        chips = f"{self.chips} chip{'s' if self.chips > 1 else ''}"
+        if self.network is None:
+            return f"wiseale_kl and gradient, {self.size[0]:,} x {self.size[1]}, {chips}"
+        return f"{self.network}, {self.method}, {self.size}, {self.precision}, {chips}"
+
+
+def main(argv: list[str]) -> None:
+    """Compiles what is missing, and writes the table."""
+    del argv
+    devices = describe(FLAGS.topology)
+    programs = list(choose(len(devices)))
+    folder = files.make_folder(FLAGS.output, "output")
+    path = folder / "programs.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {row["program"] for row in rows}
+    with path.open("a") as stream:
+        for program in tqdm([p for p in programs if p.name not in done], disable=None):
+            rows.append({"program": program.name, **measure(program, devices)})
+            print(json.dumps(rows[-1]), file=stream, flush=True)
+            tqdm.write(line(rows[-1], FLAGS.topology))
+            files.write_text(folder / "programs.md", table(rows, FLAGS.topology))
+    print(table(rows, FLAGS.topology))
+
+
+def describe(topology: str) -> list[Any]:
+    """The devices of a topology that is not there, such as "v5e:2x2".
+
+    Raises:
+      ValueError: libtpu is missing, or does not know it.
+    """
+    generation, _, shape = topology.partition(":")
+    sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"\d+(x\d+)*", shape) else []
+    if generation not in _MEMORY or not sides:
+        known = ", ".join(_MEMORY)
+        raise ValueError(f"topology must be like v5e:2x2, of {known}, got {topology!r}")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    kind = {"v5e": "v5litepod"}.get(generation, generation)
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{kind}-{np.prod(sides)}")
+    try:
+        description = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=topology,
+            chip_config_name="default",
+            chips_per_host_bounds=[*sides, *[1] * (3 - len(sides))],
+        )
+    except Exception as error:  # XLA's, of kinds that it does not export.
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"cannot compile for {topology}: {reason} (pip install 'wiseale_jax[aot]')"
+        ) from None
+    return list(description.devices)
+
+
+def choose(chips: int) -> Iterator[Program]:
+    """What the flags ask for: small programs first."""
+    counts = sorted({1, chips})
+    for size in _PAIRS if "wiseale_kl" in cli.listed("networks") else ():
+        for count in counts:
+            if size[0] % count == 0:
+                yield Program(None, "", "float32", size, count)
+    for network in cli.listed("networks"):
+        if network == "wiseale_kl":
+            continue
+        if network not in _BATCH:
+            known = ", ".join(("wiseale_kl", *_BATCH))
+            raise ValueError(f"unknown network {network!r}; known: {known}")
+        for method in cli.listed("methods"):
+            methods.find(method)
+            for precision in autoencoder.PRECISIONS:
+                for count in counts:
+                    yield Program(network, method, precision, _BATCH[network], count)
+
+
+def measure(program: Program, devices: list[Any]) -> dict[str, Any]:
+    """Compiles a program for the first devices; what the compiler says of it."""
+    mesh = Mesh(np.array(devices[: program.chips]), (AXIS,)) if program.chips > 1 else None
+    whole = NamedSharding(mesh, P()) if mesh else SingleDeviceSharding(devices[0])
+    started = time.perf_counter()
+    with backend.compiling_for("tpu"):
+        traced = (_trace_pairs if program.network is None else _trace_step)(program, mesh, whole)
+        lowered = traced.lower(lowering_platforms=("tpu",))
+        lowering = time.perf_counter() - started
+        compiled = lowered.compile()
+    seconds = time.perf_counter() - started - lowering
+    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    counts = Counter(
+        kind for kind in _COLLECTIVES for _ in re.finditer(rf" {kind}(?:-start)?\(", text)
+    )
+    return {
+        "lowering_s": round(lowering, 1),
+        "compiling_s": round(seconds, 1),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "flops": cost.get("flops"),
+        "bytes_accessed": cost.get("bytes accessed"),
+        "estimated_s": cost.get("optimal_seconds"),
+        "loops": len(re.findall(r" while\(", text)),
+        "collectives": dict(counts),
+    }
+
+
+def _trace_pairs(program: Program, mesh: Mesh | None, whole: Any) -> Any:
+    sharding = whole if mesh is None else NamedSharding(mesh, P(AXIS))
+    array = jax.ShapeDtypeStruct(program.size, np.float32, sharding=sharding)
+
+    def bound(mean, logvar):
+        return wiseale_kl(mean, logvar)
+
+    if mesh is not None:  # Each chip takes its own rows against everyone's.
+
+        def bound(mean, logvar):
+            return jax.shard_map(
+                lambda mean, logvar: wiseale_kl(mean, logvar, axis_name=AXIS),
+                mesh=mesh,
+                in_specs=(P(AXIS), P(AXIS)),
+                out_specs=P(),
+            )(mean, logvar)
+
+    return jax.jit(jax.value_and_grad(bound, (0, 1))).trace(array, array)
+
+
+def _trace_step(program: Program, mesh: Mesh | None, whole: Any) -> Any:
+    config, data = train_benchmark.make_case(
+        program.network, program.size, 1, method=program.method
+    )
+    recipe = train_benchmark.make_recipe(config)
+    recipe = recipe._replace(model=recipe.model.clone(precision=program.precision))
+    # Its shapes alone: nothing is computed.
+    state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jax.numpy.asarray(data[:1])))
+    recipe = recipe._replace(mesh=mesh)
+
+    def placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    state = jax.tree.map(lambda leaf: placed(leaf, whole), state)
+    shape = jax.ShapeDtypeStruct((1, program.size, *data.shape[1:]), data.dtype)
+    batches = placed(shape, batches_sharding(recipe) or whole)
+    return steps.train_steps.trace(recipe, state, batches, None, 0, 1)
+
+
+def line(row: dict[str, Any], topology: str) -> str:
+    """A row of the table."""
+    memory = _MEMORY[topology.partition(":")[0]]
+    held = row["argument_bytes"] + row["temporary_bytes"]
+    collectives = ", ".join(f"{count} {kind}" for kind, count in row["collectives"].items())
+    flops, seconds = row["flops"], row["estimated_s"]
+    cells = (
+        row["program"],
+        f"{row['lowering_s'] + row['compiling_s']:.1f}",
+        f"{row['argument_bytes'] / 2**20:,.1f}",
+        f"{row['temporary_bytes'] / 2**20:,.1f}",
+        f"{held / memory:.1%}",
+        "-" if flops is None else f"{flops / 1e9:,.2f}",
+        "-" if not seconds or seconds < 0 else f"{1e3 * seconds:,.3f}",
+        str(row["loops"]),
+        collectives or "none",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(rows: list[dict[str, Any]], topology: str) -> str:
+    """All rows as Markdown."""
+    head = (
+        "program",
+        "compile, s",
+        "arguments, MiB",
+        "temporaries, MiB",
+        "of a chip's memory",
+        "GFLOP",
+        "estimate, ms",
+        "loops",
+        "collectives",
+    )
+    lines = [
+        f"Compiled for {topology}, without a TPU; jax {jax.__version__}.\n",
+        "| " + " | ".join(head) + " |",
+        "| --- |" + " ---: |" * (len(head) - 2) + " --- |",
+        *(line(row, topology) for row in rows),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    # Before JAX looks for devices: there is no TPU, and libtpu would wait for one.
+    jax.config.update("jax_platforms", "cpu")
+    flags.DEFINE_string("topology", "v5e:2x2", "generation and shape: v4, v5e, v5p, v6e")
+    flags.DEFINE_string("output", None, "folder for programs.md and programs.jsonl", required=True)
+    cli.define_list("networks", ["wiseale_kl", *_BATCH], "of these, and in this order")
+    cli.define_list("methods", list(methods.METHODS), "of training steps")
+    cli.run(main)

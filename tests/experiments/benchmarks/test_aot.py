@@ -1,0 +1,55 @@
+"""benchmarks/aot.py: a TPU's compiler takes the smallest programs of each kind."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from experiments.benchmarks import aot
+
+ROW = {
+    "program": "wiseale_kl and gradient, 64 x 2, 4 chips",
+    "lowering_s": 0.5,
+    "compiling_s": 1.0,
+    "argument_bytes": 2**20,
+    "temporary_bytes": 3 * 2**20,
+    "flops": 2e9,
+    "bytes_accessed": None,
+    "estimated_s": -1.0,
+    "loops": 2,
+    "collectives": {"all-reduce": 2},
+}
+
+
+def test_a_row():
+    assert aot.line(ROW, "v5e:2x2") == (
+        "| wiseale_kl and gradient, 64 x 2, 4 chips | 1.5 | 1.0 | 3.0 | 0.0% | 2.00 | - | 2 | "
+        "2 all-reduce |"
+    )
+    assert aot.line({**ROW, "collectives": {}}, "v4:2x2x1").endswith("| none |")
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:2by2", "h100:2x2", "v5e:"])
+def test_a_topology_that_is_none(topology):
+    with pytest.raises(ValueError, match="topology must be like v5e:2x2"):
+        aot.describe(topology)
+
+
+@pytest.mark.slow
+def test_the_smallest_of_each_kind(tmp_path):
+    pytest.importorskip("libtpu", reason="libtpu is not installed: pip install '.[aot]'")
+    command = [sys.executable, "-m", "experiments.benchmarks.aot", f"--output={tmp_path}"]
+    command += ["--networks=mnist", "--methods=wiseale"]
+    for _ in range(2):  # The second time nothing is missing.
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "programs.jsonl").read_text().splitlines()]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["flops"] > 0 and row["temporary_bytes"] > 0
+        alone = row["program"].endswith("1 chip")
+        # Latents are gathered, and gradients summed: not a collective for every tile of pairs.
+        assert (sum(row["collectives"].values()) == 0) if alone else row["collectives"]
+        assert sum(row["collectives"].values()) <= 4
+    assert (tmp_path / "programs.md").read_text() == done.stdout
