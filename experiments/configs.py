@@ -18,7 +18,7 @@ from absl import flags
 
 from wiseale_jax import datasets, divergences, methods, run_folder
 from wiseale_jax.datasets import BINARIZE, DATASETS
-from wiseale_jax.datasets.image_listing import count_channels, list_images
+from wiseale_jax.datasets.image_listing import count_channels, list_images, parse_image_size
 from wiseale_jax.methods import METHODS
 from wiseale_jax.models import autoencoder, description, networks
 
@@ -201,7 +201,7 @@ def make_config(given: Mapping[str, Any]) -> Config:
         if "channels" in dataset.settings and "channels" not in given:
             given |= _find_channels(Path(given["source"]))
     if "image_size" in given:
-        height, width = networks.parse_image_size(given["image_size"])
+        height, width = parse_image_size(given["image_size"])
         given["image_size"] = width if width == height else f"{width}x{height}"
     config = dataclasses.replace(CONFIGS[name], **given)
     if config.encoder is None:

@@ -15,6 +15,7 @@ from tests.helpers import ROOT
 # From the first to the last. A name stands for a file, or for all files of a folder.
 WAY = [
     "wiseale_jax.version",
+    "wiseale_jax.backend",
     "wiseale_jax.files",
     "wiseale_jax.pytrees",
     "wiseale_jax.run_folder",

@@ -121,6 +121,7 @@ def test_colour_images_in_five_lines(tmp_path, monkeypatch):
     lives(names["model"], images, tmp_path / "other")
 
 
+@pytest.mark.ci
 def test_vectors_and_modules_of_ones_own_in_five_lines(tmp_path):
     rng = np.random.default_rng(0)
     vectors = np.tanh(rng.standard_normal((400, 2)) @ rng.standard_normal((2, 30)))

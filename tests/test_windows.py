@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers import ROOT
 
 _SCRIPT = """
@@ -31,6 +33,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.ci
 def test_the_library_without_what_windows_lacks(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT, str(tmp_path / "model")],

@@ -30,6 +30,7 @@ def test_tiles(tile_size):
     assert_matches(*normal_rows(75, 3), "jensen", tile_size=tile_size)
 
 
+@pytest.mark.ci
 def test_second_derivatives():
     mean, logvar = normal_rows(40, 3)
 

@@ -145,6 +145,7 @@ def partial_bound(bound):
     return lambda mean, logvar: wiseale_kl(mean, logvar, bound=bound)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("bound", BOUNDS)
 def test_forward_mode_and_second_derivatives(bound):
     mean, logvar = normal_rows(7, 3)
@@ -247,6 +248,7 @@ def mmd_reference(z, prior_z):
     return others(z) + others(prior_z) - 2 * kernel(z, prior_z).mean()
 
 
+@pytest.mark.ci
 def test_mmd_matches_float64():
     rng = np.random.default_rng(0)
     for size, shift in ((2, 0.0), (30, 1.0), (50, 30.0), (50, 1e4)):
@@ -288,6 +290,7 @@ def test_bad_input_is_one_clear_error(mean, logvar, options, words):
         wiseale_kl(mean, logvar, **options)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("bound", (*BOUNDS, "tightest"))
 def test_points_are_infinitely_far_and_narrow_posteriors_are_pulled_back(bound):
     mean, _ = normal_rows(10, 3)

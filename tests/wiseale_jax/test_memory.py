@@ -47,6 +47,7 @@ def test_with_all_the_others_it_is_the_data_sets(size, latent, batch):
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.ci
 def test_with_a_spread_it_is_the_blurred_data_sets():
     size, batch, h = 100, 10, 0.4
     mean, logvar = normal_rows(size, 3)
@@ -69,6 +70,7 @@ def test_with_a_spread_it_is_the_blurred_data_sets():
     np.testing.assert_allclose(auto, by_rule, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_until_the_memory_is_full_it_is_the_batch_alone():
     mean, logvar = normal_rows(16, 2)
     memory = memories.empty(32, 2)

@@ -68,6 +68,7 @@ def test_devices_give_the_bound_of_the_whole_batch(count):
     )
 
 
+@pytest.mark.ci
 def test_two_processes_give_the_bound_of_the_whole_batch():
     script = """
         import sys

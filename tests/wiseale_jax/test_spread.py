@@ -89,6 +89,7 @@ def test_a_traced_spread_is_as_good_as_a_number():
     np.testing.assert_allclose(slope, (above - below) / 2e-4, rtol=1e-3)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("size", "latent"), [(64, 2), (64, 8), (1000, 3)])
 def test_auto_is_the_gap_between_draws_of_the_prior(size, latent):
     mean, logvar = normal_rows(size, latent)
@@ -101,6 +102,7 @@ def test_auto_is_the_gap_between_draws_of_the_prior(size, latent):
     assert moment_matched_kl(mean, logvar, spread="auto") == pytest.approx(moments)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("latent", [1, 2, 8])
 @pytest.mark.parametrize("h", WIDTHS)
 def test_the_truth_lies_between_the_moments_and_the_bounds(latent, h):
@@ -134,6 +136,7 @@ def test_the_prior_itself_is_at_no_distance_however_blurred():
         )
 
 
+@pytest.mark.ci
 def test_forward_mode_and_second_derivatives():
     mean, logvar = normal_rows(16, 3)
 
@@ -148,6 +151,7 @@ def test_forward_mode_and_second_derivatives():
     np.testing.assert_allclose(curved, (above - below) / 2e-2, rtol=2e-2, atol=2e-4)
 
 
+@pytest.mark.ci
 def test_two_devices_have_the_bound_of_the_whole_batch():
     run_on_devices(
         2,

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 
 from wiseale_jax.datasets import image_builder
-from wiseale_jax.datasets.image_listing import count_channels, list_images
-from wiseale_jax.models.networks import parse_image_size
+from wiseale_jax.datasets.image_listing import count_channels, list_images, parse_image_size
 
 TEST_PERCENT = 10
 

@@ -1,15 +1,34 @@
-"""Which images a folder holds, and whether they are grey; without tfds, and without decoding."""
+"""Which images a folder holds, whether they are grey, and sizes; without tfds or decoding."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
-
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B")
+
+
+# Sides of images: multiples of the first, from the second to the third.
+_SIDE_STEP, _LEAST_SIDE, _MOST_SIDE = 8, 16, 256
+
+
+def parse_image_size(size: int | str) -> tuple[int, int]:
+    """The height and the width that are meant by 64, "64" or "64x48", width x height.
+
+    Raises:
+      ValueError: it is none of these, or a side is not among 16, 24, 32, ..., 256.
+    """
+    found = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(size))
+    sides = [int(side) for side in (found[1], found[2] or found[1])] if found else []
+    if not sides or any(s % _SIDE_STEP or not _LEAST_SIDE <= s <= _MOST_SIDE for s in sides):
+        raise ValueError(
+            f"image_size must be a multiple of {_SIDE_STEP} from {_LEAST_SIDE} to {_MOST_SIDE}, or "
+            f"two, WIDTHxHEIGHT, got {size}"
+        )
+    return sides[1], sides[0]
 
 
 def list_images(folder: Path) -> tuple[list[str], str]:
@@ -48,6 +67,8 @@ def count_channels(folder: Path, names: Iterable[str]) -> int:
 
     A file that cannot be read does not count: it is found damaged when it is decoded.
     """
+    from PIL import Image  # Here, as who trains on arrays need not wait for it.
+
     grey = 0
     for name in names:
         path = folder / name

@@ -18,6 +18,7 @@ import jax
 from jaxtyping import Array, Float
 
 from wiseale_jax import backend
+from wiseale_jax.datasets.image_listing import parse_image_size
 from wiseale_jax.models import layers
 
 
@@ -123,9 +124,6 @@ CELEBA = Architecture(
     ),
 )
 
-# Sides of images: multiples of the first, from the second to the third.
-_SIDE_STEP, _LEAST_SIDE, _MOST_SIDE = 8, 16, 256
-
 
 def image_architecture(height: int, width: int, channels: int = 3) -> Architecture:
     """CELEBA's network for images of another size; of 64 x 64 RGB pixels, CELEBA itself.
@@ -135,7 +133,7 @@ def image_architecture(height: int, width: int, channels: int = 3) -> Architectu
     shorter side but at most CELEBA's 1024.
 
     Args:
-      height, width: as `parse_image_size` admits them.
+      height, width: as `image_listing.parse_image_size` admits them.
       channels: 3, or 1 of grey images.
     """
     side = min(height, width)
@@ -156,22 +154,6 @@ def image_architecture(height: int, width: int, channels: int = 3) -> Architectu
             ConvTranspose(channels, 5, 1, relu=False),
         ),
     )
-
-
-def parse_image_size(size: int | str) -> tuple[int, int]:
-    """The height and the width that are meant by 64, "64" or "64x48", width x height.
-
-    Raises:
-      ValueError: it is none of these, or a side is not among 16, 24, 32, ..., 256.
-    """
-    found = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(size))
-    sides = [int(side) for side in (found[1], found[2] or found[1])] if found else []
-    if not sides or any(s % _SIDE_STEP or not _LEAST_SIDE <= s <= _MOST_SIDE for s in sides):
-        raise ValueError(
-            f"image_size must be a multiple of {_SIDE_STEP} from {_LEAST_SIDE} to {_MOST_SIDE}, or "
-            f"two, WIDTHxHEIGHT, got {size}"
-        )
-    return sides[1], sides[0]
 
 
 ARCHITECTURES = {

@@ -42,6 +42,7 @@ def test_the_report_is_a_table_for_every_part():
     assert "| x | 1,234 | yes |  |" in lines and "| z |  |  | no |" in lines
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("network", ["sine", "mnist"])
 def test_operations_are_those_that_xla_counts(network):
     config, data = train_benchmark.make_case(network, 8, 16)

@@ -8,6 +8,7 @@ import pytest
 from experiments.benchmarks import kl
 
 
+@pytest.mark.ci
 def test_peers_give_the_same_value_and_a_time():
     # `measure` raises where a peer differs.
     names = ["ours", "naive JAX"] + (["C"] if shutil.which("cc") else [])

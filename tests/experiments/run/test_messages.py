@@ -21,12 +21,14 @@ def test_a_warmup_longer_than_the_training():
     assert warning(8).endswith("only gets to 25% of its value")
 
 
+@pytest.mark.ci
 def test_a_warmup_longer_than_the_training_is_said_at_the_start(data_dir, tmp_path, capsys):
     given = {"dataset": "sine", "epochs": 1, "train_examples": 64, "warmup_epochs": 4}
     train(configs.make_config(given), tmp_path / "run", str(data_dir))
     assert "warmup_epochs 4 is more than epochs 1" in capsys.readouterr().out
 
 
+@pytest.mark.ci
 def test_a_collapse_is_said_at_the_end(data_dir, tmp_path, capsys):
     assert messages.collapse(1, SINE) is None
     model, _ = setup.make_model(SINE)

@@ -215,6 +215,7 @@ def test_images_that_are_grey_are_evaluated_so():
     np.testing.assert_allclose(found["sharpness_data"], want, rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_elbo_and_log_likelihood_are_of_the_same_binary_images():
     trained, _, x = images("stochastic")
     # So sure of its pixels that other images would have another likelihood by far.

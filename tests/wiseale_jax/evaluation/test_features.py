@@ -101,6 +101,7 @@ def trained():
     return TrainedAutoencoder(model, variables, LIKELIHOODS["bernoulli"])
 
 
+@pytest.mark.ci
 def test_numbers_of_generated_images(classifier, trained, tmp_path):
     classifier.save(tmp_path / "classifier.npz")
     x = bars(400, 4)[0].astype(np.float32) / 255

@@ -59,6 +59,7 @@ def test_a_model_of_large_examples_gives_what_it_gives_at_once():
     np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
+@pytest.mark.ci
 def test_memory_is_that_of_a_block():
     model, key = build_autoencoder("celeba", 4), jax.random.key(0)
     variables = jax.eval_shape(lambda: model.init(key, jnp.zeros((1, 64, 64, 3)), key))

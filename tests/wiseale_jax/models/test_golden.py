@@ -33,6 +33,7 @@ def test_the_golden_run_is_loaded_with_its_numbers():
     np.testing.assert_allclose(wave[[0, 1, 128, 255]], want, rtol=1e-4)
 
 
+@pytest.mark.ci
 def test_the_golden_run_goes_on(tmp_path):
     """Its state is restored into this release's: what a training goes on from."""
     config = configs.read_stored(run_folder.read_config(golden_run.FOLDER), golden_run.FOLDER)

@@ -116,6 +116,7 @@ def test_another_folder_is_not_written_over(model, tmp_path):
         fit(VECTORS, epochs=1, seed=6, **QUIET).save(tmp_path / "model")
 
 
+@pytest.mark.ci
 def test_an_architecture_of_ones_own_is_saved(tmp_path):
     network = Architecture((12,), (Dense(7),), (Dense(9), Dense(12, relu=False)))
     found = fit(VECTORS, network=network, epochs=1, **QUIET)
@@ -153,6 +154,7 @@ MODULES = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", MODULES)
 def test_modules_of_ones_own(kind, tmp_path):
     found = fit(VECTORS, network=MODULES[kind](), epochs=60, learning_rate=3e-3, **QUIET)
@@ -227,6 +229,7 @@ def test_uint8_images_are_scaled():
     assert np.isfinite(numbers["elbo"]) and np.isfinite(numbers["sharpness_samples"])
 
 
+@pytest.mark.ci
 def test_evaluation_with_labels_and_factors(model):
     few = {"likelihood_examples": 20, "num_importance_samples": 5, "num_samples": 200}
     found = model.evaluate(
@@ -375,6 +378,7 @@ def test_what_init_is_not(given, words, model):
         fit(given.pop("x", VECTORS), init=model, **given, **QUIET)
 
 
+@pytest.mark.ci
 def test_data_far_from_a_deviation_of_one_are_warned_of():
     with pytest.warns(UserWarning, match="x has a standard deviation of 0.0007"):
         fit(1e-3 * VECTORS, epochs=1, **QUIET)

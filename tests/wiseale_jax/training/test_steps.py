@@ -109,6 +109,7 @@ def test_one_call_is_the_loop_of_steps_written_out():
     assert all(value == 0 for value in got.metric_sums.values())
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("microbatches", [1, 4])
 def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
     whole = make("beta_vae", 8, PLAIN, SGD, observation_noise="learned")
@@ -135,6 +136,7 @@ def test_evaluation_has_the_whole_weight_from_the_start():
     np.testing.assert_allclose(found["loss"], 3 * found["aevb_kl"] - found["elbo"], rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_every_step_and_every_batch_of_an_evaluation_has_noise_of_its_own():
     true = LinearGaussian(scale=2.0)
     x, _ = true.draw(64)
@@ -211,6 +213,7 @@ def test_evaluation_in_parts_is_that_of_whole_batches(size):
         np.testing.assert_allclose(got[name], value, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_evaluation_in_parts_takes_less_memory():
     wide = Architecture((8, 1), (Dense(4096), Dense(8)), (Dense(8), Reshape((8, 1))))
     recipe = make("wiseale", 1024, wide)
@@ -253,6 +256,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
     )
 
 
+@pytest.mark.ci
 def test_parts_optimise_something_else_if_their_gradients_are_averaged():
     recipe = make("wiseale", 8, PLAIN, SGD, observation_noise="learned")
     state = create_state(recipe, 0, DATA[:1])
@@ -344,6 +348,7 @@ def test_a_learning_rate_too_large_is_a_fault():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got.params))
 
 
+@pytest.mark.ci
 def test_a_methods_own_parameters_are_trained_by_an_optimiser_of_their_own():
     optimizer = optimizers.adam(1e-2, has_own=True, method_learning_rate=0.125)
     recipe = make("wae_gan", optimizer=optimizer)
@@ -384,6 +389,7 @@ def test_a_memory_is_kept_to_the_same_bits_however_the_steps_are_cut():
     assert not np.array_equal(jax.tree.leaves(without.params)[0], jax.tree.leaves(whole.params)[0])
 
 
+@pytest.mark.ci
 def test_a_memory_holds_the_posteriors_of_the_batch_that_was_trained_on():
     recipe = remembering()
     before = create_state(recipe, 0, DATA[:1])
