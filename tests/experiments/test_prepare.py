@@ -72,6 +72,7 @@ def test_errors_are_one_line(tmp_path):
 LIMIT = "ulimit -f 1000;"  # Blocks of 512 bytes, or in some shells of 1,024.
 
 
+@pytest.mark.ci
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     """A limit on the size of files stands for the full disk: both make writing fail."""
     archive = write_archive(tmp_path / "a.zip", 120)

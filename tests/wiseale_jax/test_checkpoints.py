@@ -183,6 +183,7 @@ def test_the_one_before_a_damaged_one_is_restored(tmp_path, damage):
     assert_restored(restore(tmp_path), 2)
 
 
+@pytest.mark.ci
 def test_a_flipped_bit_anywhere_is_noticed_or_without_effect(tmp_path):
     save(tmp_path, 1, 2)
     noticed = 0

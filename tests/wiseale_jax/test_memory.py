@@ -27,6 +27,7 @@ def whole_memory(mean, logvar, batch):
     return Memory(mean[batch:], logvar[batch:], sums, jnp.int32(len(mean) - batch))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("size", "latent"), [(40, 1), (200, 2), (100, 8)])
 @pytest.mark.parametrize("batch", [1, 16])
 def test_with_all_the_others_it_is_the_data_sets(size, latent, batch):

@@ -114,6 +114,7 @@ def test_the_truth_lies_between_the_moments_and_the_bounds(latent, h):
         assert float(wiseale_kl(mean, logvar, bound, spread=h)) >= float(truth.kl) - slack
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("latent", [1, 2, 8])
 def test_a_blur_loses_information(latent):
     mean, logvar = normal_rows(64, latent, logvar=-3.0)

@@ -209,6 +209,7 @@ def test_runs_that_differ_by_their_seed_alone_are_one_program(monkeypatch):
     assert recipe(seed=0).method.loss.func is methods.aevb
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("names", [(), ("phase",), ("frequency",), ("frequency", "amplitude")])
 def test_any_data_set_of_lines_has_a_picture(names):
     trained = wiseale_jax.load(golden_run.FOLDER)

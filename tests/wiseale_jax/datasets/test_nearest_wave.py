@@ -29,6 +29,7 @@ def test_noise_stays_and_what_is_no_wave_is_far():
     assert nearest(step).distance[0] > 50
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
 def test_against_a_general_optimiser(scale):
     """Any signal, also one whose best amplitude would be above the data set's largest."""

@@ -56,6 +56,7 @@ def test_the_aggregate_posterior_of_the_true_posterior_is_the_prior(linear):
     assert found["aggregate_kl"] < jensen < found["aggregate_kl"] + 0.154 * 2
 
 
+@pytest.mark.ci
 def test_the_error_of_a_log_likelihood_of_some_of_the_examples():
     """A sum over examples: of the first, the ELBO and the gap to it; of the others, the ELBO."""
     true = LinearGaussian(scale=1.5, shift=0.3)

@@ -203,6 +203,7 @@ def lower_bound(mean, logvar):
     return mean_kl + np.mean(np.log(sums))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("size", "latent"), [(1, 3), (2, 1), (600, 8), (40, 64)])
 def test_the_lower_bound_against_pairs_one_at_a_time(size, latent):
     rng = np.random.default_rng(size)

@@ -37,6 +37,7 @@ def large_model():
     return TrainedAutoencoder(model, variables, LIKELIHOODS["gaussian"], {}), x
 
 
+@pytest.mark.ci
 def test_a_model_of_large_examples_gives_what_it_gives_at_once():
     trained, x = large_model()
     model, variables, key = trained.model, trained.variables, jax.random.key(1)

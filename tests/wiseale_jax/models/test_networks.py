@@ -91,6 +91,7 @@ def test_batch_statistics_move_by_a_tenth():
     np.testing.assert_allclose(got["var"], 0.9 + 0.1 * before.var((0, 1)), rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_a_network_is_the_same_function_with_native_convolutions(monkeypatch):
     model, key = build_autoencoder("mnist", 2), jax.random.key(0)
     x = jax.random.uniform(key, (3, 28, 28, 1))

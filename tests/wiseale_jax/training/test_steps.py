@@ -293,6 +293,7 @@ def test_parts_move_the_batch_statistics_one_after_the_other():
         assert not np.array_equal(a, before)
 
 
+@pytest.mark.ci
 def test_bfloat16_follows_float32():
     curves = []
     for precision in ("float32", "bfloat16"):
@@ -342,6 +343,7 @@ def test_skipping_changes_nothing_of_a_run_that_needs_none():
     assert_same(train_on(make(), DATA), train_on(make()._replace(skip_nonfinite=2), DATA))
 
 
+@pytest.mark.ci
 def test_a_learning_rate_too_large_is_a_fault():
     got = train_on(make(optimizer=optax.sgd(1e30)), DATA)
     assert has_fault(got) and int(got.step) > 0
@@ -365,6 +367,7 @@ def test_a_methods_own_parameters_are_trained_by_an_optimiser_of_their_own():
     assert np.isfinite(metrics["discriminator_loss"])
 
 
+@pytest.mark.ci
 def test_own_parameters_stay_as_they_are_where_a_step_is_skipped():
     recipe = make("wae_gan")._replace(skip_nonfinite=1)
     before = create_state(recipe, 0, DATA[:1])
