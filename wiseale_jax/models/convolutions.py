@@ -316,15 +316,18 @@ def _native_to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Ar
 
 def _native_to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     shape = (coarse.shape[0], *(axis.length for axis in axes), kernel.shape[-2])
-    fine = jax.ShapeDtypeStruct(shape, coarse.dtype)
-    return jax.linear_transpose(lambda x: _native_to_coarse(x, kernel, axes), fine)(coarse)[0]
+    kernel = _varying_as(coarse, kernel)
+    fine = _varying_as(coarse, jnp.zeros(shape, coarse.dtype))
+    return jax.vjp(lambda x: _native_to_coarse(x, kernel, axes), fine)[1](coarse)[0]
 
 
 def _native_to_kernel(
     fine: Array, coarse: Array, axes: tuple[_Axis, ...], size: tuple[int, ...]
 ) -> Array:
-    kernel = jax.ShapeDtypeStruct((*size, fine.shape[-1], coarse.shape[-1]), fine.dtype)
-    return jax.linear_transpose(lambda k: _native_to_coarse(fine, k, axes), kernel)(coarse)[0]
+    kernel = jnp.zeros((*size, fine.shape[-1], coarse.shape[-1]), fine.dtype)
+    # Where devices have parts of the batch, each has a gradient of its own, and no sum of all.
+    kernel, fine = (_varying_as(coarse, array) for array in (kernel, fine))
+    return jax.vjp(lambda k: _native_to_coarse(fine, k, axes), kernel)[1](coarse)[0]
 
 
 _, _native_to_fine_p, _ = _bilinear(

@@ -89,3 +89,46 @@ def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
         )
         """,
     )
+
+
+@pytest.mark.ci
+def test_two_accelerators_take_the_step_of_one_cpu():
+    # Every form of a convolution that accelerators have, in the encoder and in the decoder.
+    run_on_devices(
+        2,
+        """
+        import jax, numpy as np, optax
+        from tests.wiseale_jax.training.test_steps import make
+        from wiseale_jax import backend
+        from wiseale_jax.models.networks import Architecture, Conv, ConvTranspose, Dense, Reshape
+        from wiseale_jax.training import recipe as recipes
+        from wiseale_jax.training import steps
+
+        network = Architecture(
+            (8, 8, 3),
+            (Conv(4, 3, 2), Conv(4, 5, 2), Dense(8)),
+            (
+                Dense(4 * 4 * 4),
+                Reshape((4, 4, 4)),
+                ConvTranspose(4, 5, 2, batch_norm=True),
+                ConvTranspose(3, 5, 1, relu=False),
+            ),
+        )
+        data = np.random.default_rng(0).standard_normal((16, 8, 8, 3), np.float32)
+        found = {}
+        for platform, devices in (("cpu", 1), ("tpu", 1), ("tpu", 2)):
+            with backend.compiling_for(platform):
+                recipe = make("wiseale", 16, network, optax.sgd(1.0))
+                if devices == 2:
+                    recipe = recipe._replace(mesh=recipes.make_mesh(2))
+                state = steps.create_state(recipe, 0, data[:1])
+                state, _ = jax.jit(steps.train_step, static_argnums=0)(recipe, state, data)
+                found[platform, devices] = jax.device_get(state.params)
+        want = found.pop(("cpu", 1))
+        for name, got in found.items():
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name),
+                got, want,
+            )
+        """,
+    )
