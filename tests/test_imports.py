@@ -27,6 +27,7 @@ WAY = [
     "wiseale_jax.likelihoods",
     "wiseale_jax.datasets",
     "wiseale_jax.models.convolutions",
+    "wiseale_jax.models.native_convolutions",
     "wiseale_jax.models.layers",
     "wiseale_jax.models.networks",
     "wiseale_jax.models.modules",

@@ -1,8 +1,9 @@
 """From image files to records: decoded in parallel, a bounded number at a time.
 
-Of each image the largest centre part of the shape asked for, most often a square, is cut out and
-resized by Pillow's bilinear filter, which is antialiased (its support grows with the reduction).
-JPEGs are decoded at their full size: the decoder's own reduction is faster, but changes the result.
+The largest centre part of an image that has the shape asked for, most often a square, is cut out
+and resized by Pillow's bilinear filter, which is antialiased (its support grows with the
+reduction). JPEGs are decoded at their full size: the decoder's own reduction is faster, but changes
+the result.
 """
 
 from __future__ import annotations

@@ -12,11 +12,6 @@ large transposed left side, which XLA's CPU products are several times slower at
 A convolution, its transpose, and the gradient of either by its kernel are each linear in both of
 their arguments, and each is the transpose of the other two: as primitives of JAX they have, with no
 more said, derivatives of both modes and any order, each computed as fast as the convolution itself.
-
-On accelerators the vendor's convolutions are faster. Of a transposed one JAX's own gradient is not:
-differentiated as a convolution over an input with holes, its gradient by the kernel has a form that
-no vendor has a kernel for. The same three primitives, written with the vendor's convolutions, keep
-to the forms that there are.
 """
 
 from __future__ import annotations
@@ -36,7 +31,7 @@ from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """How one spatial axis is cut: finely on a convolution's input side, coarsely on its output's.
 
     The fine axis, of `length` positions, begins at position `low` of blocks of `stride` positions.
@@ -56,46 +51,48 @@ class _Axis(NamedTuple):
         return self.windows + self.taps - 1
 
 
-def _conv_axis(length: int, size: int, stride: int) -> _Axis:
+def conv_axis(length: int, size: int, stride: int) -> Axis:
+    """How a convolution with SAME padding cuts an axis."""
     windows = -(-length // stride)
     low = max((windows - 1) * stride + size - length, 0) // 2
-    return _Axis(stride, -(-size // stride), length, low, windows)
+    return Axis(stride, -(-size // stride), length, low, windows)
 
 
-def _conv_transpose_axis(length: int, size: int, stride: int) -> _Axis:
+def conv_transpose_axis(length: int, size: int, stride: int) -> Axis:
+    """How a transposed convolution with SAME padding does."""
     # What SAME crops from the front of all that the inputs spread over, as lax.conv_transpose does.
     low = 0 if stride > size - 1 else size - 1 - -(-(size + stride - 2) // 2)
-    return _Axis(stride, -(-size // stride), length * stride, low, length)
+    return Axis(stride, -(-size // stride), length * stride, low, length)
 
 
 def conv(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
     """Convolution, `[in, *space, batch]` -> `[out, *ceil(space / stride), batch]`; SAME padding."""
     sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
-    axes = tuple(itertools.starmap(_conv_axis, sizes))
-    return _to_coarse_p.bind(x, _varying_as(x, kernel), axes=axes)
+    axes = tuple(itertools.starmap(conv_axis, sizes))
+    return _to_coarse_p.bind(x, varying_as(x, kernel), axes=axes)
 
 
 def conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
     """Its transpose, `[in, *space, batch]` -> `[out, *(space * stride), batch]`; SAME padding."""
     sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
     kernel = jnp.swapaxes(jnp.flip(kernel, range(len(stride))), -1, -2)
-    axes = tuple(itertools.starmap(_conv_transpose_axis, sizes))
-    return _to_fine_p.bind(x, _varying_as(x, kernel), axes=axes)
+    axes = tuple(itertools.starmap(conv_transpose_axis, sizes))
+    return _to_fine_p.bind(x, varying_as(x, kernel), axes=axes)
 
 
-def _varying_as(x: Array, kernel: Array) -> Array:
+def varying_as(x: Array, kernel: Array) -> Array:
     """The kernel; inside `shard_map`, one that varies as x does: so gradients are summed there."""
     return jnp.where(True, kernel, jnp.sum(lax.stop_gradient(x[:0])))
 
 
-def _to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+def _to_coarse(fine: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
     """A convolution, kernel `[*size, f, c]`: `[f, *length, batch]` -> `[c, *windows, batch]`."""
     windows = _fine_windows(fine, kernel.shape[:-2], axes)
     weights = jnp.moveaxis(kernel, -1, 0)
     return jnp.tensordot(weights.reshape(weights.shape[0], -1), windows, 1)
 
 
-def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+def _to_fine(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
     """What transposes `_to_coarse`: `[c, *windows, batch]` -> `[f, *length, batch]`."""
     if 4 * math.prod(kernel.shape[:-1]) <= math.prod(a.taps for a in axes) * coarse.shape[0]:
         return _to_few_channels(coarse, kernel, axes)
@@ -136,7 +133,7 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
     return _from_blocks(blocks, axes, firsts)
 
 
-def _to_few_channels(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
+def _to_few_channels(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
     """`_to_fine` where f is much less than c: the product first, then the sum over its windows.
 
     So what is copied has f channels instead of c.
@@ -156,7 +153,7 @@ def _to_few_channels(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> A
     return _from_blocks(blocks.reshape(-1, *blocks.shape[n + 1 :]), axes, [0] * n)
 
 
-def _to_kernel(fine: Array, coarse: Array, axes: tuple[_Axis, ...], size: tuple[int, ...]) -> Array:
+def _to_kernel(fine: Array, coarse: Array, axes: tuple[Axis, ...], size: tuple[int, ...]) -> Array:
     """The gradient of sum(coarse * _to_coarse(fine, kernel)) by the kernel, `[*size, f, c]`."""
     windows = _fine_windows(fine, size, axes)
     coarse, windows = (a.reshape(a.shape[0], -1) for a in (coarse, windows))
@@ -183,7 +180,7 @@ def _primitive(name: str, implementation: Callable[..., Array]) -> Primitive:
     return primitive
 
 
-def _bilinear(name: str, implementations: Sequence[Callable[..., Array]]) -> tuple[Primitive, ...]:
+def bilinear(name: str, implementations: Sequence[Callable[..., Array]]) -> tuple[Primitive, ...]:
     """The primitives of a convolution, its transpose and the gradient by the kernel."""
     to_coarse, to_fine, to_kernel = (
         _primitive(f"{name}_{part}", implementation)
@@ -214,128 +211,10 @@ def _bilinear(name: str, implementations: Sequence[Callable[..., Array]]) -> tup
     return to_coarse, to_fine, to_kernel
 
 
-_to_coarse_p, _to_fine_p, _ = _bilinear("matmul", (_to_coarse, _to_fine, _to_kernel))
+_to_coarse_p, _to_fine_p, _ = bilinear("matmul", (_to_coarse, _to_fine, _to_kernel))
 
 
-# Fewer channels than these leave most of a matrix unit idle; outputs side by side fill it.
-_FEW_CHANNELS, _ENOUGH_CHANNELS = 8, 48
-
-
-def native_conv(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """`conv` by the vendor's kernels, `[batch, *space, in]` -> `[batch, *space, out]`."""
-    size = kernel.shape[:-2]
-    if max(stride) == 1:
-        return _conv_to_blocks(x, kernel, [((k - 1) // 2, k // 2) for k in size])
-    windows = [-(-length // s) for length, s in zip(x.shape[1:-1], stride, strict=True)]
-    if all(w < k for w, k in zip(windows, size, strict=True)):
-        return _conv_by_columns(x, kernel, stride)
-    space = "DHW"[-len(stride) :]
-    numbers = (f"N{space}C", f"{space}IO", f"N{space}C")
-    return lax.conv_general_dilated(x, kernel, stride, "SAME", dimension_numbers=numbers)
-
-
-def native_conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """`conv_transpose` by the vendor's kernels, `[batch, *space, in]` -> `[batch, *space, out]`."""
-    if max(stride) == 1:
-        return _conv_to_blocks(x, kernel, [(k // 2, (k - 1) // 2) for k in kernel.shape[:-2]])
-    sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
-    kernel = jnp.swapaxes(jnp.flip(kernel, range(len(stride))), -1, -2)
-    axes = tuple(itertools.starmap(_conv_transpose_axis, sizes))
-    return _native_to_fine_p.bind(x, _varying_as(x, kernel), axes=axes)
-
-
-def _conv_by_columns(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """A convolution with fewer windows than its kernel has entries, as one product.
-
-    XLA computes its gradients as forward convolutions with huge kernels, several times slower.
-    """
-    axes = tuple(map(_conv_axis, x.shape[1:-1], kernel.shape, stride))
-    pads = [
-        (axis.low, max((axis.windows - 1) * axis.stride + k - axis.length - axis.low, 0))
-        for axis, k in zip(axes, kernel.shape, strict=False)
-    ]
-    x = jnp.pad(x, [(0, 0), *pads, (0, 0)])
-    columns = []
-    for at in itertools.product(*map(range, kernel.shape[:-2])):
-        spans = (
-            slice(i, i + (axis.windows - 1) * axis.stride + 1, axis.stride)
-            for i, axis in zip(at, axes, strict=True)
-        )
-        columns.append(x[(slice(None), *spans)])
-    return jnp.tensordot(jnp.concatenate(columns, -1), kernel.reshape(-1, kernel.shape[-1]), 1)
-
-
-def _conv_to_blocks(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> Array:
-    """A convolution of stride 1; into few channels, blocks of outputs are channels first.
-
-    A block of b outputs along an axis reads size + b - 1 inputs: as one kernel with b times the
-    channels, which is zero where an output does not look.
-    """
-    *size, _, features = kernel.shape
-    n = len(size)
-    block = 1
-    if features <= _FEW_CHANNELS:
-        while block**n * features < _ENOUGH_CHANNELS and all(
-            length % (2 * block) == 0 for length in x.shape[1:-1]
-        ):
-            block *= 2
-    places = list(itertools.product(range(block), repeat=n))
-    kernels = [
-        jnp.pad(kernel, [*((p, block - 1 - p) for p in at), (0, 0), (0, 0)]) for at in places
-    ]
-    space = "DHW"[-n:]
-    outputs = lax.conv_general_dilated(
-        x,
-        jnp.concatenate(kernels, -1),
-        (block,) * n,
-        pads,
-        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-    )
-    batch, *blocks, _ = outputs.shape
-    outputs = outputs.reshape(batch, *blocks, *(block,) * n, features)
-    order = [i for axis in range(n) for i in (1 + axis, 1 + n + axis)]
-    outputs = outputs.transpose(0, *order, 2 * n + 1)
-    return outputs.reshape(batch, *(length * block for length in blocks), features)
-
-
-def _native_to_coarse(fine: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
-    """A convolution: `[batch, *length, f]` -> `[batch, *windows, c]`, kernel `[*size, f, c]`."""
-    pads = [
-        (axis.low, (axis.windows - 1) * axis.stride + size - axis.length - axis.low)
-        for axis, size in zip(axes, kernel.shape, strict=False)
-    ]
-    space = "DHW"[-len(axes) :]
-    return lax.conv_general_dilated(
-        fine,
-        kernel,
-        [axis.stride for axis in axes],
-        pads,
-        dimension_numbers=(f"N{space}C", f"{space}IO", f"N{space}C"),
-    )
-
-
-def _native_to_fine(coarse: Array, kernel: Array, axes: tuple[_Axis, ...]) -> Array:
-    shape = (coarse.shape[0], *(axis.length for axis in axes), kernel.shape[-2])
-    kernel = _varying_as(coarse, kernel)
-    fine = _varying_as(coarse, jnp.zeros(shape, coarse.dtype))
-    return jax.vjp(lambda x: _native_to_coarse(x, kernel, axes), fine)[1](coarse)[0]
-
-
-def _native_to_kernel(
-    fine: Array, coarse: Array, axes: tuple[_Axis, ...], size: tuple[int, ...]
-) -> Array:
-    kernel = jnp.zeros((*size, fine.shape[-1], coarse.shape[-1]), fine.dtype)
-    # Where devices have parts of the batch, each has a gradient of its own, and no sum of all.
-    kernel, fine = (_varying_as(coarse, array) for array in (kernel, fine))
-    return jax.vjp(lambda k: _native_to_coarse(fine, k, axes), kernel)[1](coarse)[0]
-
-
-_, _native_to_fine_p, _ = _bilinear(
-    "native", (_native_to_coarse, _native_to_fine, _native_to_kernel)
-)
-
-
-def _fine_windows(fine: Array, size: Sequence[int], axes: Sequence[_Axis]) -> Array:
+def _fine_windows(fine: Array, size: Sequence[int], axes: Sequence[Axis]) -> Array:
     """What a kernel meets: `[f, *length, batch]` -> `[*size * f, *windows, batch]`."""
     f, blocks = fine.shape[0], _to_blocks(fine, axes)
     # Places that follow each other in a block are copied at once: XLA fuses a few copies into one
@@ -356,7 +235,7 @@ def _window(start: Sequence[int], length: Sequence[int]) -> tuple[slice, ...]:
     return (slice(None), *(slice(a, a + size) for a, size in zip(start, length, strict=True)))
 
 
-def _to_blocks(x: Array, axes: Sequence[_Axis]) -> Array:
+def _to_blocks(x: Array, axes: Sequence[Axis]) -> Array:
     """`[c, *length, batch]` -> `[prod(stride) * c, *blocks, batch]`."""
     n = len(axes)
     pads = [(a.low, a.blocks * a.stride - a.length - a.low, 0) for a in axes]
@@ -367,7 +246,7 @@ def _to_blocks(x: Array, axes: Sequence[_Axis]) -> Array:
     return x.reshape(-1, *x.shape[n + 1 :])
 
 
-def _from_blocks(x: Array, axes: Sequence[_Axis], firsts: Sequence[int]) -> Array:
+def _from_blocks(x: Array, axes: Sequence[Axis], firsts: Sequence[int]) -> Array:
     """`[prod(stride) * c, *blocks, batch]`, from block `firsts` on -> `[c, *length, batch]`."""
     n = len(axes)
     x = x.reshape(*(axis.stride for axis in axes), -1, *x.shape[1:])

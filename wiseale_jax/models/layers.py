@@ -2,7 +2,7 @@
 
 XLA's CPU convolution loses its fast path inside `lax.scan` and `lax.while_loop`, by more than a
 factor of ten: with `batch_last`, `convolutions.py` computes the same results from the same
-parameters. On accelerators the vendor's convolution is used.
+parameters. On accelerators `native_convolutions.py` does, by the vendor's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from wiseale_jax.models import convolutions
+from wiseale_jax.models import convolutions, native_convolutions
 
 
 def exchange_batch_and_channels(x: Array) -> Array:
@@ -46,11 +46,11 @@ class Conv(_Convolution):
     """`flax.linen.Conv` with SAME padding: same parameters, same results."""
 
     _by_matmul = staticmethod(convolutions.conv)
-    _native = staticmethod(convolutions.native_conv)
+    _native = staticmethod(native_convolutions.conv)
 
 
 class ConvTranspose(_Convolution):
     """`flax.linen.ConvTranspose` with SAME padding: same parameters, same results."""
 
     _by_matmul = staticmethod(convolutions.conv_transpose)
-    _native = staticmethod(convolutions.native_conv_transpose)
+    _native = staticmethod(native_convolutions.conv_transpose)
