@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-import math
 import os
 import platform
 import statistics
@@ -32,16 +31,15 @@ from tqdm import tqdm
 
 from experiments import configs
 from experiments.benchmarks import kl as kl_benchmark
+from experiments.benchmarks import rows as rows_table
 from experiments.benchmarks import train as train_benchmark
+from experiments.benchmarks.operations import operations
+from experiments.benchmarks.rows import Row
 from experiments.run import cli, profiling
 from wiseale_jax import checkpoints, files, methods, run_folder, wiseale_kl
-from wiseale_jax.models import networks
 from wiseale_jax.training import batches, steps
 
 FLAGS = flags.FLAGS
-
-# One result: what was measured, and figures or a sentence.
-Row = dict[str, Any]
 
 
 class Size:
@@ -51,17 +49,14 @@ class Size:
         self.tiny = tiny
         self.smoke_batch = {"sine": 64, "mnist": 64, "celeba": 2 if tiny else 64}
         self.celeba_batches = (2,) if tiny else (256, 32)
-        self.pairs = ((64, 2), (300, 4)) if tiny else kl_benchmark_sizes()
+        self.pairs = (
+            ((64, 2), (300, 4)) if tiny else tuple(map(kl_benchmark.parse_size, kl_benchmark.SIZES))
+        )
         self.epoch_examples = {"mnist": 256, "sine": 256} if tiny else {"mnist": None, "sine": None}
         self.embeddings = (3000, 4) if tiny else (200_000, 64)
         self.matrix = 256 if tiny else 8192
         self.copied = 2**20 if tiny else 2**31
         self.rounds = 1 if tiny else 3
-
-
-def kl_benchmark_sizes() -> tuple[tuple[int, int], ...]:
-    """(M, d) of the pairwise sums that are timed."""
-    return ((64, 2), (256, 64), (1024, 64), (4096, 16), (4096, 64), (16384, 16), (65536, 2))
 
 
 def main(argv: list[str]) -> None:
@@ -76,15 +71,16 @@ def main(argv: list[str]) -> None:
     size = Size(FLAGS.tiny)
     chosen = FLAGS.part or list(PARTS)
     rows: list[Row] = []
+    device = f"{jax.devices()[0].device_kind}, {jax.local_device_count()} of them"
     with results.open("a") as stream:
         for part in tqdm(chosen, desc="parts", disable=None):
             started = time.monotonic()
             for row in _rows(part, size, end):
                 rows.append({"part": part, **row})
                 print(json.dumps(rows[-1]), file=stream, flush=True)
-                tqdm.write(_line(rows[-1]), file=sys.stdout)
+                tqdm.write(rows_table.line(rows[-1]), file=sys.stdout)
                 sys.stdout.flush()
-                files.write_text(folder / "report.md", report(rows))
+                files.write_text(folder / "report.md", rows_table.report(device, rows))
             tqdm.write(f"{part}: {time.monotonic() - started:.0f} s", file=sys.stderr)
     print(f"\n{folder / 'report.md'}")
 
@@ -104,38 +100,6 @@ def _rows(part: str, size: Size, end: float) -> Iterator[Row]:
         reason = str(error).strip().splitlines()
         words = f"{type(error).__name__}: {reason[0][:200] if reason else ''}"
         yield {"what": part, "note": f"does not run here: {words}"}
-
-
-def _line(row: Row) -> str:
-    figures = (f"{k} {_figure(v)}" for k, v in row.items() if k not in ("part", "what"))
-    return f"{row['part']}: {row['what']}: {', '.join(figures)}"
-
-
-def _figure(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def report(rows: list[Row]) -> str:
-    """The results as Markdown: a table for every part, columns in the order of their coming."""
-    lines = [f"# {_device()}", ""]
-    for part in dict.fromkeys(row["part"] for row in rows):
-        own = [row for row in rows if row["part"] == part]
-        columns = list(dict.fromkeys(k for row in own for k in row if k not in ("part", "what")))
-        lines += [f"## {part}", "", "| " + " | ".join(["what", *columns]) + " |"]
-        lines.append("| --- |" + " ---: |" * len(columns))
-        for row in own:
-            cells = (_figure(row[k]) if k in row else "" for k in columns)
-            lines.append("| " + " | ".join([row["what"], *cells]) + " |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _device() -> str:
-    return f"{jax.devices()[0].device_kind}, {jax.local_device_count()} of them"
 
 
 def environment(size: Size) -> Iterator[Row]:
@@ -225,43 +189,6 @@ def _case(network: str, batch: int | None, precision: str = "float32", **given: 
     return recipe._replace(model=recipe.model.clone(precision=precision)), jax.device_put(data)
 
 
-def operations(architecture: networks.Architecture, latent_dim: int) -> int:
-    """Floating-point operations of a forward and a backward pass, of one example.
-
-    Those of convolutions and products: two for a multiplication and its sum, three times the
-    forward pass's, without the gradient by the example.
-    """
-    total, first = 0, 0
-    shape = architecture.shape
-    for layers in (architecture.encoder, architecture.decoder):
-        for layer in layers:
-            forward, shape = _operations(layer, shape)
-            first = first or forward
-            total += forward
-        if layers is architecture.encoder:
-            total += 2 * 2 * math.prod(shape) * latent_dim
-            shape = (latent_dim,)
-    return 3 * total - first
-
-
-def _operations(layer: networks.Layer, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
-    *space, channels = shape
-    match layer:
-        case networks.Dense():
-            return 2 * math.prod(shape) * layer.features, (layer.features,)
-        case networks.Conv():
-            space = [-(-n // layer.stride) for n in space]
-            places = math.prod(space)
-        case networks.ConvTranspose():
-            # Every input is multiplied with the whole kernel.
-            places = math.prod(space)
-            space = [n * layer.stride for n in space]
-        case _:
-            return 0, layer.shape
-    each = 2 * layer.size ** len(space) * channels * layer.features
-    return places * each, (*space, layer.features)
-
-
 def celeba(size: Size) -> Iterator[Row]:
     """The training step of CelebA's network: speed, share of the peak, memory, and PyTorch's."""
     for batch in size.celeba_batches:
@@ -348,7 +275,7 @@ def pairs(size: Size) -> Iterator[Row]:
             medians = kl_benchmark.measure(count, latent, gradient, names, size.rounds)
             # Per pair and dimension: sum, difference, square, quotient and product for the value,
             # and as many again, with slopes, for the gradient.
-            operations = count**2 * latent * (20 if gradient else 7)
+            total = count**2 * latent * (20 if gradient else 7)
             yield {
                 "what": f"{count:,} x {latent}, {'gradient' if gradient else 'value'}",
                 "ours, ms": medians["ours"],
@@ -357,7 +284,7 @@ def pairs(size: Size) -> Iterator[Row]:
                     for name, value in medians.items()
                     if name not in ("ours", "KeOps")
                 },
-                "TFLOP/s": operations / medians["ours"] / 1e9,
+                "TFLOP/s": total / medians["ours"] / 1e9,
             }
 
 

@@ -209,7 +209,8 @@ def _print_memory(name: str, size: int, latent: int, gradient: bool) -> None:
     print(round(peak_megabytes() - before))
 
 
-def _parse_size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
+    """(M, d) of "MxD"; raises ValueError for anything else."""
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
     if found is None:
         raise ValueError(f"sizes must be of the form MxD, such as 64x2, got {text!r}")
@@ -219,7 +220,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 def main(argv: list[str]) -> None:
     """Prints one table."""
     del argv
-    sizes = [_parse_size(size) for size in cli.listed("sizes")]
+    sizes = [parse_size(size) for size in cli.listed("sizes")]
     if FLAGS.only:
         _print_memory(FLAGS.only, *sizes[0], FLAGS.gradient)
         return

@@ -8,7 +8,8 @@ import time
 import jax
 import pytest
 
-from experiments.benchmarks import device
+from experiments.benchmarks import device, operations
+from experiments.benchmarks import rows as rows_table
 from experiments.benchmarks import train as train_benchmark
 from experiments.run import profiling
 from wiseale_jax.models import networks
@@ -36,8 +37,8 @@ def test_the_report_is_a_table_for_every_part():
         {"part": "b", "what": "y", "GB": 0.5},
         {"part": "a", "what": "z", "note": "no"},
     ]
-    lines = device.report(rows).splitlines()
-    assert lines[0].startswith("# ") and "## a" in lines and "## b" in lines
+    lines = rows_table.report("a device", rows).splitlines()
+    assert lines[0] == "# a device" and "## a" in lines and "## b" in lines
     assert "| what | ms | finite | note |" in lines
     assert "| x | 1,234 | yes |  |" in lines and "| z |  |  | no |" in lines
 
@@ -47,7 +48,7 @@ def test_the_report_is_a_table_for_every_part():
 def test_operations_are_those_that_xla_counts(network):
     config, data = train_benchmark.make_case(network, 8, 16)
     recipe = train_benchmark.make_recipe(config)
-    got = 8 * device.operations(recipe.model.architecture, config.latent_dim)
+    got = 8 * operations.operations(recipe.model.architecture, config.latent_dim)
     state = steps.create_state(recipe, 0, data[:1])
     part = batches.Steps(jax.numpy.asarray(data), jax.numpy.arange(16), 0, 1)
     counted = profiling.flops_per_step(recipe, state, part)
@@ -57,10 +58,10 @@ def test_operations_are_those_that_xla_counts(network):
 
 def test_operations_of_a_layer_by_hand():
     conv = networks.Conv(6, 5, 2)
-    assert device._operations(conv, (8, 8, 3)) == (2 * 16 * 25 * 3 * 6, (4, 4, 6))
+    assert operations._operations(conv, (8, 8, 3)) == (2 * 16 * 25 * 3 * 6, (4, 4, 6))
     transposed = networks.ConvTranspose(6, 5, 2)
-    assert device._operations(transposed, (4, 4, 3)) == (2 * 16 * 25 * 3 * 6, (8, 8, 6))
-    assert device._operations(networks.Dense(7), (4, 2)) == (2 * 8 * 7, (7,))
+    assert operations._operations(transposed, (4, 4, 3)) == (2 * 16 * 25 * 3 * 6, (8, 8, 6))
+    assert operations._operations(networks.Dense(7), (4, 2)) == (2 * 8 * 7, (7,))
 
 
 def run(folder, *flags):
