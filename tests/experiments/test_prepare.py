@@ -31,6 +31,7 @@ def command(module, *arguments, before=""):
     return subprocess.run(f"{before} exec {line}", shell=True, capture_output=True, text=True)
 
 
+@pytest.mark.ci
 def test_prepare_mnist_and_draw_it(tmp_path):
     write_mnist(tmp_path / "files", train=80)
     flags = ["--dataset=mnist", f"--data_dir={tmp_path}"]
@@ -46,6 +47,7 @@ def test_prepare_mnist_and_draw_it(tmp_path):
         assert min(image.size) > 500
 
 
+@pytest.mark.ci
 def test_errors_are_one_line(tmp_path):
     # Nothing is prepared there, whatever is on this machine.
     data_dir = f"--data_dir={tmp_path}"

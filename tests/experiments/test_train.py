@@ -442,6 +442,7 @@ def test_evaluate_of_a_point_and_without_scikit_learn(tmp_path, data_dir, monkey
     assert re.search(r"^  aggregate_kl +none ", text, re.MULTILINE)
 
 
+@pytest.mark.ci
 def test_load_in_a_process_that_never_saw_the_training(finished, data_dir, tmp_path):
     script = f"""
 import sys, jax, numpy as np, wiseale_jax

@@ -63,6 +63,7 @@ def mnist(real_data, tmp_path_factory):
     return pipeline.prepare("mnist", folder, source=real_data / "mnist"), folder
 
 
+@pytest.mark.ci
 def test_the_published_digits(mnist):
     builder, _ = mnist
     for split, histogram in HISTOGRAMS.items():

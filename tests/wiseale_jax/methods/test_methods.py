@@ -222,6 +222,7 @@ def discriminator(own, z):
     return z[:, 0]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("trick", [False, True])
 def test_wae_gan_is_algorithm_1(trick):
     x, outputs = case("gaussian")
