@@ -9,6 +9,7 @@ comes; the same command again goes on with the rows that are missing.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -167,28 +168,18 @@ def _trace_pairs(program: Program, mesh: Mesh | None, whole: Any) -> Any:
     sharding = whole if mesh is None else NamedSharding(mesh, P(AXIS))
     array = jax.ShapeDtypeStruct(program.size, np.float32, sharding=sharding)
 
-    def bound(mean, logvar):
-        return wiseale_kl(mean, logvar)
-
+    bound = wiseale_kl
     if mesh is not None:  # Each chip takes its own rows against everyone's.
-
-        def bound(mean, logvar):
-            return jax.shard_map(
-                lambda mean, logvar: wiseale_kl(mean, logvar, axis_name=AXIS),
-                mesh=mesh,
-                in_specs=(P(AXIS), P(AXIS)),
-                out_specs=P(),
-            )(mean, logvar)
-
+        own_rows = functools.partial(wiseale_kl, axis_name=AXIS)
+        bound = jax.shard_map(own_rows, mesh=mesh, in_specs=(P(AXIS), P(AXIS)), out_specs=P())
     return jax.jit(jax.value_and_grad(bound, (0, 1))).trace(array, array)
 
 
 def _trace_step(program: Program, mesh: Mesh | None, whole: Any) -> Any:
     config, data = train_benchmark.make_case(
-        program.network, program.size, 1, method=program.method
+        program.network, program.size, 1, method=program.method, precision=program.precision
     )
     recipe = train_benchmark.make_recipe(config)
-    recipe = recipe._replace(model=recipe.model.clone(precision=program.precision))
     # Its shapes alone: nothing is computed.
     state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jax.numpy.asarray(data[:1])))
     recipe = recipe._replace(mesh=mesh)

@@ -9,6 +9,7 @@ report.md.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gzip
 import json
@@ -38,6 +39,7 @@ from experiments.benchmarks.rows import Row
 from experiments.run import cli, profiling
 from wiseale_jax import checkpoints, files, methods, run_folder, wiseale_kl
 from wiseale_jax.training import batches, steps
+from wiseale_jax.training.recipe import Recipe
 
 FLAGS = flags.FLAGS
 
@@ -52,7 +54,8 @@ class Size:
         self.pairs = (
             ((64, 2), (300, 4)) if tiny else tuple(map(kl_benchmark.parse_size, kl_benchmark.SIZES))
         )
-        self.epoch_examples = {"mnist": 256, "sine": 256} if tiny else {"mnist": None, "sine": None}
+        # Those of the paper.
+        self.epoch_examples = {"mnist": 256 if tiny else 60_000, "sine": 256 if tiny else 200_000}
         self.embeddings = (3000, 4) if tiny else (200_000, 64)
         self.matrix = 256 if tiny else 8192
         self.copied = 2**20 if tiny else 2**31
@@ -62,8 +65,7 @@ class Size:
 def main(argv: list[str]) -> None:
     """Runs every part that begins in time, and writes the report."""
     del argv
-    folder = Path(FLAGS.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = files.make_folder(FLAGS.output, "output")
     results = folder / "results.jsonl"
     if results.exists():
         raise ValueError(f"{results} exists: give an --output of its own to each run")
@@ -182,11 +184,10 @@ def smoke(size: Size) -> Iterator[Row]:
         }
 
 
-def _case(network: str, batch: int | None, precision: str = "float32", **given: Any):
-    """A recipe, and random data of its shape on the device, some batches of it."""
+def _case(network: str, batch: int, **given: Any) -> tuple[Recipe, jax.Array]:
+    """A recipe, and random data of its shape on the device, two batches of it."""
     config, data = train_benchmark.make_case(network, batch, 1, **given)
-    recipe = train_benchmark.make_recipe(config)
-    return recipe._replace(model=recipe.model.clone(precision=precision)), jax.device_put(data)
+    return train_benchmark.make_recipe(config), jax.device_put(data)
 
 
 def celeba(size: Size) -> Iterator[Row]:
@@ -257,8 +258,7 @@ def _trained(what: str, config, data, build, size: Size) -> Row:
 
 def _gigabytes(config: configs.Config, data: np.ndarray, precision: str) -> float:
     """Bytes of a training step by its compiled program, without the data held on the device."""
-    recipe = train_benchmark.make_recipe(config)
-    recipe = recipe._replace(model=recipe.model.clone(precision=precision))
+    recipe = train_benchmark.make_recipe(dataclasses.replace(config, precision=precision))
     state = steps.create_state(recipe, 0, data[:1])
     order = steps.epoch_order(state.key, 1, len(data))
     # The program that was timed: compiled once.
@@ -291,7 +291,7 @@ def pairs(size: Size) -> Iterator[Row]:
 def epochs(size: Size) -> Iterator[Row]:
     """Whole epochs, from the device and streamed from memory of the host, and PyTorch's."""
     for network, examples in size.epoch_examples.items():
-        config, data = train_benchmark.make_case(network, None, examples or EPOCH[network])
+        config, data = train_benchmark.make_case(network, None, examples)
         real = network == "mnist" and (found := _mnist()) is not None
         if real:
             data = found[: len(data)]
@@ -322,10 +322,6 @@ def epochs(size: Size) -> Iterator[Row]:
             if "ms/step" in row:
                 row["s/epoch"] = row["ms/step"] * each / 1e3
             yield row
-
-
-# Examples of an epoch of the paper's data sets.
-EPOCH = {"mnist": 60_000, "sine": 200_000}
 
 
 def _mnist() -> np.ndarray | None:
@@ -367,7 +363,7 @@ def embeddings(size: Size) -> Iterator[Row]:
 def profile(size: Size) -> Iterator[Row]:
     """Where the time of CelebA's step goes."""
     batch = size.celeba_batches[0]
-    recipe, data = _case("celeba", batch, "bfloat16")
+    recipe, data = _case("celeba", batch, precision="bfloat16")
     state = steps.create_state(recipe, 0, data[:1])
     order = jnp.arange(len(data))
     part = batches.Steps(data, order, 0, 1)
