@@ -31,6 +31,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs
+from experiments.benchmarks import feed as feed_benchmark
 from experiments.benchmarks import kl as kl_benchmark
 from experiments.benchmarks import rows as rows_table
 from experiments.benchmarks import train as train_benchmark
@@ -296,22 +297,9 @@ def epochs(size: Size) -> Iterator[Row]:
         if real:
             data = found[: len(data)]
         recipe = train_benchmark.make_recipe(config)
-        on_device = jax.device_put(data)
         each = len(data) // config.batch_size
-        for feed in ("resident", "streamed"):
-            state = steps.create_state(recipe, 0, data[:1])
-            seconds = []
-            for epoch in range(size.rounds + 1):
-                order = steps.epoch_order(state.key, epoch, len(data)).block_until_ready()
-                started = time.perf_counter()
-                if feed == "resident":
-                    parts = batches.resident(on_device, order, config.batch_size)
-                else:
-                    parts = batches.stream(data, order, config.batch_size)
-                for part in parts:
-                    state = jax.block_until_ready(steps.train_steps(recipe, state, *part))
-                seconds.append(time.perf_counter() - started)
-            epoch = statistics.median(seconds[1:])
+        for feed, seconds in feed_benchmark.measure(recipe, data, size.rounds).items():
+            epoch = statistics.median(seconds)
             yield {
                 "what": f"{network}{', real' if real else ''}, {len(data):,} examples, {feed}",
                 "s/epoch": epoch,

@@ -29,7 +29,8 @@ def main(argv: list[str]) -> None:
     del argv
     config = configs.config_from_flags()
     data = setup.load_data(config, FLAGS.data_dir, **setup.preparing_from_flags()).train
-    seconds = measure(config, data, FLAGS.rounds)
+    recipe = setup.augmented(config, setup.make_recipe(config, len(data)))
+    seconds = measure(recipe, data, FLAGS.rounds, config.seed)
     examples = len(data) // config.batch_size * config.batch_size
     print(f"{config.dataset}, {examples:,} examples an epoch, batch {config.batch_size}; ", end="")
     print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}\n")
@@ -43,16 +44,16 @@ def main(argv: list[str]) -> None:
     print(f"\nThroughput is against resident, the median over {FLAGS.rounds} pairs of epochs.")
 
 
-def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, list[float]]:
+def measure(recipe: Recipe, data: np.ndarray, rounds: int, seed: int = 0) -> dict[str, list[float]]:
     """Seconds of each epoch, by feed.
 
     Args:
-      config: of the run.
-      data: `[size, ...]`, the training examples, memory-mapped.
+      recipe: what is trained.
+      data: `[size, ...]`, the training examples as stored, in memory or memory-mapped.
       rounds: epochs of each feed that count; one more of each comes first, and compiles.
+      seed: of the run.
     """
-    recipe = setup.augmented(config, setup.make_recipe(config, len(data)))
-    state = steps.create_state(recipe, config.seed, data[:1])
+    state = steps.create_state(recipe, seed, data[:1])
     on_device = jax.device_put(np.asarray(data))
     seconds: dict[str, list[float]] = {"resident": [], "stream": []}
     for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
@@ -61,9 +62,9 @@ def measure(config: configs.Config, data: np.ndarray, rounds: int) -> dict[str, 
         for feed in list(seconds)[:: 1 if number % 2 else -1]:
             start = time.perf_counter()
             if feed == "resident":
-                parts = batches.resident(on_device, order, config.batch_size)
+                parts = batches.resident(on_device, order, recipe.batch_size)
             else:
-                parts = batches.stream(data, order, config.batch_size)
+                parts = batches.stream(data, order, recipe.batch_size)
             state = _train(recipe, state, parts)
             if number:
                 seconds[feed].append(time.perf_counter() - start)
