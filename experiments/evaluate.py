@@ -20,7 +20,7 @@ from absl import flags
 import wiseale_jax
 from experiments import configs
 from experiments.run import cli, setup
-from wiseale_jax import evaluation, files, run_folder
+from wiseale_jax import evaluation, files, run_folder, samplers
 from wiseale_jax.datasets import DATASETS, pipeline
 from wiseale_jax.datasets.load import Preprocessed
 from wiseale_jax.evaluation import Settings, catalogue, representation
@@ -33,7 +33,15 @@ FLAGS = flags.FLAGS
 EVALUATION = "evaluation.json"
 
 # What evaluation.json holds besides numbers: what they were made with.
-MADE_WITH = ("step", "version", *Settings._fields, "scikit_learn", "source", "test_sha256")
+MADE_WITH = (
+    "step",
+    "version",
+    *Settings._fields,
+    "scikit_learn",
+    "source",
+    "test_sha256",
+    "samplers",
+)
 
 _FLAGS = {
     "examples": (flags.DEFINE_integer, "evaluate on the first so many test examples only"),
@@ -109,7 +117,8 @@ def evaluate_run(
     Returns:
       Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there,
       `features` the fingerprint of the classifier, `source` the folder of other images than the
-      run's own, and `test_sha256` the checksum of the test examples; those of
+      run's own, `test_sha256` the checksum of the test examples, and `samplers` the fingerprint of
+      samplers.npz; those of
       `evaluation.evaluate`; and the objective's `loss` and `wiseale_kl`, as in metrics.jsonl. None
       where a number does not exist.
 
@@ -129,7 +138,16 @@ def evaluate_run(
     checksum = setup.test_checksum(config, data_dir, **preparing)
     if checksum is not None and checksum == run_folder.read_checksums(workdir).get("test"):
         source = None  # Its own images, wherever they are now.
-    values = trained.step, __version__, *settings, representation.HAS_SCIKIT_LEARN, source, checksum
+    fitted = workdir / samplers.FILE
+    values = (
+        trained.step,
+        __version__,
+        *settings,
+        representation.HAS_SCIKIT_LEARN,
+        source,
+        checksum,
+        fingerprint(fitted) if fitted.exists() else None,
+    )
     header = dict(zip(MADE_WITH, values, strict=True))
     if settings.features is not None:  # Wherever the file is, it is the same.
         header["features"] = fingerprint(settings.features)
@@ -145,7 +163,7 @@ def evaluate_run(
     if stored.get("test_sha256", header["test_sha256"]) != header["test_sha256"]:
         print(f"note: {workdir / EVALUATION} is of another test set than the one here")
     # However many steps an epoch has: no step is made.
-    recipe = setup.make_recipe(config, config.batch_size)
+    recipe = setup.make_recipe(config, run_folder.read_train_size(workdir) or config.batch_size)
     some = jnp.asarray(test[: settings.examples])
     found = steps.evaluate(recipe, trained.all_variables, some, config.seed)
     x = Preprocessed(test, recipe.preprocess, evaluation.data_key(settings))
@@ -242,7 +260,7 @@ def _notes(result: Mapping[str, Any], names: list[str]) -> list[str]:
     ]
     missing = {name for name in names if result[name] is None}
     if missing and missing == {*catalogue.NEEDS_DENSITY} & {*names}:
-        notes.append("none: the encoder is deterministic; a point has no density q(z|x).")
+        notes.append("none: the encoder is deterministic: a point has no density q(z|x).")
     elif missing:
         notes.append(
             "none: infinite, or not a number. The training may have diverged; metrics.jsonl says "

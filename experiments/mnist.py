@@ -23,7 +23,7 @@ FLAGS = flags.FLAGS
 STUDIES = {
     # In the order of the paper's figure.
     "methods": {
-        "WAE": {"method": "wae_mmd"},
+        "WAE": {"method": "wae_mmd", "mmd_weight": 10.0},
         "WiSE-ALE": {"method": "wiseale"},
         "AEVB": {"method": "aevb"},
         "beta-VAE": {"method": "beta_vae"},

@@ -193,7 +193,7 @@ def posteriors(
       OSError: as `load_examples` does.
     """
     trained = load(workdir)
-    if trained.model.encoder == "deterministic":
+    if not trained.model.has_density:
         raise ValueError(f"{workdir} has a deterministic encoder: all its bounds are infinite")
     config = trained.config
     settings = ("binarize", *DATASETS[config["dataset"]].settings)

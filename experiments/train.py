@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import configs
+from experiments import configs, fit_sampler
 from experiments.run import cli, processes, setup
 from experiments.run.loop import train
 from wiseale_jax.training import batches
@@ -28,7 +28,9 @@ def main(argv: list[str]) -> None:
     for name in ("checkpoint_every", "keep"):
         if FLAGS[name].value < 1:
             raise ValueError(f"{name} must be at least 1, got {FLAGS[name].value}")
+    samplers = fit_sampler.check(cli.listed("samplers"))
     workdir = Path(FLAGS.workdir).expanduser() if FLAGS.workdir else setup.default_workdir(config)
+    preparing = setup.preparing_from_flags()
     train(
         config,
         workdir,
@@ -38,8 +40,10 @@ def main(argv: list[str]) -> None:
         FLAGS.feed,
         FLAGS.mesh,
         FLAGS.profile,
-        **setup.preparing_from_flags(),
+        **preparing,
     )
+    if samplers and processes.is_first():
+        fit_sampler.fit_run(workdir, samplers, FLAGS.data_dir, **preparing)
 
 
 if __name__ == "__main__":
@@ -55,6 +59,7 @@ if __name__ == "__main__":
     flags.DEFINE_bool(
         "profile", False, "print the time of each part of a step, and write a trace into profile/"
     )
+    cli.define_list("samplers", [], "fitted to the codes at the end: aggregate, mixture, two_stage")
     flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
     flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept, and the best")
     cli.run(main)

@@ -29,9 +29,8 @@ def generated_waves(
     """
     size = min(_COUNT, len(test))
     keys = jax.random.split(jax.random.key(seed))
-    shape = (size, trained.model.latent_dim)
-    drawn = {"samples": np.asarray(jax.random.normal(keys[0], shape))}
-    drawn |= generation.draw(keys[1], *evaluation.posteriors(trained, train), size, seed)
+    drawn = {"samples": np.asarray(trained.prior.sample(keys[0], size))}
+    drawn |= generation.draw(trained, keys[1], *evaluation.posteriors(trained, train), size, seed)
     waves = {of: np.asarray(trained.decode(z)) for of, z in drawn.items()}
     waves["data"] = np.asarray(test[:size])
     waves["reconstructions"] = np.asarray(trained.reconstruct(waves["data"]))

@@ -28,6 +28,7 @@ from wiseale_jax.models.networks import (
 )
 from wiseale_jax.models.trained import TrainedAutoencoder, load
 from wiseale_jax.training.fit import fit
+from wiseale_jax.training.fit_samplers import fit_samplers
 from wiseale_jax.version import __version__
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "bernoulli_log_likelihood",
     "build_autoencoder",
     "fit",
+    "fit_samplers",
     "gaussian_kl",
     "gaussian_log_likelihood",
     "importance_weighted_log_likelihood",

@@ -132,6 +132,14 @@ def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
     return {name: value for name, value in found.items() if isinstance(value, str)}
 
 
+def read_train_size(folder: str | os.PathLike) -> int | None:
+    """How many training examples a run has; None where it does not say. Raises as `read_config`."""
+    found = (_read(folder) or {}).get("data")
+    found = found.get("examples") if isinstance(found, dict) else None
+    size = found.get("train") if isinstance(found, dict) else None
+    return size if isinstance(size, int) else None
+
+
 def _read(folder: str | os.PathLike) -> dict[str, Any] | None:
     path = Path(folder).expanduser() / CONFIG
     if not os.path.lexists(path):

@@ -181,7 +181,7 @@ def _trace_step(program: Program, mesh: Mesh | None, whole: Any) -> Any:
     )
     recipe = train_benchmark.make_recipe(config)
     # Its shapes alone: nothing is computed.
-    state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jax.numpy.asarray(data[:1])))
+    state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jax.numpy.asarray(data[:1000])))
     recipe = recipe._replace(mesh=mesh)
 
     def placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

@@ -64,7 +64,7 @@ def measure(size: int, rounds: int) -> None:
         config = configs.make_config({"dataset": "sine", "method": method, "batch_size": size})
         recipe = setup.make_recipe(config, len(data))
         recipes[method] = recipe._replace(method=_without_metrics(recipe.method))
-        states[method] = create_state(recipes[method], 0, data[:1])
+        states[method] = create_state(recipes[method], 0, data)
     for number in range(rounds + 1):
         for method, recipe in recipes.items():
             start = time.perf_counter()

@@ -154,15 +154,15 @@ def smoke(size: Size) -> Iterator[Row]:
         started = time.perf_counter()
         recipe, data = _case(network, batch)
         order = jnp.tile(jnp.arange(batch), 11)  # The same batch every time: its loss must fall.
-        state = steps.create_state(recipe, 0, data[:1])
+        state = steps.create_state(recipe, 0, data)
 
         def train(state, start, count, recipe=recipe, data=data, order=order):
             return steps.train_steps(recipe, state, data, order, start, count)
 
         first, early = steps.finish_epoch(train(state, 0, 1))
         _, late = steps.finish_epoch(train(first, 1, 9))
-        whole = train(steps.create_state(recipe, 0, data[:1]), 0, 10)
-        half = train(steps.create_state(recipe, 0, data[:1]), 0, 5)
+        whole = train(steps.create_state(recipe, 0, data), 0, 10)
+        half = train(steps.create_state(recipe, 0, data), 0, 5)
         with (
             tempfile.TemporaryDirectory() as folder,
             checkpoints.open_checkpoints(folder) as saved,
@@ -260,7 +260,7 @@ def _trained(what: str, config, data, build, size: Size) -> Row:
 def _gigabytes(config: configs.Config, data: np.ndarray, precision: str) -> float:
     """Bytes of a training step by its compiled program, without the data held on the device."""
     recipe = train_benchmark.make_recipe(dataclasses.replace(config, precision=precision))
-    state = steps.create_state(recipe, 0, data[:1])
+    state = steps.create_state(recipe, 0, data)
     order = steps.epoch_order(state.key, 1, len(data))
     # The program that was timed: compiled once.
     compiled = steps.train_steps.lower(recipe, state, jnp.asarray(data), order, 0, 1).compile()
@@ -352,7 +352,7 @@ def profile(size: Size) -> Iterator[Row]:
     """Where the time of CelebA's step goes."""
     batch = size.celeba_batches[0]
     recipe, data = _case("celeba", batch, precision="bfloat16")
-    state = steps.create_state(recipe, 0, data[:1])
+    state = steps.create_state(recipe, 0, data)
     order = jnp.arange(len(data))
     part = batches.Steps(data, order, 0, 1)
     with tempfile.TemporaryDirectory() as folder:

@@ -53,7 +53,7 @@ def measure(recipe: Recipe, data: np.ndarray, rounds: int, seed: int = 0) -> dic
       rounds: epochs of each feed that count; one more of each comes first, and compiles.
       seed: of the run.
     """
-    state = steps.create_state(recipe, seed, data[:1])
+    state = steps.create_state(recipe, seed, data)
     on_device = jax.device_put(np.asarray(data))
     seconds: dict[str, list[float]] = {"resident": [], "stream": []}
     for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):

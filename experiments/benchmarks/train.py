@@ -9,6 +9,7 @@ contestant's own, with the compilations of the last start on disk.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -106,6 +107,8 @@ def make_case(
     config = configs.make_config({k: v for k, v in given.items() if v is not None})
     shape = make_recipe(config).model.architecture.shape
     count = max(count or _EXAMPLES[network], 2 * config.batch_size)
+    if config.method == "vampprior":
+        config = dataclasses.replace(config, pseudo_inputs=min(config.pseudo_inputs, count))
     data = np.random.default_rng(0).standard_normal((count, *shape), np.float32)
     if DATASETS[network].likelihood == "bernoulli":
         data = (data > 0).astype(np.float32)
@@ -167,7 +170,7 @@ def scanned(config: configs.Config, data: np.ndarray, precision: str = "float32"
     recipe = recipe._replace(model=recipe.model.clone(precision=precision))
     data = jnp.asarray(data)
     order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
-    state = create_state(recipe, 0, data[:1])
+    state = create_state(recipe, 0, data)
     each = len(data) // recipe.batch_size
 
     def train(steps: int) -> None:
@@ -185,7 +188,7 @@ def _one_call_per_step(config: configs.Config, data: np.ndarray) -> Contestant:
     recipe = make_recipe(config)
     data = jnp.asarray(data)
     order = epoch_order(jax.random.key_data(jax.random.key(0)), 1, len(data))
-    state = create_state(recipe, 0, data[:1])
+    state = create_state(recipe, 0, data)
     step = jax.jit(lambda state, rows: train_step(recipe, state, data[rows])[0], donate_argnums=0)
 
     def train(steps: int) -> None:

@@ -90,7 +90,7 @@ def _train(run: _Run, asked_to_stop: Callable[[], bool]) -> None:
     """Trains a run from where its folder stands, and draws its figures."""
     about = resume.describe(run.data)  # Once: not from disk again at every checkpoint.
     resumed = _claim(run, about)
-    state = steps.create_state(run.recipe, run.config.seed, run.data.train[:1])
+    state = steps.create_state(run.recipe, run.config.seed, run.data.train)
     _announce(run, state)
     folder = files.make_folder(run.workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
     for step in checkpoints.interrupted(folder):

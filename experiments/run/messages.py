@@ -13,7 +13,7 @@ from wiseale_jax.training import steps
 def explain(state: steps.TrainState, config: configs.Config, epoch: int) -> str:
     """What is not finite in the step that comes next, and what usually helps."""
     # A plain auto-encoder's KL is infinite, and that is no fault.
-    no_fault = NEEDS_DENSITY if config.encoder == "deterministic" else ()
+    no_fault = NEEDS_DENSITY if config.encoder != "gaussian" else ()
     wrong = [
         f"{name} {float(value)}"
         for name, value in jax.device_get(state.fault).items()
@@ -51,7 +51,7 @@ def collapse(active: int, config: configs.Config) -> str | None:
       active: dimensions of z that vary with x.
       config: of the run.
     """
-    if active or config.encoder == "deterministic":  # Of points, the scale says nothing.
+    if active or config.encoder != "gaussian":  # Of points, the scale says nothing.
         return None
     return (
         f"warning: active units 0 of {config.latent_dim}: z does not depend on x, and every "

@@ -162,7 +162,7 @@ def make_recipe(
         skip_nonfinite=config.skip_nonfinite,
         warmup_steps=steps_of(config.warmup_epochs or 0, steps_per_epoch),
         memory=config.memory or 0,
-        dataset_size=train_size if config.memory else None,
+        dataset_size=train_size,
     )
 
 
@@ -179,7 +179,7 @@ def optimizer(config: configs.Config, steps_per_epoch: int) -> optax.GradientTra
         drop_step=None if drop is None else steps_of(drop, steps_per_epoch),
         drop_factor=config.learning_rate_drop_factor,
         clip_norm=config.clip_norm,
-        has_own=methods.find(config.method).init is not None,
+        two_players=methods.find(config.method).two_players,
         method_learning_rate=config.method_learning_rate,
     )
 

@@ -27,7 +27,8 @@ def test_what_the_paper_does_not_give():
     # Tolstikhin et al.'s for images of faces, on the scale of a plain sum of squares; others' ours.
     weights = {name: config.mmd_weight for name, config in configs.CONFIGS.items()}
     faces = {"celeba": 500, "image_folder": 500}
-    assert weights == {**dict.fromkeys(configs.CONFIGS, 10), **faces}
+    ours = {"sine": 10, "teapot": 10}
+    assert weights == {**dict.fromkeys(configs.CONFIGS, 200), **faces, **ours}
     mnist, celeba = configs.CONFIGS["mnist"], configs.CONFIGS["celeba"]
     assert dataclasses.replace(fashion, dataset="mnist") == mnist
     assert (folder.batch_size, folder.image_size) == (64, 64)
@@ -56,6 +57,7 @@ def test_encoder_by_method():
 
     assert make() == "gaussian" and make(method="ae") == "deterministic"
     assert make(method="ae", encoder="gaussian") == "gaussian"
+    assert make(method="sinkhorn", encoder="spherical") == "spherical"
 
 
 @pytest.mark.parametrize(
@@ -101,11 +103,26 @@ def test_encoder_by_method():
         ({"memory": 63}, "memory 63 is less than batch_size 64"),
         ({"memory": 64, "bound": "tightest"}, "memory is for bound 'jensen', and not for 'tight"),
         ({"method": "aevb", "memory": 64}, "memory is for method wiseale, and not for 'aevb'"),
-        ({"gan_weight": 1.0}, "gan_weight is for method wae_gan, and not for 'wiseale'"),
+        ({"gan_weight": 1.0}, "gan_weight is for method wae_gan, aae, and not for 'wise"),
         ({"method": "wae_gan", "gan_weight": -1.0}, "gan_weight must be at least 0"),
         ({"method": "wae_gan", "discriminator_depth": 0}, "discriminator_depth must be in 1"),
         ({"method": "wae_gan", "observation_noise": "learned"}, "no likelihood to learn"),
-        ({"method_learning_rate": 1e-3}, "for parameters of a method's own, and 'wiseale' has"),
+        ({"method_learning_rate": 1e-3}, "is for a discriminator, and method 'wiseale' has none"),
+        ({"method": "gmvae", "method_learning_rate": 1e-3}, "method 'gmvae' has none"),
+        ({"method": "aae", "log_prior_trick": True}, "log_prior_trick is for method wae_gan, and"),
+        ({"method": "sinkhorn", "epsilon": 0.0}, "epsilon must be positive"),
+        ({"method": "sinkhorn", "sinkhorn_cost": "x"}, "unknown sinkhorn_cost 'x'; known: sharp"),
+        ({"method": "rae", "regularizer": "x"}, "unknown regularizer 'x'; known: none, l2"),
+        ({"method": "gmvae", "clusters": 0}, "clusters must be in 1..2"),
+        ({"method": "gmvae", "encoder": "spherical"}, "needs encoder='gaussian'"),
+        ({"method": "vampprior", "pseudo_inputs": 0}, "pseudo_inputs must be in 1..2"),
+        ({"method": "info_vae", "info_lambda": 1e-3}, "less than 1: the MMD would be maximised"),
+        ({"method": "info_vae", "batch_size": 1}, "needs batch_size >= 2"),
+        ({"method": "beta_tcvae", "tc_estimator": "x"}, "unknown tc_estimator 'x'; known: mws"),
+        (
+            {"method": "wae_gan", "log_prior_trick": True, "encoder": "spherical"},
+            "log_prior_trick is for N",
+        ),
         ({"method": "wae_gan", "method_learning_rate": 0.0}, "method_learning_rate must be posit"),
     ],
 )

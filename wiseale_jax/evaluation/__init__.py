@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from wiseale_jax import divergences
+from wiseale_jax import divergences, priors
 from wiseale_jax.evaluation import decoder, estimates, latents, representation
 from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
 from wiseale_jax.evaluation.estimates import Estimate
@@ -28,6 +28,7 @@ from wiseale_jax.evaluation.generation import draw, generated_images
 from wiseale_jax.evaluation.likelihood import evidence, importance_weighted_log_likelihood
 from wiseale_jax.methods import unknown_setting
 from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.priors import StandardNormal
 from wiseale_jax.training.recipe import Branch, branch
 
 # Examples in memory at once, decoded; also how many pairs are interpolated.
@@ -105,14 +106,15 @@ def evaluate(
     networks = load_networks(settings, trained.model.architecture.shape)
     size = len(x) if settings.examples is None else settings.examples
     keys = _keys(settings)
-    has_density = trained.model.encoder != "deterministic"
+    has_density = trained.model.has_density
     with tqdm(total=5, leave=False, disable=None if progress else True) as bar:
         bar.set_description("evaluation: reconstruction")
         by_example, mean, logvar, seen = _by_example(trained, x, size, keys[0], networks)
         result = {
             name: estimates.mean(values)
             for name, values in by_example.items()
-            if has_density or name not in NEEDS_DENSITY
+            if (has_density or name not in NEEDS_DENSITY)
+            and (name != "prior_kl" or trained.has_own_prior)
         }
         bar.update()
         bar.set_description("evaluation: log-likelihood")
@@ -129,7 +131,8 @@ def evaluate(
             result |= _samples(trained, size, keys[4], networks, seen)
         if FEATURES in networks:
             codes = (mean, logvar) if train is None else posteriors(trained, train)
-            drawn = draw(jax.random.fold_in(keys[4], size), *codes, size, settings.seed)
+            draw_key = jax.random.fold_in(keys[4], size)
+            drawn = draw(trained, draw_key, *codes, size, settings.seed)
             of = (seen[FEATURES, kind] for kind in ("data", "reconstructions", "samples"))
             result |= generated_images(trained, networks[FEATURES], *of, drawn)
         bar.update()
@@ -293,13 +296,18 @@ def _aggregate(
     progress: bool,
 ) -> dict[str, Estimate | float]:
     keys = jax.random.split(key, 4)
+    has_density = trained.model.has_density
     z = mean + np.exp(0.5 * logvar) * jax.random.normal(keys[0], mean.shape)
     found = {
         "active_units": latents.active_units(mean),
         "moment_matched_kl": latents.moment_matched_kl(mean, logvar),
-        "mmd": latents.mmd_to_prior(keys[1], z),
+        "mmd": latents.mmd_to_prior(keys[1], z, prior=trained.prior),
     }
-    if trained.model.encoder == "deterministic":
+    if not isinstance(trained.prior, StandardNormal):
+        # The bounds, the moments and the overlap are of N(0, I) alone.
+        del found["moment_matched_kl"]
+        return found | (_of_prior(trained, mean, logvar, keys[2], settings) if has_density else {})
+    if not has_density:
         return found
     blocks = [
         slice(a, a + _FIGURE_1) for a in range(0, max(len(mean) - _FIGURE_1, 0) + 1, _FIGURE_1)
@@ -317,6 +325,26 @@ def _aggregate(
         ),
         "bhattacharyya_coefficient": estimates.mean(
             [latents.bhattacharyya_coefficient(mean[b], logvar[b]) for b in blocks]
+        ),
+    }
+
+
+def _of_prior(
+    trained: TrainedAutoencoder,
+    mean: np.ndarray,
+    logvar: np.ndarray,
+    key: Array,
+    settings: Settings,
+) -> dict[str, Estimate | float]:
+    """Numbers about the aggregate posterior and a prior that is not N(0, I)."""
+    z = priors.Mixture(jnp.asarray(mean), jnp.asarray(logvar)).sample(key, settings.num_samples)
+    density = divergences.aggregate_log_density(z, jnp.asarray(mean), jnp.asarray(logvar))
+    log_q = np.asarray(density) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
+    truth = divergences.aggregate_kl(key, mean, logvar, settings.num_samples)
+    return {
+        "aggregate_kl": estimates.mean(log_q - np.asarray(trained.prior.log_prob(z))),
+        "mutual_information": Estimate(
+            float(truth.mutual_information), float(truth.mutual_information_stderr)
         ),
     }
 
@@ -410,7 +438,7 @@ def _flatten(
             flat[name], flat[f"{name}_stderr"] = value
         else:
             flat[name] = value
-    if trained.model.encoder == "deterministic":
+    if not trained.model.has_density:
         flat |= {name: None for name in NEEDS_DENSITY}
     return {
         name: value if value is not None and np.isfinite(value) else None

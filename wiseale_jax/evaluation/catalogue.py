@@ -30,6 +30,7 @@ _SOURCES = {
     "samples": "samples of the prior",
     "aggregate": "draws of q(z)",
     "mixture": "draws of a mixture fitted to codes",
+    "two_stage": "draws of a second VAE",
 }
 _GENERATION = {
     "frechet": Metric("generation", "", "lower", "Fréchet distance,"),
@@ -83,14 +84,15 @@ METRICS = {
         for name, metric in _GENERATION.items()
     },
     "loss": Metric("evidence", _PER_EXAMPLE, "", "what the method minimises"),
-    "elbo": Metric("evidence", "nats per example", "higher", "evidence lower bound of AEVB"),
+    "elbo": Metric("evidence", "nats per example", "higher", "lower bound on log p(x)"),
     "log_likelihood": Metric(
         "evidence", "nats per example", "higher", "log p(x), importance-weighted bound"
     ),
     "effective_sample_size": Metric(
         "evidence", "draws", "", "of the importance weights; near 1, that bound is loose"
     ),
-    "aevb_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || p(z)]"),
+    "aevb_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || N(0, I)]"),
+    "prior_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || p(z)] of the method's own prior"),
     "wiseale_kl": Metric("prior", "nats", "", "Eq. 21's bound, mean over batches"),
     "wiseale_kl_of_dataset": Metric("prior", "nats", "lower", "Eq. 21's bound, all examples"),
     "aggregate_kl": Metric(

@@ -1,13 +1,12 @@
 """Numbers about generated images in a network's features: how far from data, and how varied.
 
-Three sources of z: the prior, the aggregate posterior, and a mixture of Gaussians fitted to codes
-(Ghosh, Sajjadi, Vergari, Black and Schölkopf, "From Variational to Deterministic Autoencoders",
-ICLR 2020: ex-post density estimation).
+Sources of z: the prior, the aggregate posterior, a mixture of Gaussians fitted to codes (Ghosh,
+Sajjadi, Vergari, Black and Schölkopf, "From Variational to Deterministic Autoencoders", ICLR 2020:
+ex-post density estimation), and a second VAE, where the model has one.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import jax
@@ -19,9 +18,8 @@ from wiseale_jax.evaluation.features import Features
 from wiseale_jax.evaluation.fidelity import fidelity
 from wiseale_jax.evaluation.frechet import frechet_distance
 from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.samplers import COMPONENTS, fit_gaussians
 
-# As many Gaussians as Ghosh et al. fit.
-COMPONENTS = 10
 # Images that are decoded at once.
 _AT_ONCE = 250
 
@@ -55,34 +53,35 @@ def draw_mixture(
     """
     if not representation.HAS_SCIKIT_LEARN or len(codes) < 10 * COMPONENTS:
         return None
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
-
-    mixture = GaussianMixture(COMPONENTS, random_state=seed, max_iter=200)
-    with warnings.catch_warnings():  # Where it has not converged, it is a mixture all the same.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        z, _ = mixture.fit(np.float64(codes)).sample(count)
+    z, _ = fit_gaussians(codes, seed).sample(count)
     return np.float32(z)
 
 
 def draw(
+    trained: TrainedAutoencoder,
     key: PRNGKeyArray,
     mean: Float[np.ndarray, "codes latent"],
     logvar: Float[np.ndarray, "codes latent"],
     size: int,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "size latent"]]:
-    """Draws of z of each source but the prior: "aggregate", and "mixture" where there can be one.
+    """Draws of z of each source but the prior.
+
+    "aggregate", "mixture" where there can be one, and "two_stage" where the model has it.
 
     Args:
+      trained: the model.
       key: for the draws of the aggregate posterior.
       mean, logvar: the posteriors of examples.
       size: how many draws of each.
       seed: of the mixture.
     """
     codes = draw_codes(key, mean, logvar, max(size, len(mean)))
-    mixture = draw_mixture(codes, size, seed)
-    return {"aggregate": codes[:size], **({} if mixture is None else {"mixture": mixture})}
+    drawn = {"aggregate": codes[:size], "mixture": draw_mixture(codes, size, seed)}
+    if "two_stage" in trained.samplers:
+        sampler = trained.samplers["two_stage"]
+        drawn["two_stage"] = np.asarray(sampler.sample(jax.random.fold_in(key, 1), size))
+    return {name: z for name, z in drawn.items() if z is not None}
 
 
 def generated_images(

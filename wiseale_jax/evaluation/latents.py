@@ -17,6 +17,7 @@ from scipy.special import logsumexp
 from wiseale_jax.divergences import aggregate_log_density, mmd
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
+from wiseale_jax.priors import Prior, StandardNormal
 from wiseale_jax.spread import auto_spread, check_spread
 
 # Rows of pairs in memory at once.
@@ -201,7 +202,10 @@ def bhattacharyya_coefficient(
 
 
 def mmd_to_prior(
-    key: PRNGKeyArray, z: Float[Array, "size latent"], block_size: int | None = None
+    key: PRNGKeyArray,
+    z: Float[Array, "size latent"],
+    block_size: int | None = None,
+    prior: Prior | None = None,
 ) -> Estimate:
     """`divergences.mmd` of sampled z to as many draws of the prior, the mean over blocks.
 
@@ -213,6 +217,7 @@ def mmd_to_prior(
       key: for the draws of the prior.
       z: one draw of each posterior.
       block_size: rows of a block, at least 2; None for a tenth of all, but at most 1,000.
+      prior: p(z); None for N(0, I).
 
     Raises:
       ValueError: as `mmd` does.
@@ -222,7 +227,7 @@ def mmd_to_prior(
         block_size = max(2, min(1000, len(z) // 10))
     block_size = min(block_size, len(z))
     starts = range(0, len(z) - block_size + 1, block_size)
-    prior_z = jax.random.normal(key, z.shape)
+    prior_z = (prior or StandardNormal(z.shape[1])).sample(key, len(z))
     return estimates.mean([mmd(z[a : a + block_size], prior_z[a : a + block_size]) for a in starts])
 
 

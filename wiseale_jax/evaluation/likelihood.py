@@ -7,6 +7,7 @@ the errors. A deterministic encoder has no density: its KL is inf, its bound -in
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +19,11 @@ from tqdm import tqdm
 
 from wiseale_jax.divergences import gaussian_kl
 from wiseale_jax.likelihoods import Likelihood, squared_error
+from wiseale_jax.methods.terms import gaussian_log_density
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.chunks import chunk_size, in_chunks
 from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.priors import Prior, StandardNormal
 
 # Examples in memory at once.
 _AT_ONCE = 128
@@ -37,8 +40,10 @@ class Evidence(NamedTuple):
         pixel.
       mse_at_mean: the same at the posterior's mean.
       aevb_kl: KL[q(z|x) || N(0, I)].
-      elbo: the evidence lower bound of AEVB by the sampled z, log p(x|z) - `aevb_kl`. Kingma and
-        Welling, "Auto-Encoding Variational Bayes" (2014), Eq. 7.
+      prior_kl: KL[q(z|x) || p(z)] of the model's own prior: `aevb_kl` where that is N(0, I), else
+        log q(z|x) - log p(z) of the sampled z.
+      elbo: the evidence lower bound by the sampled z, log p(x|z) - `prior_kl`. Kingma and Welling,
+        "Auto-Encoding Variational Bayes" (2014), Eq. 7.
       mean, logvar: the posterior, `[size, latent]`.
       reconstruction: E[x|z] at the posterior's mean, `[size, *shape]`.
     """
@@ -48,6 +53,7 @@ class Evidence(NamedTuple):
     mse: Float[Array, " size"]
     mse_at_mean: Float[Array, " size"]
     aevb_kl: Float[Array, " size"]
+    prior_kl: Float[Array, " size"]
     elbo: Float[Array, " size"]
     mean: Float[Array, "size latent"]
     logvar: Float[Array, "size latent"]
@@ -64,19 +70,27 @@ def evidence(
       x: as the model takes them.
       key: for the samples.
     """
-    return _evidence(trained.model, trained.likelihood, trained.variables, x, key)
+    return _evidence(trained.model, trained.likelihood, trained.variables, trained.prior, x, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _evidence(
-    model: Autoencoder, likelihood: Likelihood, variables: Any, x: Array, key: PRNGKeyArray
+    model: Autoencoder,
+    likelihood: Likelihood,
+    variables: Any,
+    prior: Prior,
+    x: Array,
+    key: PRNGKeyArray,
 ) -> Evidence:
     def of_block(rows):
         x, noise = rows
         outputs = model.apply(variables, x, noise, False, method="with_noise")
         at_mean = model.apply(variables, outputs.mean, method="decode")
         log_prob = likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar)
-        kl = gaussian_kl(outputs.mean, outputs.logvar)
+        kl = prior_kl = gaussian_kl(outputs.mean, outputs.logvar)
+        if model.has_density and not isinstance(prior, StandardNormal):
+            density = gaussian_log_density(outputs.z, outputs.mean, outputs.logvar)
+            prior_kl = density - prior.log_prob(outputs.z)
         drawn, drawn_at_mean = likelihood.mean(outputs.reconstruction), likelihood.mean(at_mean)
         return Evidence(
             mean=outputs.mean,
@@ -87,7 +101,8 @@ def _evidence(
             mse=squared_error(x, drawn) / x[0].size,
             mse_at_mean=squared_error(x, drawn_at_mean) / x[0].size,
             aevb_kl=kl,
-            elbo=log_prob - kl,
+            prior_kl=prior_kl,
+            elbo=log_prob - prior_kl,
         )
 
     noise = jax.random.normal(key, (len(x), model.latent_dim))
@@ -118,6 +133,8 @@ def importance_weighted_log_likelihood(
 ) -> LogLikelihood:
     """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x), with z_k drawn from q(z|x), of each example.
 
+    p(z) is the model's own prior, `trained.prior`.
+
     At K = 1 it is the ELBO; in expectation it grows with K, towards log p(x). Burda, Grosse and
     Salakhutdinov, "Importance Weighted Autoencoders" (2016), Eq. 8.
 
@@ -136,7 +153,7 @@ def importance_weighted_log_likelihood(
         raise ValueError(f"num_samples must be at least 1, got {num_samples}")
     if not len(x):
         raise ValueError("x must have at least one example, got none")
-    if trained.model.encoder == "deterministic":
+    if not trained.model.has_density:
         raise ValueError("importance weights need a density q(z|x): the encoder is deterministic")
     found = []
     with tqdm(
@@ -156,6 +173,7 @@ def importance_weighted_log_likelihood(
                 trained.model,
                 trained.likelihood,
                 trained.variables,
+                trained.prior,
                 part[rows],
                 *trained.encode(part[rows]),
                 keys,
@@ -180,6 +198,7 @@ def _log_weights(
     model: Autoencoder,
     likelihood: Likelihood,
     variables: Any,
+    prior: Prior,
     x: Array,
     mean: Float[Array, "size latent"],
     logvar: Float[Array, "size latent"],
@@ -196,8 +215,12 @@ def _log_weights(
     def one(key):
         noise = jax.random.normal(key, mean.shape)
         z = mean + jnp.exp(0.5 * logvar) * noise
-        # log p(z) - log q(z|x); the d/2 log 2 pi cancel.
-        log_ratio = 0.5 * jnp.sum(noise**2 + logvar - z**2, axis=1)
+        # log p(z) - log q(z|x); the d/2 log 2 pi of N(0, I) cancel.
+        if isinstance(prior, StandardNormal):
+            log_ratio = 0.5 * jnp.sum(noise**2 + logvar - z**2, axis=1)
+        else:
+            log_density = -0.5 * jnp.sum(noise**2 + logvar + math.log(2 * math.pi), axis=1)
+            log_ratio = prior.log_prob(z) - log_density
         return in_chunks(log_prob, (x, z), block) + log_ratio
 
     return lax.map(one, keys)

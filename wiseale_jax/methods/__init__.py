@@ -6,9 +6,13 @@ to `METHODS`. Its keyword arguments are its settings, but for these, which train
 losses that name them:
 
 * `own`: the method's own parameters, which its `init` has made.
+* `encode` and `decode`: the network's functions, of x and of z.
+* `decoder`: the decoder's parameters.
+* `prior`: what z is compared with where the method has no prior of its own.
 * `warmup`: what the prior's term is multiplied by; training may let it grow from 0 to 1.
-* `memory` and `dataset_size`: posteriors of earlier batches, and the number of training examples,
-  where a run keeps a memory. The loss leaves the new memory among the metrics.
+* `dataset_size`: the number of training examples.
+* `memory`: posteriors of earlier batches, where a run keeps them. The loss leaves the new memory
+  among the metrics.
 
 Two players are one loss: each of its terms stops the gradient where it is not its own.
 """
@@ -24,15 +28,21 @@ from typing import Any
 
 from jaxtyping import Array, PRNGKeyArray
 
+from wiseale_jax import priors
 from wiseale_jax.likelihoods import Likelihood
-from wiseale_jax.methods.adversarial import init_discriminator, wae_gan
+from wiseale_jax.methods import passed
+from wiseale_jax.methods.adversarial import aae, init_discriminator, wae_gan
+from wiseale_jax.methods.clustering import assign, gmvae, gmvae_prior, init_gmvae
+from wiseale_jax.methods.disentangling import beta_tcvae, dip_vae, info_vae
+from wiseale_jax.methods.regularized import rae
 from wiseale_jax.methods.terms import Metrics
+from wiseale_jax.methods.transport import sinkhorn
+from wiseale_jax.methods.vamp import init_pseudo_inputs, vamp_prior, vampprior
 from wiseale_jax.methods.variational import ae, aevb, beta_vae, wiseale
 from wiseale_jax.methods.wasserstein import wae_mmd
-from wiseale_jax.models.autoencoder import Outputs
+from wiseale_jax.models.autoencoder import Autoencoder, Outputs
 
-_PASSED = ("own", "warmup", "memory", "dataset_size")
-_NO_SETTINGS = (*_PASSED, "likelihood")
+_NO_SETTINGS = (*passed.NAMES, "likelihood")
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,17 @@ class Method:
     Attributes:
       loss: `(outputs, x, key, *, likelihood, ...) -> (loss, metrics)`.
       init: `(key, model, x) -> own`, a pytree of parameters of the method's own: they are trained
-        with the network's, as `params["method"]`. None if it has none.
+        with the network's, as `params["method"]`. x has up to 1,000 training examples. None if it
+        has none.
+      prior: its own p(z): a function of what it names of the above, and of `likelihood`, that gives
+        one of `priors`; None for that of the encoder.
+      clusters: `(own, mean, x) -> [batch, K]`, the probability of each cluster; None if there are
+        none.
       needs_density: it cannot take a deterministic encoder, which has no density q(z|x).
       needs_pairs: it has no loss for a batch of one example.
+      needs_likelihood: its loss depends on the noise of p(x|z), which it can learn.
+      encoder: the encoder that it has where none is asked for.
+      two_players: its own parameters have an optimiser of their own, as those of a discriminator.
       memory: it can use posteriors of earlier batches.
       sweep: the setting that weighs the prior against reconstruction, and five values or more of it
         from weak to strong, for batches of 64; None if it has none.
@@ -52,8 +70,13 @@ class Method:
 
     loss: Callable[..., tuple[Array, Metrics]]
     init: Callable[..., Any] | None = None
+    prior: Callable[..., priors.Prior] | None = None
+    clusters: Callable[..., Array] | None = None
     needs_density: bool = True
     needs_pairs: bool = False
+    needs_likelihood: bool = True
+    encoder: str = "gaussian"
+    two_players: bool = False
     memory: bool = False
     sweep: tuple[str, tuple[float, ...]] | None = None
 
@@ -66,12 +89,26 @@ class Method:
           outputs: of the model, for the whole batch.
           x: `[batch, *shape]`, what was encoded.
           key: for what the loss draws.
-          **passed: `own`, `warmup`, `memory` and `dataset_size`, as far as they are known; those
-            that the loss does not name, and those that are None, are left out.
+          **passed: of `passed.NAMES`, as far as they are known; those that the loss does not name,
+            and those that are None, are left out.
         """
-        named = inspect.signature(self.loss).parameters
-        given = {k: v for k, v in passed.items() if k in named and v is not None}
-        return self.loss(outputs, x, key, **given)
+        return self.loss(outputs, x, key, **_named(self.loss, passed))
+
+    def prior_of(self, model: Autoencoder, variables: Mapping[str, Any]) -> priors.Prior:
+        """p(z) of a model that is trained by the method.
+
+        Args:
+          model: the autoencoder.
+          variables: its parameters, the method's own among them.
+        """
+        known = passed.at(model, variables)
+        return known["prior"] if self.prior is None else self.prior(**_named(self.prior, known))
+
+
+def _named(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the given a function names, but None."""
+    names = inspect.signature(function).parameters
+    return {k: v for k, v in given.items() if k in names and v is not None}
 
 
 METHODS: dict[str, Method] = {
@@ -79,15 +116,50 @@ METHODS: dict[str, Method] = {
     "aevb": Method(aevb),
     "beta_vae": Method(beta_vae, sweep=("beta", (1 / 16, 1 / 4, 1, 4, 16))),
     "wae_mmd": Method(
-        wae_mmd, needs_density=False, needs_pairs=True, sweep=("mmd_weight", (2, 10, 50, 200, 1000))
+        wae_mmd,
+        needs_density=False,
+        needs_pairs=True,
+        needs_likelihood=False,
+        sweep=("mmd_weight", (2, 10, 50, 200, 1000)),
     ),
-    "ae": Method(ae, needs_density=False),
+    "ae": Method(ae, needs_density=False, encoder="deterministic"),
     "wae_gan": Method(
         wae_gan,
         init_discriminator,
         needs_density=False,
+        needs_likelihood=False,
+        two_players=True,
         sweep=("gan_weight", (2, 10, 50, 200, 1000)),
     ),
+    "aae": Method(
+        aae,
+        init_discriminator,
+        needs_density=False,
+        needs_likelihood=False,
+        encoder="deterministic",
+        two_players=True,
+    ),
+    "sinkhorn": Method(
+        sinkhorn,
+        needs_density=False,
+        needs_likelihood=False,
+        encoder="deterministic",
+        sweep=("sinkhorn_weight", (1, 3, 10, 30, 100)),
+    ),
+    "rae": Method(
+        rae,
+        needs_density=False,
+        needs_likelihood=False,
+        encoder="deterministic",
+        sweep=("rae_weight", (0.001, 0.01, 0.1, 1, 10)),
+    ),
+    "gmvae": Method(gmvae, init_gmvae, gmvae_prior, assign),
+    "vampprior": Method(vampprior, init_pseudo_inputs, vamp_prior),
+    "beta_tcvae": Method(beta_tcvae, sweep=("tc_weight", (1 / 4, 1, 4, 6, 16))),
+    "info_vae": Method(
+        info_vae, needs_pairs=True, sweep=("info_lambda", (1, 10, 100, 1000, 10_000))
+    ),
+    "dip_vae": Method(dip_vae, sweep=("dip_weight", (0.1, 1, 10, 100, 1000))),
 }
 """The methods by the names that `--method` and `fit` take."""
 
@@ -104,13 +176,14 @@ def find(name: str) -> Method:
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-    """The names of a method's settings, those of its `init` included.
+    """The names of a method's settings, those of its `init` and `clusters` included.
 
     Raises:
       ValueError: the method is unknown.
     """
     method = find(name)
-    return tuple(dict.fromkeys([*_keywords(method.loss), *_keywords(method.init)]))
+    functions = (method.loss, method.init, method.clusters)
+    return tuple(dict.fromkeys(name for function in functions for name in _keywords(function)))
 
 
 def takes_warmup(name: str) -> bool:
@@ -156,8 +229,14 @@ def _bind(method: Method, likelihood: Likelihood, settings: tuple[tuple[str, Any
         return {name: value for name, value in settings if name in _keywords(function)}
 
     loss = functools.partial(method.loss, likelihood=likelihood, **chosen(method.loss))
-    init = method.init and functools.partial(method.init, **chosen(method.init))
-    return replace(method, loss=loss, init=init)
+    init, clusters = (
+        function and functools.partial(function, **chosen(function))
+        for function in (method.init, method.clusters)
+    )
+    prior = method.prior
+    if prior is not None and "likelihood" in inspect.signature(prior).parameters:
+        prior = functools.partial(prior, likelihood=likelihood)
+    return replace(method, loss=loss, init=init, clusters=clusters, prior=prior)
 
 
 def _keywords(function: Callable[..., Any] | None) -> list[str]:

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax.likelihoods import Likelihood
-from wiseale_jax.methods.terms import Metrics, evaluate, with_loss
+from wiseale_jax.likelihoods import Likelihood, squared_error
+from wiseale_jax.methods.terms import Metrics, draws_of_prior, evaluate, with_loss
 from wiseale_jax.models.autoencoder import Autoencoder, Outputs
+from wiseale_jax.priors import Prior, StandardNormal
 
 
 class _Discriminator(nn.Module):
@@ -59,6 +60,7 @@ def wae_gan(
     own: Any,
     gan_weight: float = 200.0,
     log_prior_trick: bool = False,
+    prior: Prior | None = None,
     warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """Wasserstein auto-encoder with an adversarial penalty (Tolstikhin et al., 2017, Algorithm 1).
@@ -66,8 +68,7 @@ def wae_gan(
     The network minimises reconstruction_error - gan_weight * mean log D(z), the non-saturating
     form; the discriminator D maximises mean log D(prior draws) + mean log(1 - D(z)). Its weight
     does not matter to Adam, and is 1. `loss` is what the network minimises; `discriminator_loss`,
-    in nats, is log 4 = 1.386 where D cannot tell the two apart. With squared error it is also the
-    adversarial auto-encoder of Makhzani et al. (2015).
+    in nats, is log 4 = 1.386 where D cannot tell the two apart.
 
     Args:
       outputs, x, key: see `terms`. The encoder may be Gaussian or deterministic.
@@ -77,10 +78,57 @@ def wae_gan(
         multiplies 0.05 times the squared error, and so is 200 here; their 100 for CelebA, on
         [-1, 1], is 500 on [0, 1].
       log_prior_trick: whether D's logit is a network plus log p(z), so that the network has only
-        -log q(z) to learn; the authors' code has it for CelebA.
+        -log q(z) to learn; the authors' code has it for CelebA. For N(0, I) alone.
+      prior: passed by training; None for N(0, I).
+      warmup: see `bind`.
+
+    Raises:
+      ValueError: log_prior_trick is for another prior; or as in `terms`.
+    """
+    _, metrics = evaluate(outputs, x, likelihood)
+    fooled, told_apart = _play(own, outputs.z, prior, key, log_prior_trick)
+    loss = metrics["reconstruction_error"] + warmup * gan_weight * fooled
+    return _two_players(loss, told_apart, metrics)
+
+
+def aae(
+    outputs: Outputs,
+    x: Array,
+    key: PRNGKeyArray,
+    *,
+    likelihood: Likelihood,
+    own: Any,
+    gan_weight: float = 200.0,
+    prior: Prior | None = None,
+    warmup: float | Array = 1.0,
+) -> tuple[Array, Metrics]:
+    """Adversarial auto-encoder (Makhzani et al., 2015): `wae_gan` with squared error.
+
+    Of Bernoulli data, too, the error is that of E[x|z]. The authors take a step for reconstruction
+    and another one for the discriminator and the encoder as its generator, with optimisers that
+    have no common scale; here both are one loss.
+
+    Args:
+      outputs, x, key: see `terms`. The authors' encoder is "deterministic".
+      likelihood: whose E[x|z] is compared with x.
+      own: the discriminator's parameters, as `init_discriminator` makes them.
+      gan_weight: of -log D(z), beside squared errors summed over the values of an example; as for
+        `wae_gan`, since the authors have two optimisers and no weight.
+      prior: passed by training; None for N(0, I).
       warmup: see `bind`.
     """
     _, metrics = evaluate(outputs, x, likelihood)
+    fooled, told_apart = _play(own, outputs.z, prior, key)
+    error = jnp.mean(squared_error(x, likelihood.mean(outputs.reconstruction)))
+    return _two_players(error + warmup * gan_weight * fooled, told_apart, metrics)
+
+
+def _play(
+    own: Any, z: Array, prior: Prior | None, key: PRNGKeyArray, log_prior_trick: bool = False
+) -> tuple[Array, Array]:
+    """What the encoder minimises, -log D(z), and what the discriminator minimises."""
+    if log_prior_trick and not isinstance(prior, StandardNormal | None):
+        raise ValueError("log_prior_trick is for N(0, I), and not for encoder 'spherical'")
     widths = [layer["bias"].shape[0] for layer in own.values()]
     discriminator = _Discriminator(width=widths[0], depth=len(own) - 1)
 
@@ -88,15 +136,18 @@ def wae_gan(
         found = discriminator.apply({"params": params}, z)
         return found - 0.5 * jnp.sum(jnp.square(z), axis=-1) if log_prior_trick else found
 
-    prior_z = jax.random.normal(key, outputs.z.shape, outputs.z.dtype)
+    prior_z = draws_of_prior(prior, key, z)
     # -log D is softplus(-logit), and -log(1 - D) is softplus(logit).
-    fooled = jnp.mean(jax.nn.softplus(-logit(lax.stop_gradient(own), outputs.z)))
+    fooled = jnp.mean(jax.nn.softplus(-logit(lax.stop_gradient(own), z)))
     told_apart = jnp.mean(jax.nn.softplus(-logit(own, prior_z))) + jnp.mean(
-        jax.nn.softplus(logit(own, lax.stop_gradient(outputs.z)))
+        jax.nn.softplus(logit(own, lax.stop_gradient(z)))
     )
-    loss, metrics = with_loss(
-        metrics["reconstruction_error"] + warmup * gan_weight * fooled, metrics
-    )
+    return fooled, told_apart
+
+
+def _two_players(loss: Array, told_apart: Array, metrics: Metrics) -> tuple[Array, Metrics]:
+    """The loss of both players in one."""
+    loss, metrics = with_loss(loss, metrics)
     # The discriminator's term has a gradient, and no value in the network's loss.
     return loss + told_apart - lax.stop_gradient(told_apart), {
         **metrics,

@@ -7,8 +7,9 @@ Each loss returns `(loss, metrics)`, a scalar and a flat dict of scalars, the sa
   cross-entropy (Bernoulli, nats) of one example, from a sampled z, averaged over the batch.
 * `aevb_kl`: KL[q(z|x) || N(0, I)], nats, averaged over the batch.
 * `wiseale_kl`: the paper's bound on KL[aggregate posterior || N(0, I)], Eq. 21-24, nats.
-* `elbo`: the true evidence lower bound of AEVB with its constants, mean log p(x|z) - `aevb_kl`,
-  in nats per example, whatever the method minimises.
+* `elbo`: the true evidence lower bound with its constants, mean log p(x|z) - `aevb_kl`, in nats per
+  example, whatever the method minimises. A method with a prior of its own has the bound of that,
+  with `prior_kl`, the mean of log q(z|x) - log p(z) for the sampled z, in the place of `aevb_kl`.
 * `mse`: squared error of E[x|z], per value of x, in squared units of the data.
 
 A method may return metrics of its own besides. With a deterministic encoder `aevb_kl` and
@@ -18,14 +19,16 @@ A method may return metrics of its own besides. With a deterministic encoder `ae
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from wiseale_jax import divergences
 from wiseale_jax.likelihoods import Likelihood, squared_error
 from wiseale_jax.models.autoencoder import Outputs
+from wiseale_jax.priors import Prior, StandardNormal
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -67,6 +70,31 @@ def _check(outputs: Outputs, x: Array) -> None:
                 f"mean, logvar and z must be of one shape [batch, latent] with batch {len(x)}, "
                 f"got {name} {array.shape} and mean {outputs.mean.shape}"
             )
+
+
+def gaussian_log_density(
+    z: Float[Array, "batch latent"],
+    mean: Float[Array, "batch latent"],
+    logvar: Float[Array, "batch latent"],
+) -> Float[Array, " batch"]:
+    """log N(z; mean, diag exp(logvar)) of each row, in nats."""
+    squares = jnp.square(z - mean) * jnp.exp(-logvar)
+    return -0.5 * jnp.sum(squares + logvar + math.log(2 * math.pi), axis=-1)
+
+
+def draws_of_prior(
+    prior: Prior | None, key: PRNGKeyArray, z: Float[Array, "batch latent"]
+) -> Float[Array, "batch latent"]:
+    """As many draws of the prior as there are z; of N(0, I) where it is None."""
+    drawn = (prior or StandardNormal(z.shape[1])).sample(key, len(z))
+    return drawn.astype(z.dtype)
+
+
+def with_prior(metrics: Metrics, prior: Prior, outputs: Outputs) -> Metrics:
+    """The metrics with the ELBO of another prior, and `prior_kl`, both by the sampled z."""
+    density = gaussian_log_density(outputs.z, outputs.mean, outputs.logvar)
+    kl = jnp.mean(density - prior.log_prob(outputs.z))
+    return {**metrics, "elbo": metrics["elbo"] + metrics["aevb_kl"] - kl, "prior_kl": kl}
 
 
 def with_loss(loss: Array, metrics: Metrics) -> tuple[Array, Metrics]:

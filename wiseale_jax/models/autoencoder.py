@@ -14,11 +14,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from wiseale_jax.models import networks
 from wiseale_jax.models.modules import as_linen
 from wiseale_jax.models.networks import Architecture, Stack
+from wiseale_jax.priors import normalized
 
 # What is added to the paper's ReLU scale. Where sigma is 0, Eq. 21-24 are infinite.
 RELU_SCALE_FLOOR = 1e-3
 
-ENCODERS = ("gaussian", "deterministic")
+ENCODERS = ("gaussian", "deterministic", "spherical")
 SCALE_HEADS = ("logvar", "relu")
 PRECISIONS = ("float32", "bfloat16")
 
@@ -28,7 +29,7 @@ class Outputs(NamedTuple):
 
     Attributes:
       mean: `[batch, latent]`, of q(z|x).
-      logvar: `[batch, latent]`, log variance of q(z|x); -inf with a deterministic encoder.
+      logvar: `[batch, latent]`, log variance of q(z|x); -inf where there is no density.
       z: `[batch, latent]`, one sample of q(z|x) each.
       reconstruction: `[batch, *shape]`, the decoder's output: the mean of a Gaussian p(x|z), the
         logits of a Bernoulli one.
@@ -65,7 +66,8 @@ class Autoencoder(nn.Module):
     Attributes:
       architecture: the layers of encoder and decoder, or modules of one's own.
       latent_dim: dimensions of z.
-      encoder: "gaussian", or "deterministic" for q(z|x) = delta(z - mean(x)).
+      encoder: "gaussian"; "deterministic" for q(z|x) = delta(z - mean(x)); or "spherical" for the
+        same with a mean(x) that is divided by its norm, and lies on the unit sphere.
       scale_head: "logvar": the head gives log sigma^2. "relu": the paper's, sigma = ReLU(head),
         here plus `RELU_SCALE_FLOOR`.
       observation_noise: standard deviation of a Gaussian p(x|z), or "learned": one trainable
@@ -83,6 +85,11 @@ class Autoencoder(nn.Module):
     observation_noise: float | str = 1.0
     precision: str = "float32"
     axis_name: str | None = None
+
+    @property
+    def has_density(self) -> bool:
+        """Whether q(z|x) has a density: a point has none."""
+        return self.encoder == "gaussian"
 
     def setup(self):
         if isinstance(self.architecture, Modules):
@@ -107,7 +114,9 @@ class Autoencoder(nn.Module):
             return mean, logvar
         features = features.reshape(features.shape[0], -1).astype(jnp.float32)
         mean = self.mean_head(features)
-        if self.encoder == "deterministic":
+        if self.encoder == "spherical":
+            mean = normalized(mean)
+        if not self.has_density:
             return mean, jnp.full_like(mean, -jnp.inf)
         scale = self.scale(features)
         if self.scale_head == "relu":

@@ -15,16 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from wiseale_jax import files, run_folder
+from wiseale_jax import files, methods, priors, run_folder, samplers
 from wiseale_jax.likelihoods import Likelihood
+from wiseale_jax.methods import METHODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.chunks import chunk_size, in_chunks
 from wiseale_jax.models.description import build, describe, describe_run
 from wiseale_jax.models.parameters import METHOD, network_parameters, own_parameters
 from wiseale_jax.pytrees import in_structure_of, leaves_by_path
+from wiseale_jax.samplers import Sampler
 
 # What `export` exports for, by default.
 PLATFORMS = ("cpu", "cuda", "tpu")
+# Examples whose clusters are found at once.
+_ASSIGNED = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +50,7 @@ class TrainedAutoencoder:
         test set.
       state: everything that training goes on from; None if that is not known.
       scales_uint8: whether uint8 examples are images, and are divided by 255.
+      samplers: densities of z that `fit_samplers` has fitted, by name.
     """
 
     model: Autoencoder
@@ -57,12 +62,35 @@ class TrainedAutoencoder:
     history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
     state: Any = field(default=None, repr=False)
     scales_uint8: bool = False
+    samplers: Mapping[str, Sampler] = field(default_factory=dict, repr=False)
 
     @property
     def all_variables(self) -> dict[str, Any]:
         """The variables with the method's own parameters among them, as training has them."""
         own = {} if self.own is None else {METHOD: self.own}
         return {**self.variables, "params": {**self.variables["params"], **own}}
+
+    @functools.cached_property
+    def _method(self) -> methods.Method | None:
+        """The method that it was trained by, with its settings; None if that is not known."""
+        name = self.config.get("method")
+        if name not in METHODS:
+            return None
+        known = methods.settings_of(name)
+        settings = {k: v for k, v in self.config.items() if k in known}
+        return methods.bind(name, self.likelihood, settings)
+
+    @property
+    def has_own_prior(self) -> bool:
+        """Whether the method has a prior of its own, in the place of N(0, I)."""
+        return self._method is not None and self._method.prior is not None
+
+    @functools.cached_property
+    def prior(self) -> priors.Prior:
+        """p(z): the method's own where it has one; else N(0, I), or uniform on the unit sphere."""
+        if self._method is None:
+            return priors.of_model(self.model)
+        return self._method.prior_of(self.model, self.all_variables)
 
     def encode(
         self, x: Float[Array, "batch *shape"]
@@ -90,10 +118,28 @@ class TrainedAutoencoder:
         """E[x|z] at the posterior's mean."""
         return self.decode(self.encode(x)[0])
 
+    def assign_clusters(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch clusters"]:
+        """The probability of each cluster of each example, for a method that has clusters: gmvae.
+
+        Raises:
+          ValueError: the method has none; or as `encode`.
+        """
+        if self._method is None or self._method.clusters is None:
+            raise ValueError(f"method {self.config.get('method')!r} has no clusters")
+        x = self.as_taken(x)
+        parts = [x[start : start + _ASSIGNED] for start in range(0, len(x), _ASSIGNED)]
+        found = [self._method.clusters(self.own, self.encode(part)[0], part) for part in parts]
+        return jnp.concatenate(found)
+
     def sample(
-        self, key: PRNGKeyArray, n: int, x: Float[Array, "batch *shape"] | None = None
+        self,
+        key: PRNGKeyArray,
+        n: int,
+        x: Float[Array, "batch *shape"] | None = None,
+        *,
+        sampler: str = "prior",
     ) -> Float[Array, "n *shape"]:
-        """E[x|z] of `n` draws of z from the prior, or from the aggregate posterior of examples.
+        """E[x|z] of `n` draws of z: from the prior, a fitted sampler, or examples' posteriors.
 
         Where the aggregate posterior is far from the prior, as with the paper's weight of the KL,
         the decoder has been trained on draws of the former alone.
@@ -103,19 +149,37 @@ class TrainedAutoencoder:
           n: how many.
           x: examples, `[batch, *shape]`, whose aggregate posterior, (1/batch) sum_i q(z|x_i), takes
             the prior's place.
+          sampler: "prior"; or one that `fit_samplers` has fitted: "aggregate", "mixture" or
+            "two_stage".
 
         Raises:
-          ValueError: n is not a whole number of 1 or more; or as `encode`.
+          ValueError: n is not a whole number of 1 or more, the sampler is unknown or was never
+            fitted, or is given besides x; or as `encode`.
         """
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a whole number, at least 1, got {n!r}")
+        if sampler != "prior":
+            if x is not None:
+                raise ValueError("x and sampler are two places for z to come from: give one")
+            return self.decode(self._sampler(sampler).sample(key, n))
         if x is None:
-            return self.decode(jax.random.normal(key, (n, self.model.latent_dim)))
+            return self.decode(self.prior.sample(key, n))
         mean, logvar = self.encode(x)
         row_key, noise_key = jax.random.split(key)
         rows = jax.random.randint(row_key, (n,), 0, len(mean))
         noise = jax.random.normal(noise_key, (n, self.model.latent_dim))
         return self.decode(mean[rows] + jnp.exp(0.5 * logvar[rows]) * noise)
+
+    def _sampler(self, name: str) -> Sampler:
+        if name not in samplers.KINDS:
+            known = ", ".join(["prior", *samplers.KINDS])
+            raise ValueError(f"unknown sampler {name!r}; known: {known}")
+        if name not in self.samplers:
+            raise ValueError(
+                f"sampler {name!r} was never fitted: fit_samplers(model, x, [{name!r}]) does, or "
+                f"python -m experiments.fit_sampler --workdir=... --samplers={name}"
+            )
+        return self.samplers[name]
 
     def as_taken(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
         """Examples as floats, checked; raises as `encode`."""
@@ -153,7 +217,8 @@ class TrainedAutoencoder:
         """Saves the model into a folder, new or empty, or its own: `load(folder)` reads it.
 
         Args:
-          folder: gets config.json, metrics.jsonl and checkpoints/. Nothing in it is a pickle.
+          folder: gets config.json, metrics.jsonl, checkpoints/ and, where there are samplers,
+            samplers.npz. Nothing in it is a pickle.
 
         Raises:
           ValueError: the folder holds something else.
@@ -174,6 +239,8 @@ class TrainedAutoencoder:
         run_folder.write_metrics(path, self.history)
         state = self.all_variables if self.state is None else self.state
         record = {**run_folder.describe(self.config), "metrics": files.finite(list(self.history))}
+        if self.samplers:
+            samplers.save(path / samplers.FILE, self.samplers)
         with checkpoints.open_checkpoints(path / run_folder.CHECKPOINTS) as saved:
             if (self.step or 0) not in saved.all_steps():
                 checkpoints.save(saved, self.step or 0, state, record)
@@ -279,6 +346,7 @@ def load(
         # On the host: only training on needs it.
         state=jax.device_get(restored.state) if "opt_state" in restored.state else None,
         scales_uint8=bool(description.get("scales_uint8", False)),
+        samplers=samplers.read(folder / samplers.FILE),
     )
 
 

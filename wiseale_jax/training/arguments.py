@@ -129,7 +129,7 @@ def check_likelihood(
             "with a deviation of about 1",
             stacklevel=3,
         )
-    if observation_noise == "learned" and method in ("wae_mmd", "wae_gan"):
+    if observation_noise == "learned" and not methods.find(method).needs_likelihood:
         raise ValueError(f"method {method!r} has no likelihood to learn observation_noise by")
 
 
@@ -189,8 +189,8 @@ def build(
         if len(network) != 2:
             raise ValueError(f"network must be a pair (encoder, decoder), got {len(network)}")
         network = Modules(shape, *network)
-    encoder = encoder or ("deterministic" if method == "ae" else "gaussian")
-    if encoder == "deterministic" and methods.find(method).needs_density:
+    encoder = encoder or methods.find(method).encoder
+    if encoder != "gaussian" and methods.find(method).needs_density:
         raise ValueError(f"method {method!r} needs encoder='gaussian': a point has no KL")
     model = build_autoencoder(
         network, latent_dim, encoder=encoder, observation_noise=observation_noise

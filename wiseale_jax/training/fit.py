@@ -65,7 +65,8 @@ def fit(
       seed: of everything random.
       test: other examples like x: their metrics after each epoch are in the history, too.
       progress: whether to say what was chosen, and to show a bar where the output is a terminal.
-      encoder: "gaussian" or "deterministic"; None for Gaussian, or deterministic with method "ae".
+      encoder: "gaussian", "deterministic", or "spherical" for points on the unit sphere; None for
+        the method's own.
       observation_noise: standard deviation of a Gaussian p(x|z), or "learned"; None for the data's
         own.
       warmup_epochs: epochs over which the weight of the prior's term grows from 0.
@@ -123,13 +124,13 @@ def fit(
         model=model,
         method=bound,
         optimizer=optimizers.adam(
-            learning_rate, clip_norm=clip_norm, has_own=bound.init is not None
+            learning_rate, clip_norm=clip_norm, two_players=bound.two_players
         ),
         preprocess=scale_uint8 if data.is_uint8 else as_stored,
         batch_size=batch_size,
         warmup_steps=warmup_epochs * per_epoch,
         memory=memory,
-        dataset_size=len(data.array) if memory else None,
+        dataset_size=len(data.array),
     )
     state, goes_on = _start(recipe, data, seed, init)
     config = {
@@ -166,7 +167,7 @@ def _start(
     recipe: Recipe, data: Examples, seed: int, init: TrainedAutoencoder | None
 ) -> tuple[steps.TrainState, bool]:
     """The state to train from, and whether it is that of the model's own training."""
-    state = steps.create_state(recipe, seed, data.array[:1])
+    state = steps.create_state(recipe, seed, data.array)
     if init is None:
         return state, False
     same = init.config.get("examples"), init.config.get("batch_size")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +13,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, PRNGKeyArray
 
 from wiseale_jax.memory import Memory
-from wiseale_jax.methods import Metrics
+from wiseale_jax.methods import Metrics, passed
 from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.models.chunks import in_chunks
-from wiseale_jax.models.parameters import network_parameters, own_parameters
+from wiseale_jax.models.parameters import network_parameters
 from wiseale_jax.training.recipe import AXIS, Recipe, is_sharded, shard
 
 
@@ -41,10 +42,13 @@ def gradient(
       memory: posteriors of earlier batches; the new one is then among the metrics.
     """
     compute = _of_batch if recipe.microbatches == 1 else _in_parts
-    passed = {"warmup": warmup, "memory": memory}
-    if memory is not None:
-        passed["dataset_size"] = recipe.dataset_size
-    return compute(recipe, params, batch_stats, x, noise, key, passed)
+    given = {"warmup": warmup, "memory": memory, "dataset_size": recipe.dataset_size}
+
+    def method(outputs: Outputs, params: Any) -> tuple[Array, Metrics]:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return recipe.method(outputs, x, key, **passed.at(recipe.model, variables), **given)
+
+    return compute(recipe, params, batch_stats, x, noise, method)
 
 
 def _forward(
@@ -107,14 +111,13 @@ def _of_batch(
     batch_stats: Any,
     x: Array,
     noise: Array,
-    key: PRNGKeyArray,
-    passed: dict[str, Any],
+    method: Callable[[Outputs, Any], tuple[Array, Metrics]],
 ) -> tuple[Any, Metrics, Any]:
     """`gradient` in one pass."""
 
     def loss_fn(params):
         outputs, updated = _forward(recipe, params, batch_stats, x, noise)
-        loss, metrics = recipe.method(outputs, x, key, own=own_parameters(params), **passed)
+        loss, metrics = method(outputs, params)
         return loss, (metrics, updated)
 
     gradients, (metrics, updated) = jax.grad(loss_fn, has_aux=True)(params)
@@ -127,8 +130,7 @@ def _in_parts(
     batch_stats: Any,
     x: Array,
     noise: Array,
-    key: PRNGKeyArray,
-    passed: dict[str, Any],
+    method: Callable[[Outputs, Any], tuple[Array, Metrics]],
 ) -> tuple[Any, Metrics, Any]:
     """`_of_batch` with the activations of one part of the batch at a time in memory.
 
@@ -136,8 +138,9 @@ def _in_parts(
     loss sees the network only through its outputs: the first pass computes the outputs of all
     parts, then the loss of the whole batch gives its gradient with respect to them, and the second
     pass sends that back through one part after the other. The sum over parts starts from the
-    gradient that the loss has directly, with respect to the method's own parameters. Only batch
-    normalisation differs, which sees each part by itself.
+    gradient that the loss has directly, with respect to the method's own parameters, and to the
+    network's where the loss calls it. Only batch normalisation differs, which sees each part by
+    itself.
     """
     parts = [a.reshape(recipe.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
     by_part = lax.map(lambda part: _forward(recipe, params, batch_stats, *part)[0], parts)
@@ -146,10 +149,7 @@ def _in_parts(
         *(a.reshape(x.shape[0], *a.shape[2:]) for a in by_part[:-1]), by_part.observation_logvar[0]
     )
 
-    def loss_fn(outputs, params):
-        return recipe.method(outputs, x, key, own=own_parameters(params), **passed)
-
-    (cotangents, direct), metrics = jax.grad(loss_fn, (0, 1), has_aux=True)(outputs, params)
+    (cotangents, direct), metrics = jax.grad(method, (0, 1), has_aux=True)(outputs, params)
     cotangents = Outputs(
         *(a.reshape(recipe.microbatches, -1, *a.shape[1:]) for a in cotangents[:-1]),
         jnp.full(recipe.microbatches, cotangents.observation_logvar / recipe.microbatches),

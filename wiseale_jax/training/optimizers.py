@@ -35,21 +35,21 @@ def adam(
     drop_step: int | None = None,
     drop_factor: float = 0.5,
     clip_norm: float | None = None,
-    has_own: bool = False,
+    two_players: bool = False,
     method_learning_rate: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam for the network, and another Adam for the method's own parameters.
+    """Adam for all parameters; with two players, another Adam for the method's own.
 
     Args:
       learning_rate, drop_step, drop_factor: as `schedule` takes them; both Adams drop.
       clip_norm: the largest norm of the gradient, which is scaled to it; None for any. The network
         and the method have a norm each.
-      has_own: whether the method has parameters of its own.
-      method_learning_rate: their rate, with beta1 = 0.5; None for 5e-4. Both are those of
-        Tolstikhin et al. (2017) for the discriminator of MNIST.
+      two_players: whether the method's own parameters have an Adam of their own.
+      method_learning_rate: its rate, with beta1 = 0.5; None for 5e-4. Both are those of Tolstikhin
+        et al. (2017) for the discriminator of MNIST.
     """
     network = _clipped(optax.adam(schedule(learning_rate, drop_step, drop_factor)), clip_norm)
-    if not has_own:
+    if not two_players:
         return network
     rate = schedule(method_learning_rate or _METHOD_RATE, drop_step, drop_factor)
     own = _clipped(optax.adam(rate, b1=_METHOD_MOMENTUM), clip_norm)

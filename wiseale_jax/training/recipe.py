@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
         stays one: its pairs, and batch normalisation, run over all devices.
       skip_nonfinite: how many non-finite steps to skip. Training stops before the next one.
       memory: how many posteriors of earlier batches to keep; 0 for a method that uses none.
-      dataset_size: how many examples there are to train on, with a memory.
+      dataset_size: how many examples there are to train on; None if that is not known.
       warmup_steps: how many steps the weight of the prior's term takes to grow from 0, linearly.
     """
 

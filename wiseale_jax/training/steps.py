@@ -21,14 +21,17 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from wiseale_jax import memory
-from wiseale_jax.methods import Metrics
+from wiseale_jax.methods import Metrics, passed
 from wiseale_jax.methods.terms import without_memory
-from wiseale_jax.models.parameters import METHOD, network_parameters, own_parameters
+from wiseale_jax.models.parameters import METHOD, network_parameters
 from wiseale_jax.training.gradients import apply_in_parts, gradient
 from wiseale_jax.training.recipe import Branch, Recipe, branch, replicate, shard
 
 # What `TrainState.fault` calls the norm of the gradient.
 GRADIENT = "gradient"
+
+# Training examples that a method's own parameters may begin with.
+_OF_INIT = 1000
 
 
 class TrainState(NamedTuple):
@@ -76,31 +79,36 @@ def from_saved(saved: Mapping[str, Any]) -> TrainState:
     return TrainState(**saved)
 
 
-def create_state(recipe: Recipe, seed: int, example: Array) -> TrainState:
+def create_state(recipe: Recipe, seed: int, examples: Array) -> TrainState:
     """A state before the first step.
 
     Args:
       recipe: what is trained.
       seed: of the run.
-      example: one stored example or more, `[batch, ...]`.
+      examples: stored training examples, `[size, ...]`, at least one. The first of them says how
+        they are shaped; a method's own parameters may begin with the first 1,000.
     """
-    return replicate(recipe, _initial_state(recipe, jax.random.key(seed), jnp.asarray(example)))
+    count = 1 if recipe.method.init is None else _OF_INIT
+    some = jnp.asarray(examples[:count])
+    return replicate(recipe, _initial_state(recipe, jax.random.key(seed), some))
 
 
 @functools.partial(jax.jit, static_argnums=0)  # One recipe, and not one for every parameter.
-def _initial_state(recipe: Recipe, key: PRNGKeyArray, example: Array) -> TrainState:
+def _initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainState:
     init_key, sample_key, objective_key = jax.random.split(branch(key, Branch.INIT), 3)
-    x = recipe.preprocess(example, sample_key)
+    x = recipe.preprocess(examples[:1], sample_key)
     variables = recipe.model.init(init_key, x, sample_key, train=False)
-    params, own = variables["params"], None
+    params = variables["params"]
     if recipe.method.init is not None:
         # A key that the network's parameters have not used.
-        own = recipe.method.init(jax.random.fold_in(objective_key, 1), recipe.model, x)
-        params = {**params, METHOD: own}
+        own_key = jax.random.fold_in(objective_key, 1)
+        some = recipe.preprocess(examples, own_key)
+        params = {**params, METHOD: recipe.method.init(own_key, recipe.model, some)}
 
     def metrics_of(variables, x):
         outputs = recipe.model.apply(variables, x, sample_key)
-        return without_memory(recipe.method(outputs, x, objective_key, own=own)[1])[0]
+        given = passed.at(recipe.model, {**variables, "params": params})
+        return without_memory(recipe.method(outputs, x, objective_key, **given)[1])[0]
 
     # Two examples, as the MMD needs two.
     shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
@@ -290,7 +298,8 @@ def _evaluate_batches(
         x = recipe.preprocess(shard(recipe, batch), keys[0])
         noise = jax.random.normal(keys[1], (batch_size, recipe.model.latent_dim))
         outputs = apply_in_parts(recipe, network, x, noise)
-        return recipe.method(outputs, x, keys[2], own=own_parameters(variables["params"]))[1]
+        given = {**passed.at(recipe.model, variables), "dataset_size": recipe.dataset_size}
+        return recipe.method(outputs, x, keys[2], **given)[1]
 
     metrics = lax.map(one, jnp.arange((stop - start) // batch_size))
     return jax.tree.map(lambda values: jnp.sum(values) * batch_size, metrics)

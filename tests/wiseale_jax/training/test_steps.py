@@ -43,12 +43,15 @@ step = jax.jit(train_step, static_argnums=0)
 
 def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=ADAM, **options):
     model = Autoencoder(architecture, 2, **options)
-    objective = bind(method, LIKELIHOODS["gaussian"], {})
+    if method == "sinkhorn":
+        pytest.importorskip("ott")
+    settings = {"vampprior": {"pseudo_inputs": 4}, "gmvae": {"gmvae_units": 8}}
+    objective = bind(method, LIKELIHOODS["gaussian"], settings.get(method, {}))
     return Recipe(model, objective, optimizer, as_stored, batch_size)
 
 
 def run(recipe, cuts, epochs=2, seed=0):
-    state = create_state(recipe, seed, DATA[:1])
+    state = create_state(recipe, seed, DATA)
     steps = len(DATA) // recipe.batch_size
     for epoch in range(1, epochs + 1):
         order = epoch_order(state.key, epoch, len(DATA))
@@ -71,7 +74,7 @@ def test_the_same_bits_however_the_steps_are_cut(method):
 
 def test_streamed_steps_are_compiled_once():
     recipe = make(architecture=PLAIN, batch_size=10)
-    state = create_state(recipe, 0, DATA[:1])
+    state = create_state(recipe, 0, DATA)
     before = train_steps._cache_size()
     for epoch in range(3):
         order = epoch_order(state.key, epoch, len(DATA))
@@ -91,7 +94,7 @@ def test_seed_decides():
 
 def test_one_call_is_the_loop_of_steps_written_out():
     recipe = make()
-    state = create_state(recipe, 0, DATA[:1])
+    state = create_state(recipe, 0, DATA)
     order = epoch_order(state.key, 1, len(DATA))
     want, losses = state, []
     for i in range(6):
@@ -115,7 +118,7 @@ def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
     whole = make("beta_vae", 8, PLAIN, SGD, observation_noise="learned")
     without = whole._replace(method=bind("beta_vae", LIKELIHOODS["gaussian"], {"beta": 0.0}))
     warm = whole._replace(warmup_steps=4, microbatches=microbatches)
-    start = create_state(warm, 0, DATA[:1])
+    start = create_state(warm, 0, DATA)
     for number, part in enumerate([0.0, 0.25, 0.5, 0.75, 1.0, 1.0]):
         state = start._replace(step=jnp.int32(number))
         # The loss, and so a step of plain gradient descent, is linear in the weight.
@@ -130,7 +133,7 @@ def test_a_warmup_grows_by_step_up_to_the_whole_weight(microbatches):
 
 def test_evaluation_has_the_whole_weight_from_the_start():
     recipe = make("beta_vae")._replace(warmup_steps=4)
-    variables = create_state(recipe, 0, DATA[:1]).variables
+    variables = create_state(recipe, 0, DATA).variables
     found = evaluate(recipe, variables, DATA, 0)
     # Of the KL, one is in the ELBO already.
     np.testing.assert_allclose(found["loss"], 3 * found["aevb_kl"] - found["elbo"], rtol=1e-6)
@@ -162,12 +165,12 @@ def test_every_step_and_every_batch_of_an_evaluation_has_noise_of_its_own():
 
 def test_training_lowers_the_loss_and_moves_the_batch_statistics():
     recipe = make()
-    before = create_state(recipe, 0, DATA[:1])
+    before = create_state(recipe, 0, DATA)
     start = evaluate(recipe, before.variables, DATA, 0)
     after, _ = run(recipe, [], epochs=10)
     assert evaluate(recipe, after.variables, DATA, 0)["loss"] < start["loss"] - 0.5
     moved = jax.tree.leaves(after.batch_stats)
-    still = jax.tree.leaves(create_state(recipe, 0, DATA[:1]).batch_stats)
+    still = jax.tree.leaves(create_state(recipe, 0, DATA).batch_stats)
     assert all(not np.array_equal(a, b) for a, b in zip(moved, still, strict=True))
 
 
@@ -195,7 +198,7 @@ def test_every_example_of_an_epoch_is_seen_once():
 @pytest.mark.parametrize(("size", "batch_size"), [(48, 8), (50, 8), (7, 8), (1, 8)])
 def test_evaluation_weighs_every_example_alike(size, batch_size):
     recipe = make("aevb", batch_size, encoder="gaussian")
-    variables = create_state(recipe, 0, DATA[:1]).variables
+    variables = create_state(recipe, 0, DATA).variables
     got = evaluate(recipe, variables, DATA[:size], 0)
     mean, logvar = recipe.model.apply(variables, DATA[:size], method="encode")
     kl = 0.5 * np.sum(np.float64(mean) ** 2 + np.exp(logvar) - 1 - logvar, axis=1)
@@ -206,7 +209,7 @@ def test_evaluation_weighs_every_example_alike(size, batch_size):
 @pytest.mark.parametrize("size", [48, 50, 7])
 def test_evaluation_in_parts_is_that_of_whole_batches(size):
     recipe = make("wiseale", 8, observation_noise="learned")
-    variables = create_state(recipe, 0, DATA[:1]).variables
+    variables = create_state(recipe, 0, DATA).variables
     want = evaluate(recipe, variables, DATA[:size], 0)
     got = evaluate(recipe._replace(microbatches=4), variables, DATA[:size], 0)
     for name, value in want.items():
@@ -229,13 +232,13 @@ def test_evaluation_in_parts_takes_less_memory():
         lowered = _evaluate_batches.lower(*arguments, 0, 2048, 1024)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
-    variables = create_state(recipe, 0, DATA[:1]).variables
+    variables = create_state(recipe, 0, DATA).variables
     assert used(16) < 0.2 * used(1)
 
 
 def test_a_single_example_left_over_joins_no_batch():
     recipe = make("wae_mmd", 7)
-    variables = create_state(recipe, 0, DATA[:1]).variables
+    variables = create_state(recipe, 0, DATA).variables
     got = evaluate(recipe, variables, DATA, 0)
     assert got == evaluate(recipe, variables, DATA[:49], 0)
     assert np.isfinite(got["loss"])
@@ -246,7 +249,7 @@ def test_a_single_example_left_over_joins_no_batch():
 @pytest.mark.parametrize("microbatches", [2, 4, 8])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
     recipe = make(method, 8, PLAIN, SGD, observation_noise="learned")
-    state = create_state(recipe, 0, DATA[:1])
+    state = create_state(recipe, 0, DATA)
     want, metrics = step(recipe, state, DATA[:8])
     got, metrics_in_parts = step(recipe._replace(microbatches=microbatches), state, DATA[:8])
     for name, value in metrics.items():
@@ -259,7 +262,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(method, microbatches):
 @pytest.mark.ci
 def test_parts_optimise_something_else_if_their_gradients_are_averaged():
     recipe = make("wiseale", 8, PLAIN, SGD, observation_noise="learned")
-    state = create_state(recipe, 0, DATA[:1])
+    state = create_state(recipe, 0, DATA)
     whole, _ = step(recipe._replace(microbatches=2), state, DATA[:8])
     part = recipe._replace(batch_size=4)
     parts = [step(part, state, DATA[i : i + 4])[0].params for i in (0, 4)]
@@ -270,7 +273,7 @@ def test_parts_optimise_something_else_if_their_gradients_are_averaged():
 
 def test_parts_move_the_batch_statistics_one_after_the_other():
     recipe = make()._replace(microbatches=4)
-    state = create_state(recipe, 0, DATA[:1])
+    state = create_state(recipe, 0, DATA)
     noise = jax.random.normal(jax.random.key(6), (8, 2))
     _, metrics, got = jax.jit(gradients.gradient, static_argnums=0)(
         recipe, state.params, state.batch_stats, DATA[:8], noise, jax.random.key(7)
@@ -315,7 +318,7 @@ def poisoned(steps):
 
 
 def train_on(recipe, data, count=6):
-    state = create_state(recipe, 0, DATA[:1])
+    state = create_state(recipe, 0, DATA)
     return train_steps(recipe, state, data, jnp.arange(len(data)), 0, count)
 
 
@@ -352,9 +355,9 @@ def test_a_learning_rate_too_large_is_a_fault():
 
 @pytest.mark.ci
 def test_a_methods_own_parameters_are_trained_by_an_optimiser_of_their_own():
-    optimizer = optimizers.adam(1e-2, has_own=True, method_learning_rate=0.125)
+    optimizer = optimizers.adam(1e-2, two_players=True, method_learning_rate=0.125)
     recipe = make("wae_gan", optimizer=optimizer)
-    before = create_state(recipe, 0, DATA[:1])
+    before = create_state(recipe, 0, DATA)
     assert "method" in before.params and "method" not in make("wae_mmd").model.init(
         jax.random.key(0), DATA[:1], jax.random.key(0)
     )
@@ -370,7 +373,7 @@ def test_a_methods_own_parameters_are_trained_by_an_optimiser_of_their_own():
 @pytest.mark.ci
 def test_own_parameters_stay_as_they_are_where_a_step_is_skipped():
     recipe = make("wae_gan")._replace(skip_nonfinite=1)
-    before = create_state(recipe, 0, DATA[:1])
+    before = create_state(recipe, 0, DATA)
     after, _ = step(recipe, before, DATA[:8].at[0].set(jnp.nan))
     assert int(after.skipped) == 1
     assert_same(after.params, before.params)
@@ -395,7 +398,7 @@ def test_a_memory_is_kept_to_the_same_bits_however_the_steps_are_cut():
 @pytest.mark.ci
 def test_a_memory_holds_the_posteriors_of_the_batch_that_was_trained_on():
     recipe = remembering()
-    before = create_state(recipe, 0, DATA[:1])
+    before = create_state(recipe, 0, DATA)
     after, _ = step(recipe, before, DATA[:8])
     mean, logvar = recipe.model.apply(before.variables, DATA[:8], method="encode")
     np.testing.assert_allclose(after.memory.mean[:8], mean, rtol=1e-5, atol=1e-6)
@@ -409,7 +412,7 @@ def test_a_memory_holds_the_posteriors_of_the_batch_that_was_trained_on():
 @pytest.mark.ci
 def test_a_batch_in_parts_with_a_memory_has_the_gradient_of_the_whole():
     recipe = remembering(optimizer=SGD)
-    state = create_state(recipe, 0, DATA[:1])
+    state = create_state(recipe, 0, DATA)
     for start in (0, 8):
         state, _ = step(recipe, state, DATA[start : start + 8])
     assert int(state.memory.filled) == 16

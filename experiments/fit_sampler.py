@@ -1,0 +1,96 @@
+"""Fits densities to a trained run's codes: `python -m experiments.fit_sampler --workdir=runs/...`.
+
+Draws of them may look more like data than draws of the prior. They are kept in the run folder, as
+samplers.npz: `load(folder).sample(key, n, sampler="mixture")` uses them, and evaluation does, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+import wiseale_jax
+from experiments import configs
+from experiments.run import cli, setup
+from wiseale_jax import evaluation, samplers
+from wiseale_jax.datasets.load import Preprocessed
+
+FLAGS = flags.FLAGS
+
+
+def main(argv: list[str]) -> None:
+    """Fits what the flags ask for."""
+    del argv
+    if FLAGS.workdir is None:
+        raise ValueError("--workdir is needed: the folder of a trained run")
+    names = check(cli.listed("samplers"))
+    if not names:
+        raise ValueError(f"--samplers must name one or more of: {', '.join(samplers.KINDS)}")
+    fit_run(
+        Path(FLAGS.workdir).expanduser(),
+        names,
+        FLAGS.data_dir,
+        FLAGS.seed,
+        FLAGS.second_stage_width,
+        FLAGS.second_stage_epochs,
+        **setup.preparing_from_flags(),
+    )
+
+
+def check(names: Sequence[str]) -> list[str]:
+    """The names of samplers.
+
+    Raises:
+      ValueError: one is unknown.
+    """
+    for name in names:
+        if name not in samplers.KINDS:
+            raise ValueError(f"unknown sampler {name!r}; known: {', '.join(samplers.KINDS)}")
+    return list(names)
+
+
+def fit_run(
+    workdir: Path,
+    names: Sequence[str],
+    data_dir: str | None = None,
+    seed: int = 0,
+    width: int = 1024,
+    epochs: int = 20,
+    **preparing: Any,
+) -> None:
+    """Fits samplers to the codes of a run's training examples, and keeps them in its folder.
+
+    Args:
+      workdir: of the run.
+      names: of samplers, as `fit_samplers` takes them; those that it has already are fitted again.
+      data_dir: prepared data sets; None for tfds's own.
+      seed, width, epochs: as `fit_samplers` takes them.
+      **preparing: how the data set is prepared, as `setup.prepare` takes it.
+
+    Raises:
+      ValueError: the folder is not a run's, or holds no checkpoint; or as `fit_samplers`.
+      OSError: the file cannot be written, or the data set cannot be had.
+    """
+    model = wiseale_jax.load(workdir)
+    config = configs.read_stored(model.config, workdir)
+    train = setup.load_train(config, data_dir, **preparing)[: config.train_examples]
+    recipe = setup.make_recipe(config, len(train))
+    x = Preprocessed(train, recipe.preprocess, evaluation.data_key(evaluation.DEFAULTS))
+    fitted = wiseale_jax.fit_samplers(model, x, names, seed=seed, width=width, epochs=epochs)
+    samplers.save(workdir / samplers.FILE, fitted.samplers)
+    print(f"fitted: {', '.join(names)}, in {workdir / samplers.FILE}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "run folder")
+    cli.define_list("samplers", ["aggregate", "mixture"], f"of {', '.join(samplers.KINDS)}")
+    flags.DEFINE_integer("seed", 0, "of draws and fits", lower_bound=0)
+    flags.DEFINE_integer("second_stage_width", 1024, "two_stage: units of a layer", lower_bound=1)
+    flags.DEFINE_integer("second_stage_epochs", 20, "two_stage: passes over codes", lower_bound=1)
+    setup.define_data_dir()
+    flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
+    setup.define_preparing()
+    cli.run(main)

@@ -1,0 +1,104 @@
+"""The settings of the methods, as fields that `configs.Config` inherits: a flag each."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from wiseale_jax import divergences
+from wiseale_jax.methods import clustering, disentangling, regularized, transport
+
+
+def field(
+    help_: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    least: float | None = None,
+    known: tuple[str, ...] | None = None,
+) -> Any:
+    """A field of a config.
+
+    Args:
+      help_: of its flag.
+      default: its value where none is given.
+      least: the smallest number that it may be; None where others check it.
+      known: the words that it may be.
+    """
+    metadata = {"help": help_, "least": least, "known": known}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """What the losses, and their own parameters, may be told, by the names that they have there.
+
+    A method's own docstring says what is published, and on which scale.
+    """
+
+    kl_weight: float | str = field(
+        "wiseale: 1, the paper's Eq. 27, one KL per batch; batch, one per example; or a number", 1.0
+    )
+    bound: str = field(
+        f"wiseale: {', '.join(divergences.BOUNDS)}", "jensen", known=divergences.BOUNDS
+    )
+    spread: float | str = field(
+        "wiseale: blur of both sides of the KL, a standard deviation; auto is batch_size^(-1/"
+        "latent_dim); 0 is the paper's",
+        0.0,
+    )
+    memory: int | None = field(
+        "wiseale: posteriors of earlier batches that the KL of the data set's aggregate is "
+        "estimated with, at least a batch (default: none, the aggregate of the batch)",
+        None,
+        least=1,
+    )
+    beta: float = field("beta_vae: weight of the KL", 4.0, least=0)
+    mmd_weight: float = field("wae_mmd: weight of the MMD, lambda", 200.0, least=0)
+    gan_weight: float = field(
+        "wae_gan, aae: weight of the adversarial term, lambda", 200.0, least=0
+    )
+    log_prior_trick: bool = field("wae_gan: add log p(z) to the discriminator's logit", False)
+    discriminator_width: int = field(
+        "wae_gan, aae: units of a hidden layer of the discriminator", 512, least=1
+    )
+    discriminator_depth: int = field("wae_gan, aae: hidden layers of the discriminator", 4, least=1)
+    method_learning_rate: float | None = field(
+        "wae_gan, aae: Adam's learning rate of the discriminator (default: 5e-4)", None
+    )
+    sinkhorn_weight: float = field("sinkhorn: weight of the transport's cost, beta", 100.0, least=0)
+    epsilon: float = field("sinkhorn: weight of the plan's entropy, positive", 0.1, least=0)
+    iterations: int = field("sinkhorn: iterations of Sinkhorn's algorithm", 50, least=1)
+    sinkhorn_cost: str = field(
+        f"sinkhorn: {', '.join(transport.COSTS)}", "sharp", known=transport.COSTS
+    )
+    rae_weight: float = field("rae: weight of |z|^2 / 2, beta", 0.0128, least=0)
+    regularizer: str = field(
+        f"rae: {', '.join(regularized.REGULARIZERS)}", "l2", known=regularized.REGULARIZERS
+    )
+    regularizer_weight: float = field("rae: weight of the regularizer, lambda", 5e-5, least=0)
+    clusters: int = field("gmvae: clusters, K", 10, least=1)
+    w_dim: int | None = field("gmvae: dimensions of w (default: latent_dim)", None, least=1)
+    gmvae_units: int = field("gmvae: units of its own hidden layers", 500, least=1)
+    gmvae_version: str = field(
+        f"gmvae: {', '.join(clustering.VERSIONS)}: how clusters are assigned",
+        "bayes",
+        known=clustering.VERSIONS,
+    )
+    w_draws: int = field("gmvae: draws of w for each example", 1, least=1)
+    free_bits: float = field("gmvae, bayes: least KL of the clusters, lambda, nats", 0.5, least=0)
+    cluster_weight: float = field("gmvae, softmax: weight of their KL, eta", 1.0, least=0)
+    consistency_weight: float = field("gmvae, softmax: weight of its entropy, alpha", 0.0, least=0)
+    pseudo_inputs: int = field("vampprior: pseudo-inputs, K, at most 1,000", 500, least=1)
+    learn_pseudo_inputs: bool = field("vampprior: train them; else they stay examples", True)
+    tc_weight: float = field("beta_tcvae: weight of the total correlation, beta", 6.0, least=0)
+    tc_estimator: str = field(
+        f"beta_tcvae: {', '.join(disentangling.TC_ESTIMATORS)}",
+        "mws",
+        known=disentangling.TC_ESTIMATORS,
+    )
+    info_alpha: float = field("info_vae: weight of the mutual information, alpha", 0.0)
+    info_lambda: float = field("info_vae: weight of the aggregate, lambda", 1000.0)
+    dip_weight: float = field("dip_vae: weight of the covariances, lambda_od", 10.0, least=0)
+    dip_version: str = field(
+        f"dip_vae: {', '.join(disentangling.DIP_VERSIONS)}", "i", known=disentangling.DIP_VERSIONS
+    )

@@ -1,0 +1,156 @@
+"""Densities of z that are fitted after a training, and drawn from in the prior's place.
+
+Each has `sample(key, size)`, as a prior has. They are kept beside a model, in a file of arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from wiseale_jax import files
+from wiseale_jax.priors import Mixture
+
+# Gaussians of the mixture: as many as Ghosh et al. (2020) fit.
+COMPONENTS = 10
+
+FILE = "samplers.npz"
+
+
+class FullMixture(NamedTuple):
+    """A mixture of Gaussians of full covariance.
+
+    Attributes:
+      weights: `[components]`, which sum to 1.
+      mean: `[components, latent]`.
+      cholesky: `[components, latent, latent]`, lower triangular factors of the covariances.
+    """
+
+    weights: Float[Array, " components"]
+    mean: Float[Array, "components latent"]
+    cholesky: Float[Array, "components latent latent"]
+
+    def sample(self, key: PRNGKeyArray, size: int) -> Float[Array, "size latent"]:
+        """`size` independent draws."""
+        component_key, noise_key = jax.random.split(key)
+        chosen = jax.random.categorical(component_key, jnp.log(self.weights), shape=(size,))
+        noise = jax.random.normal(noise_key, (size, self.mean.shape[1]))
+        exact = jax.lax.Precision.HIGHEST
+        apart = jnp.einsum("sij,sj->si", jnp.asarray(self.cholesky)[chosen], noise, precision=exact)
+        return jnp.asarray(self.mean)[chosen] + apart
+
+
+class SecondStage(nn.Module):
+    """Three layers of ReLU; their input joins what the last one gives (Dai and Wipf, 2019).
+
+    Attributes:
+      width: units of a layer.
+      features: of one more, linear layer; None for no such layer.
+    """
+
+    width: int
+    features: int | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch in"]) -> Float[Array, "batch out"]:
+        hidden = x
+        for _ in range(3):
+            hidden = nn.relu(nn.Dense(self.width)(hidden))
+        hidden = jnp.concatenate([hidden, x], axis=1)
+        return hidden if self.features is None else nn.Dense(self.features)(hidden)
+
+
+class TwoStage(NamedTuple):
+    """The decoder of a second VAE, whose data are codes: z = center + scale (f(u) + noise).
+
+    Attributes:
+      params: of f, a `SecondStage`.
+      logvar: scalar, log variance of the noise.
+      center, scale: `[latent]`, of the codes.
+    """
+
+    params: Mapping[str, Any]
+    logvar: Float[Array, ""]
+    center: Float[Array, " latent"]
+    scale: Float[Array, " latent"]
+
+    def sample(self, key: PRNGKeyArray, size: int) -> Float[Array, "size latent"]:
+        """`size` independent draws, by u from N(0, I)."""
+        keys = jax.random.split(key)
+        u, noise = (jax.random.normal(k, (size, len(self.center))) for k in keys)
+        width = self.params["Dense_0"]["bias"].shape[0]
+        network = SecondStage(width, len(self.center))
+        z = network.apply({"params": self.params}, u) + jnp.exp(0.5 * self.logvar) * noise
+        return self.center + self.scale * z
+
+
+Sampler = Mixture | FullMixture | TwoStage
+KINDS: dict[str, type] = {"aggregate": Mixture, "mixture": FullMixture, "two_stage": TwoStage}
+"""The names that `sample` takes, but for "prior", and what each is."""
+
+
+def fit_gaussians(codes: Float[np.ndarray, "size latent"], seed: int) -> Any:
+    """scikit-learn's mixture of 10 Gaussians of full covariance, fitted to codes.
+
+    Args:
+      codes: at least 100.
+      seed: of its beginning.
+
+    Raises:
+      ImportError: there is no scikit-learn.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    mixture = GaussianMixture(COMPONENTS, random_state=seed, max_iter=200)
+    with warnings.catch_warnings():  # Where it has not converged, it is a mixture all the same.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return mixture.fit(np.float64(codes))
+
+
+def save(path: Path, samplers: Mapping[str, Sampler]) -> None:
+    """Writes samplers into an npz file, by name; no part of it is a pickle.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    arrays = {
+        f"{name}/{part}": np.asarray(array)
+        for name, sampler in samplers.items()
+        for part, array in flax.traverse_util.flatten_dict(sampler._asdict(), sep="/").items()
+    }
+    described = json.dumps({"names": list(samplers)})
+    with files.replacing(path) as partial, open(partial, "wb") as file:
+        np.savez(file, described=described, **arrays)
+
+
+def read(path: Path) -> dict[str, Sampler]:
+    """Reads what `save` has written; nothing where there is no file.
+
+    Raises:
+      ValueError: the file is damaged; the message says what to do.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names = json.loads(str(stored["described"]))["names"]
+            arrays = {name: stored[name] for name in stored.files if name != "described"}
+        by_path = flax.traverse_util.unflatten_dict(arrays, sep="/")
+        return {name: KINDS[name](**by_path[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}): remove it, and fit the samplers "
+            "again"
+        ) from error

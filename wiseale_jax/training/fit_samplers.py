@@ -1,0 +1,116 @@
+"""`fit_samplers`: a trained model and its training examples in, a model with samplers out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from wiseale_jax import samplers
+from wiseale_jax.models.parameters import decoder_parameters
+from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.priors import Mixture
+from wiseale_jax.samplers import FullMixture, Sampler, SecondStage, TwoStage
+from wiseale_jax.training.fit import fit
+
+# Posteriors that the aggregate posterior is kept as.
+_KEPT = 10_000
+# Codes of each Gaussian of the mixture, at least.
+_CODES = 10
+# Examples encoded at once.
+_AT_ONCE = 1000
+
+
+def fit_samplers(
+    model: TrainedAutoencoder,
+    x: Float[Array, "size *shape"],
+    names: Sequence[str] = ("aggregate", "mixture"),
+    *,
+    seed: int = 0,
+    width: int = 1024,
+    epochs: int = 20,
+    progress: bool = True,
+) -> TrainedAutoencoder:
+    """Fits densities to a model's codes: `model.sample(key, n, sampler=name)` then draws from them.
+
+    Args:
+      model: a trained model.
+      x: its training examples, as it takes them: an array, or anything with a length whose slices
+        are arrays.
+      names: of samplers. "aggregate" is the aggregate posterior itself, of 10,000 examples at most.
+        "mixture" has 10 Gaussians of full covariance (Ghosh et al., ICLR 2020), and needs
+        scikit-learn. "two_stage" is a second VAE with learned noise (Dai and Wipf, ICLR 2019),
+        trained on one draw of each posterior.
+      seed: of draws and fits.
+      width: of "two_stage": units of each of its layers; the authors' is 1,024.
+      epochs: of "two_stage": passes over the codes; the authors' are 800.
+      progress: whether to show bars, where the output is a terminal.
+
+    Returns:
+      The model, with these samplers in addition to those that it had.
+
+    Raises:
+      ValueError: a name is unknown, codes are not finite, never vary or are fewer than a sampler
+        needs; or as `model.encode`.
+      ImportError: there is no scikit-learn for the mixture.
+    """
+    for name in names:
+        if name not in samplers.KINDS:
+            raise ValueError(f"unknown sampler {name!r}; known: {', '.join(samplers.KINDS)}")
+    if "mixture" in names and importlib.util.find_spec("sklearn") is None:
+        raise ImportError("sampler 'mixture' needs scikit-learn: pip install 'wiseale_jax[eval]'")
+    least = _CODES * samplers.COMPONENTS
+    if {"mixture", "two_stage"} & {*names} and len(x) < least:
+        raise ValueError(f"samplers are fitted to {least} examples or more, got {len(x)}")
+    parts = [model.encode(x[start : start + _AT_ONCE]) for start in range(0, len(x), _AT_ONCE)]
+    mean, logvar = (np.concatenate(side) for side in zip(*parts, strict=True))
+    if not np.all(np.isfinite(mean)):
+        raise ValueError("codes are not finite: the training may have diverged")
+    rng = np.random.default_rng(seed)
+    with np.errstate(over="ignore"):
+        noise = np.exp(0.5 * logvar) * rng.standard_normal(mean.shape, np.float32)
+    codes = mean + noise
+    found: dict[str, Sampler] = {}
+    for name in names:
+        if name == "aggregate":
+            rows = np.sort(rng.permutation(len(mean))[:_KEPT])
+            found[name] = Mixture(mean[rows], logvar[rows])
+        elif name == "mixture":
+            found[name] = _mixture(codes, seed)
+        else:
+            found[name] = _two_stage(codes, seed, width, epochs, progress)
+    return dataclasses.replace(model, samplers={**model.samplers, **found})
+
+
+def _mixture(codes: np.ndarray, seed: int) -> FullMixture:
+    fitted = samplers.fit_gaussians(codes, seed)
+    parts: Any = (fitted.weights_, fitted.means_, np.linalg.cholesky(fitted.covariances_))
+    return FullMixture(*(np.float32(part) for part in parts))
+
+
+def _two_stage(codes: np.ndarray, seed: int, width: int, epochs: int, progress: bool) -> TwoStage:
+    center, scale = codes.mean(axis=0), codes.std(axis=0)
+    scale = np.maximum(scale, 1e-6 * max(float(scale.max()), 1e-30)).astype(np.float32)
+    latent = codes.shape[1]
+    second = fit(
+        (codes - center) / scale,
+        method="aevb",
+        network=(SecondStage(width), SecondStage(width, latent)),
+        latent_dim=latent,
+        likelihood="gaussian",
+        observation_noise="learned",
+        epochs=epochs,
+        batch_size=min(128, len(codes)),
+        learning_rate=3e-4,
+        seed=seed,
+        progress=progress,
+    )
+    params = jax.device_get(second.variables["params"])
+    logvar = params["observation_logvar"]
+    (decoder,) = decoder_parameters(params).values()
+    return TwoStage(decoder, logvar, center, scale)
