@@ -385,6 +385,8 @@ def _check_method(config: Config) -> None:
         )
     if config.method == "wae_gan" and config.log_prior_trick and config.encoder == "spherical":
         raise ValueError("log_prior_trick is for N(0, I), and not for encoder 'spherical'")
+    if config.method == "gmvae" and config.clusters > config.batch_size:
+        raise ValueError(f"clusters {config.clusters} is more than batch_size {config.batch_size}")
     if method.needs_pairs and config.batch_size < 2:
         raise ValueError(f"method {config.method!r} needs batch_size >= 2")
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import flax.linen as nn
 import flax.traverse_util
@@ -26,6 +26,9 @@ from wiseale_jax.priors import Mixture
 COMPONENTS = 10
 
 FILE = "samplers.npz"
+
+# What reading a damaged one raises.
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile)
 
 
 class FullMixture(NamedTuple):
@@ -149,7 +152,15 @@ def read(path: Path) -> dict[str, Sampler]:
             arrays = {name: stored[name] for name in stored.files if name != "described"}
         by_path = flax.traverse_util.unflatten_dict(arrays, sep="/")
         return {name: KINDS[name](**by_path[name]) for name in names}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        BadZipFile,
+    ) as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}): remove it, and fit the samplers "
             "again"

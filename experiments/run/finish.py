@@ -55,6 +55,8 @@ def finish(
     mean = np.asarray(trained.encode(x)[0])
     if len(mean) > 1 and (warning := messages.collapse(active_units(mean), config)):
         print(warning)
+    if warning := messages.unfinished_transport(rows[-1]):
+        print(warning)
     print(f"finished: {workdir}")
 
 

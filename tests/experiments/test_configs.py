@@ -113,6 +113,7 @@ def test_encoder_by_method():
         ({"method": "sinkhorn", "epsilon": 0.0}, "epsilon must be positive"),
         ({"method": "sinkhorn", "sinkhorn_cost": "x"}, "unknown sinkhorn_cost 'x'; known: sharp"),
         ({"method": "rae", "regularizer": "x"}, "unknown regularizer 'x'; known: none, l2"),
+        ({"method": "gmvae", "clusters": 65}, "clusters 65 is more than batch_size 64"),
         ({"method": "gmvae", "clusters": 0}, "clusters must be in 1..2"),
         ({"method": "gmvae", "encoder": "spherical"}, "needs encoder='gaussian'"),
         ({"method": "vampprior", "pseudo_inputs": 0}, "pseudo_inputs must be in 1..2"),

@@ -140,6 +140,10 @@ def evaluate(
         if representation.HAS_SCIKIT_LEARN:
             known = {name: np.asarray(factors[name])[:size] for name in kinds}
             result |= _represent(mean, known, circular, settings.seed)
+        if labels and trained.has_clusters:
+            parts = [np.asarray(trained.assign_clusters(part)) for part in _parts(x, size)]
+            values = np.asarray(factors[labels[0]])[:size]
+            result |= representation.clustering_accuracy(np.concatenate(parts), values)
         bar.update()
     return _flatten(result, trained)
 

@@ -123,6 +123,15 @@ METRICS = {
     "logistic_regression_accuracy": Metric(
         "representation", "0 to 1", "higher", "labels, a linear classifier"
     ),
+    "cluster_accuracy_best_example": Metric(
+        "representation", "0 to 1", "higher", "labels, by each cluster's surest example"
+    ),
+    "cluster_accuracy_majority": Metric(
+        "representation", "0 to 1", "higher", "labels, by each cluster's majority"
+    ),
+    "cluster_accuracy_hungarian": Metric(
+        "representation", "0 to 1", "higher", "labels, a cluster for each, best matching"
+    ),
     "linear_r2": Metric("representation", "at most 1", "higher", "factor, linear regression"),
     "forest_r2": Metric("representation", "at most 1", "higher", "factor, random forest"),
     "dci_disentanglement": Metric("representation", "0 to 1", "higher", "one factor to a code"),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
 
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
@@ -69,6 +70,47 @@ def label_accuracy(
         )
         result[name] = estimates.mean(predicted == labels)
     return result
+
+
+def clustering_accuracy(
+    assignments: Float[np.ndarray, "size clusters"], labels: Int[np.ndarray, " size"]
+) -> dict[str, float]:
+    """The share of examples whose cluster stands for their label, by three rules; in [0, 1].
+
+    Each example is in its likeliest cluster. No label was seen in training.
+
+    Args:
+      assignments: the probability of each cluster.
+      labels: the classes.
+
+    Returns:
+      `cluster_accuracy_best_example`: a cluster stands for the label of the example that is most
+      surely in it, which one example decides (Dilokthanakul et al., 2016, Section 4.2).
+      `cluster_accuracy_majority`: for its commonest label; it grows with the clusters.
+      `cluster_accuracy_hungarian`: each cluster for another label, by the best matching (Xie,
+      Girshick and Farhadi, 2016, Eq. 10); clusters beyond the labels stand for none.
+
+    Raises:
+      ValueError: the shapes do not fit.
+    """
+    assignments, labels = np.asarray(assignments), np.asarray(labels)
+    if assignments.ndim != 2 or labels.shape != assignments.shape[:1] or not assignments.size:
+        raise ValueError(
+            "clustering_accuracy needs assignments [size, clusters] and labels [size], got "
+            f"{assignments.shape} and {labels.shape}"
+        )
+    classes, label = np.unique(labels, return_inverse=True)
+    cluster = np.argmax(assignments, axis=1)
+    counts = np.zeros((assignments.shape[1], len(classes)), int)
+    np.add.at(counts, (cluster, label), 1)
+    surest = label[np.argmax(assignments, axis=0)]
+    row, column = linear_sum_assignment(counts, maximize=True)
+    found = {
+        "best_example": np.sum(counts[np.arange(len(counts)), surest]),
+        "majority": np.sum(counts.max(axis=1)),
+        "hungarian": np.sum(counts[row, column]),
+    }
+    return {f"cluster_accuracy_{rule}": float(n / len(label)) for rule, n in found.items()}
 
 
 class FactorRecovery(NamedTuple):

@@ -17,6 +17,9 @@ HAS_OTT = importlib.util.find_spec("ott") is not None
 
 COSTS = ("sharp", "debiased")
 
+# Above this, the plan is no longer one of the two samples: whoever trains is warned.
+MOST_MARGINAL_ERROR = 0.1
+
 
 def sinkhorn_cost(
     z: Float[Array, "batch latent"],

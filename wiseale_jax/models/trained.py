@@ -85,6 +85,11 @@ class TrainedAutoencoder:
         """Whether the method has a prior of its own, in the place of N(0, I)."""
         return self._method is not None and self._method.prior is not None
 
+    @property
+    def has_clusters(self) -> bool:
+        """Whether the method assigns examples to clusters."""
+        return self._method is not None and self._method.clusters is not None
+
     @functools.cached_property
     def prior(self) -> priors.Prior:
         """p(z): the method's own where it has one; else N(0, I), or uniform on the unit sphere."""
@@ -124,7 +129,7 @@ class TrainedAutoencoder:
         Raises:
           ValueError: the method has none; or as `encode`.
         """
-        if self._method is None or self._method.clusters is None:
+        if not self.has_clusters:
             raise ValueError(f"method {self.config.get('method')!r} has no clusters")
         x = self.as_taken(x)
         parts = [x[start : start + _ASSIGNED] for start in range(0, len(x), _ASSIGNED)]

@@ -161,6 +161,20 @@ def check_numbers(
         raise ValueError(f"warmup_epochs is for a prior, and method {method!r} has none")
 
 
+def check_sizes(data: Examples, settings: Mapping[str, Any], method: str, batch_size: int) -> None:
+    """Checks that there are examples for what a method has many of."""
+    clusters = settings.get("clusters", 1)
+    if clusters > batch_size:
+        raise ValueError(f"clusters {clusters} is more than batch_size {batch_size}")
+    if method == "vampprior":
+        most = min(len(data.array), 1000)
+        if (inputs := settings.get("pseudo_inputs", 500)) > most:
+            raise ValueError(
+                f"pseudo_inputs must be at most {most}, as they begin as the first of up to 1,000 "
+                f"training examples, got {inputs}"
+            )
+
+
 def check_memory(memory: int, method: str, batch_size: int, bound: str) -> None:
     """Checks that a memory goes with the method, the batch and the bound."""
     if memory == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from wiseale_jax import methods
 from wiseale_jax.datasets import as_stored, scale_uint8
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.methods.transport import MOST_MARGINAL_ERROR
 from wiseale_jax.models import description
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture
@@ -105,6 +107,7 @@ def fit(
     arguments.check_numbers(
         data, method, epochs, batch_size, learning_rate, seed, warmup_epochs, clip_norm
     )
+    arguments.check_sizes(data, settings, method, batch_size)
     arguments.check_memory(memory, method, batch_size, settings.get("bound", "jensen"))
     if observation_noise is None:
         observation_noise = data.deviation if likelihood == "gaussian" else 1.0
@@ -150,6 +153,12 @@ def fit(
         print(_said(config, model, likelihood, data, state, goes_on))
     state, rows = _train(recipe, state, data, test_data, epochs, seed, progress)
     config["epochs"] = int(state.step) // per_epoch
+    if (error := rows[-1].get("marginal_error", 0.0)) > MOST_MARGINAL_ERROR:
+        warnings.warn(
+            f"the transport plan's marginals are off by {error:.2f}, of 2 at most: a larger "
+            "epsilon or more iterations helps",
+            stacklevel=2,
+        )
     return TrainedAutoencoder(
         model,
         {"params": network_parameters(state.params), "batch_stats": state.batch_stats},
@@ -247,7 +256,7 @@ def _fault(state: steps.TrainState, epoch: int) -> str:
     wrong = [
         f"{name} {float(value)}"
         for name, value in jax.device_get(state.fault).items()
-        if name in ("loss", steps.GRADIENT) and not np.isfinite(value)
+        if name in ("loss", "discriminator_loss", steps.GRADIENT) and not np.isfinite(value)
     ]
     return (
         f"step {int(state.step)}, in epoch {epoch}, is not finite: {' and '.join(wrong)}; a "
