@@ -152,15 +152,7 @@ def read(path: Path) -> dict[str, Sampler]:
             arrays = {name: stored[name] for name in stored.files if name != "described"}
         by_path = flax.traverse_util.unflatten_dict(arrays, sep="/")
         return {name: KINDS[name](**by_path[name]) for name in names}
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        BadZipFile,
-    ) as error:
+    except _DAMAGED as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}): remove it, and fit the samplers "
             "again"
