@@ -18,7 +18,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 import wiseale_jax
-from experiments import configs, evaluate, train
+from experiments import configs, evaluate, fit_sampler, train
 from experiments.run import loop, profiling, resume, setup
 from tests.helpers import ROOT
 from tests.helpers.devices import environment, start_together
@@ -407,6 +407,36 @@ def test_an_evaluation_is_of_its_test_set(finished, data_dir, tmp_path, monkeypa
     assert evaluate.evaluate_run(finished, None, settings) == other
     for path in finished.glob("evaluation*.json"):
         path.unlink()
+
+
+@pytest.mark.ci
+def test_samplers_are_fitted_after_a_training_and_evaluated(finished, data_dir, tmp_path, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    settings = Settings(examples=40, likelihood_examples=2, num_importance_samples=2)
+    before = evaluate.evaluate_run(workdir, str(data_dir), settings, progress=False)
+    assert before["samplers"] is None and "wave_distance_two_stage" not in before
+    with pytest.raises(ValueError, match="sampler 'mixture' was never fitted"):
+        wiseale_jax.load(workdir).sample(jax.random.key(0), 3, sampler="mixture")
+    capsys.readouterr()
+    names = ["aggregate", "mixture", "two_stage"]
+    fit_sampler.fit_run(workdir, names, str(data_dir), width=8, epochs=1)
+    assert "fitted: aggregate, mixture, two_stage, in " in capsys.readouterr().out
+    model = wiseale_jax.load(workdir)
+    for name in names:
+        waves = model.sample(jax.random.key(0), 3, sampler=name)
+        assert waves.shape == (3, 256, 1) and np.all(np.isfinite(waves))
+    after = evaluate.evaluate_run(workdir, str(data_dir), settings, progress=False)
+    assert after["wave_distance_two_stage"] > 0 and after["samplers"] is not None
+    assert after["wave_distance_samples"] == before["wave_distance_samples"]
+    # The command that trains fits them at the end, also of a run that is finished.
+    (workdir / "samplers.npz").unlink()
+    flags = [f"--{name}={value}" for name, value in GIVEN.items()]
+    command = [*flags, f"--workdir={workdir}", f"--data_dir={data_dir}", "--samplers=mixture"]
+    done = call("train", *command)
+    assert done.returncode == 0, done.stderr
+    assert "fitted: mixture, in" in done.stdout and list(wiseale_jax.load(workdir).samplers) == [
+        "mixture"
+    ]
 
 
 @pytest.mark.ci
