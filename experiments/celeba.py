@@ -8,6 +8,7 @@ sharpness of each. `--image_folder=DIR` takes any images of your own in CelebA's
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 from absl import flags
 
@@ -22,6 +23,7 @@ VARIANTS = {
     "WiSE-ALE": {"method": "wiseale"},
     "AEVB": {"method": "aevb"},
 }
+STUDIES = {"methods": VARIANTS, "rivals": studies.RIVALS}
 
 NUMBERS = (
     "reconstruction_error_at_mean",
@@ -51,11 +53,17 @@ def main(argv: list[str]) -> None:
         given["source"] = FLAGS.image_folder
     report = functools.partial(image_study.report, numbers=NUMBERS)
     preparing = setup.preparing_from_flags()
-    studies.run_section(dataset, VARIANTS, report, FLAGS.output, given, **preparing)
+    output = Path(FLAGS.output)
+    if FLAGS.study != "methods":
+        output /= FLAGS.study
+    studies.run_section(dataset, STUDIES[FLAGS.study], report, output, given, **preparing)
 
 
 if __name__ == "__main__":
     image_study.define_flags("runs/section-celeba")
+    flags.DEFINE_enum(
+        "study", "methods", list(STUDIES), "which runs: methods, the paper's; rivals, the others"
+    )
     flags.DEFINE_string("source", None, "img_align_celeba.zip, or its unpacked folder")
     flags.DEFINE_string("image_folder", None, "a folder of your own images, in CelebA's place")
     configs.define_flags(("image_size", "channels"))

@@ -28,6 +28,7 @@ STUDIES = {
         "AEVB": {"method": "aevb"},
         "beta-VAE": {"method": "beta_vae"},
     },
+    "rivals": studies.RIVALS,
     "weights": studies.WEIGHTS,
     # The same at a weight of 1, in batches whose posteriors overlap; Adam's steps are longer, as
     # they are fewer.
@@ -41,8 +42,9 @@ STUDIES = {
     },
 }
 _HELP = (
-    "which runs, in a folder of this name: methods, the paper's; weights, the KL of the aggregate "
-    "and of each posterior at equal weight; aggregate, both at a weight of 1 in large batches"
+    "which runs, in a folder of this name: methods, the paper's; rivals, the others; weights, the "
+    "KL of the aggregate and of each posterior at equal weight; aggregate, both at a weight of 1 "
+    "in large batches"
 )
 
 # Section 5.2's words as numbers, and what they rest on.

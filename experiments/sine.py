@@ -29,6 +29,7 @@ METHODS = {
 }
 STUDIES = {
     "methods": METHODS,
+    "rivals": studies.RIVALS,
     # The same where no network may lose its encoder in the first steps.
     "warmup": {
         f"{label}, warm-up": {**fields, "warmup_epochs": 2} for label, fields in METHODS.items()
@@ -59,9 +60,10 @@ STUDIES = {
 }
 
 _HELP = (
-    "which runs, in a folder of this name: methods, the paper's; warmup, the same with 2 epochs of "
-    "warm-up; readings, Eq. 27's weight and the observation noise; bounds, the three; batch, its "
-    "sizes; weights, the KL of the aggregate and of each posterior at equal weight"
+    "which runs, in a folder of this name: methods, the paper's; rivals, the others; warmup, the "
+    "paper's with 2 epochs of warm-up; readings, Eq. 27's weight and the observation noise; "
+    "bounds, the three; batch, its sizes; weights, the KL of the aggregate and of each posterior "
+    "at equal weight"
 )
 
 # What the latents know of the waves.

@@ -28,6 +28,21 @@ WEIGHTS = {
 }
 
 
+# The methods beside the paper's four, each as its authors have it.
+RIVALS = {
+    "WAE-GAN": {"method": "wae_gan"},
+    "AAE": {"method": "aae"},
+    "Sinkhorn": {"method": "sinkhorn"},
+    "Sinkhorn, sphere": {"method": "sinkhorn", "encoder": "spherical"},
+    "RAE": {"method": "rae"},
+    "GM-VAE": {"method": "gmvae"},
+    "VampPrior": {"method": "vampprior"},
+    "beta-TCVAE": {"method": "beta_tcvae"},
+    "InfoVAE": {"method": "info_vae"},
+    "DIP-VAE": {"method": "dip_vae"},
+}
+
+
 class Run(NamedTuple):
     """One finished run of a section.
 

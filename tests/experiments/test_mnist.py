@@ -7,6 +7,20 @@ from tests.helpers.forks import call
 
 
 @pytest.mark.ci
+def test_figure_one_gains_the_rivals(real_data, tmp_path):
+    short = ("--epochs=1", "--train_examples=2000", "--seeds=0")
+    only = [f"--only={label}" for label in ("Sinkhorn, sphere", "GM-VAE", "RAE")]
+    few = ("--examples=300", "--likelihood_examples=20")
+    folders = (f"--source={real_data / 'mnist'}", f"--data_dir={tmp_path}/data")
+    done = call("mnist", "--study=rivals", *short, *only, *few, *folders, f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for name in ("posteriors", "latent-plane", "decoded-plane"):
+        assert (tmp_path / "rivals" / f"{name}.png").stat().st_size > 10_000
+    table = (tmp_path / "rivals" / "table.md").read_text()
+    assert "| GM-VAE | 1 |" in table and "| Sinkhorn, sphere | 1 |" in table
+
+
+@pytest.mark.ci
 def test_figure_one(real_data, tmp_path):
     short = ("--epochs=1", "--train_examples=2000", "--seeds=0", "--only=WiSE-ALE", "--only=AEVB")
     few = ("--examples=500", "--likelihood_examples=20")

@@ -53,10 +53,10 @@ def test_few_steps_one_after_the_other(size, most):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_the_training_step_lowers_for_a_gpu(method):
-    config, data = train.make_case("mnist", 8, 16, method=method)
+    config, data = train.make_case("mnist", 16, 32, method=method)
     recipe = train.make_recipe(config)
     state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jnp.asarray(data)))
-    traced = steps.train_steps.trace(recipe, state, data, np.arange(16), 0, 1)
+    traced = steps.train_steps.trace(recipe, state, data, np.arange(32), 0, 1)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     # The vendor's convolutions, and not the matrix products that are for a CPU.
     assert text.count("stablehlo.convolution") >= 3

@@ -25,6 +25,11 @@ _STYLES = [
     ("#7a7a7a", (0, (1, 1))),
     ("#00798c", (0, (8, 3))),
     ("#3d2b1f", (0, (2, 4))),
+    ("#b56576", "-"),
+    ("#2a9d8f", "--"),
+    ("#6d597a", "-."),
+    ("#a3b18a", (0, (5, 1))),
+    ("#e76f51", (0, (8, 3))),
 ]
 
 # The paper's methods look the same in every figure, by place in _STYLES; beside them, others do not
