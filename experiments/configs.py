@@ -397,8 +397,27 @@ def describe_model(config: Config) -> dict[str, Any]:
 
 
 def difference(stored: Config, asked: Config) -> str | None:
-    """What differs between two configs, but for what may; None if nothing."""
+    """What differs between two configs, but for what may; None if nothing.
+
+    What other methods' settings are, which have no effect, does not count.
+    """
+    asked = adopt(stored, asked)
     return run_folder.difference(dataclasses.asdict(stored), dataclasses.asdict(asked))
+
+
+def adopt(stored: Config, asked: Config) -> Config:
+    """The config asked for, with the stored values of settings that its method does not have.
+
+    Their defaults change from release to release, and a run of before goes on all the same.
+    """
+    if stored.method != asked.method:
+        return asked
+    method = METHODS[asked.method]
+    used = {*methods.settings_of(asked.method)}
+    used |= {"memory"} if method.memory else set()
+    used |= {"method_learning_rate"} if method.two_players else set()
+    names = (field.name for field in dataclasses.fields(MethodSettings) if field.name not in used)
+    return dataclasses.replace(asked, **{name: getattr(stored, name) for name in names})
 
 
 def _fields(strict: bool = False) -> list[tuple[dataclasses.Field, Any]]:

@@ -55,6 +55,8 @@ def train(
     if finished := check_workdir(config, workdir):
         print(finished + ("; there is no step left to profile" if profile else ""))
         return
+    if (stored := run_folder.read_config(workdir)) is not None:
+        config = configs.adopt(configs.read_stored(stored, workdir), config)
     mesh = processes.choose_mesh(mesh, config.batch_size, config.microbatches)
     files.make_folder(workdir, "workdir")
     with lock.lock_for_all(workdir):

@@ -172,6 +172,17 @@ def test_a_field_that_was_not_there_yet_has_its_default(name, dataset):
     assert configs.read_stored(stored, "folder") == config
 
 
+def test_settings_of_other_methods_make_no_difference():
+    config = configs.make_config({"dataset": "mnist", "method": "wae_gan"})
+    before = dataclasses.replace(config, mmd_weight=10.0, beta=1.0, memory=64)
+    assert configs.difference(before, config) is None and configs.adopt(before, config) == before
+    weight = dataclasses.replace(config, gan_weight=10.0, method_learning_rate=1e-3)
+    words = configs.difference(weight, config)
+    assert "gan_weight is 10.0 there" in words and "method_learning_rate is 0.001 there" in words
+    other = dataclasses.replace(before, method="aevb")
+    assert "mmd_weight is 10.0 there" in configs.difference(other, config)
+
+
 def test_difference_names_what_differs_and_allows_more_epochs():
     config = configs.make_config({"dataset": "sine"})
     longer = dataclasses.replace(config, epochs=99)

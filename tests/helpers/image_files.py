@@ -15,7 +15,10 @@ def picture(seed, size=(178, 218), kind="JPEG", mode="RGB", **options):
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (7, 6, 3), np.uint8))
     file = io.BytesIO()
-    small.resize(size, Image.Resampling.BICUBIC).convert(mode).save(file, kind, **options)
+    image = small.resize(size, Image.Resampling.BICUBIC)
+    if mode == "I;16":  # Which Pillow 10 makes of grey images alone.
+        image = image.convert("L")
+    image.convert(mode).save(file, kind, **options)
     return file.getvalue()
 
 

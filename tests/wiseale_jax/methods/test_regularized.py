@@ -7,6 +7,8 @@ import pytest
 
 from tests.helpers.numeric import check_gradient
 from tests.wiseale_jax.methods.test_methods import KEY, case, expected, loss_of, objective_of
+from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.methods import bind
 from wiseale_jax.methods.regularized import gradient_penalty
 
 WEIGHTS = np.random.default_rng(3).standard_normal((3, 16)).astype(np.float32)
@@ -58,5 +60,6 @@ def test_the_gradient_penalty_is_the_squared_norm_of_the_jacobian_in_the_mean():
 def test_bad_settings():
     with pytest.raises(ValueError, match="unknown regularizer 'x'; known: none, l2, gradient_pen"):
         loss_of("rae", regularizer="x")
+    x, outputs = case("gaussian")
     with pytest.raises(ValueError, match="regularizer 'l2' needs the decoder"):
-        loss_of("rae", regularizer="l2")
+        bind("rae", LIKELIHOODS["gaussian"], {"regularizer": "l2"})(outputs, x, KEY)
