@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     del argv
     if FLAGS.workdir is None:
         raise ValueError("--workdir is needed: the folder of a trained run")
-    names = check(cli.listed("samplers"))
+    names = samplers.check(cli.listed("samplers"))
     if not names:
         raise ValueError(f"--samplers must name one or more of: {', '.join(samplers.KINDS)}")
     fit_run(
@@ -38,18 +38,6 @@ def main(argv: list[str]) -> None:
         FLAGS.second_stage_epochs,
         **setup.preparing_from_flags(),
     )
-
-
-def check(names: Sequence[str]) -> list[str]:
-    """The names of samplers.
-
-    Raises:
-      ValueError: one is unknown.
-    """
-    for name in names:
-        if name not in samplers.KINDS:
-            raise ValueError(f"unknown sampler {name!r}; known: {', '.join(samplers.KINDS)}")
-    return list(names)
 
 
 def fit_run(

@@ -13,6 +13,7 @@ from absl import flags
 from experiments import configs, fit_sampler
 from experiments.run import cli, processes, setup
 from experiments.run.loop import train
+from wiseale_jax import samplers
 from wiseale_jax.training import batches
 
 FLAGS = flags.FLAGS
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     for name in ("checkpoint_every", "keep"):
         if FLAGS[name].value < 1:
             raise ValueError(f"{name} must be at least 1, got {FLAGS[name].value}")
-    samplers = fit_sampler.check(cli.listed("samplers"))
+    names = samplers.check(cli.listed("samplers"))
     workdir = Path(FLAGS.workdir).expanduser() if FLAGS.workdir else setup.default_workdir(config)
     preparing = setup.preparing_from_flags()
     train(
@@ -42,8 +43,8 @@ def main(argv: list[str]) -> None:
         FLAGS.profile,
         **preparing,
     )
-    if samplers and processes.is_first():
-        fit_sampler.fit_run(workdir, samplers, FLAGS.data_dir, **preparing)
+    if names and processes.is_first():
+        fit_sampler.fit_run(workdir, names, FLAGS.data_dir, **preparing)
 
 
 if __name__ == "__main__":

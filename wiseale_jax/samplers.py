@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -101,6 +101,19 @@ class TwoStage(NamedTuple):
 Sampler = Mixture | FullMixture | TwoStage
 KINDS: dict[str, type] = {"aggregate": Mixture, "mixture": FullMixture, "two_stage": TwoStage}
 """The names that `sample` takes, but for "prior", and what each is."""
+
+
+def check(names: Iterable[str]) -> list[str]:
+    """The names of samplers, as a list.
+
+    Raises:
+      ValueError: one is unknown.
+    """
+    names = list(names)
+    for name in names:
+        if name not in KINDS:
+            raise ValueError(f"unknown sampler {name!r}; known: {', '.join(KINDS)}")
+    return names
 
 
 def fit_gaussians(codes: Float[np.ndarray, "size latent"], seed: int) -> Any:

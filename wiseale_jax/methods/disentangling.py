@@ -19,6 +19,7 @@ from wiseale_jax.methods.terms import (
     with_loss,
 )
 from wiseale_jax.models.autoencoder import Outputs
+from wiseale_jax.priors import StandardNormal
 
 TC_ESTIMATORS = ("mws", "mss")
 DIP_VERSIONS = ("i", "ii")
@@ -63,8 +64,7 @@ def beta_tcvae(
     own, joint, marginals = aggregate_log_densities(
         outputs.z, outputs.mean, outputs.logvar, size, tc_estimator
     )
-    prior = -0.5 * jnp.sum(jnp.square(outputs.z), axis=1)
-    prior -= 0.5 * outputs.z.shape[1] * math.log(2 * math.pi)
+    prior = StandardNormal(outputs.z.shape[1]).log_prob(outputs.z)
     terms = {
         "index_code_information": jnp.mean(own - joint),
         "total_correlation": jnp.mean(joint - marginals),

@@ -59,9 +59,7 @@ def fit_samplers(
         needs; or as `model.encode`.
       ImportError: there is no scikit-learn for the mixture.
     """
-    for name in names:
-        if name not in samplers.KINDS:
-            raise ValueError(f"unknown sampler {name!r}; known: {', '.join(samplers.KINDS)}")
+    names = samplers.check(names)
     if "mixture" in names and importlib.util.find_spec("sklearn") is None:
         raise ImportError("sampler 'mixture' needs scikit-learn: pip install 'wiseale_jax[eval]'")
     least = _CODES * samplers.COMPONENTS

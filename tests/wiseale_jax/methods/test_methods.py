@@ -299,6 +299,36 @@ def test_wae_gan_is_algorithm_1(trick):
     np.testing.assert_allclose(of_outputs.z[0, 0], slope, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["wae_gan", "aae"])
+def test_the_best_discriminator_of_two_gaussians(method):
+    # Of N(0, I) and N(m, I) the logit is log p(z) - log q(z) = |m|^2 / 2 - m z, which is linear.
+    m, size = np.array([0.8, -0.5]), 20_000
+    rng = np.random.default_rng(0)
+    z = np.float32(m + rng.standard_normal((size, 2)))
+    zeros = jnp.zeros((size, 1))
+    outputs = Outputs(z, jnp.zeros_like(z), z, zeros, jnp.float32(0))
+    kernel, bias = jnp.float32(-m)[:, None], jnp.float32([m @ m / 2])
+    own = {"Dense_0": {"kernel": kernel, "bias": bias}}
+    bound = bind(method, LIKELIHOODS["gaussian"], {"gan_weight": 3.0})
+
+    def loss(z, own):
+        return bound(outputs._replace(z=z), zeros, KEY, own=own)
+
+    (of_z, of_own), metrics = jax.grad(loss, (0, 1), has_aux=True)(z, own)
+    # The encoder's gradient: of -log D(z), sigmoid(-logit) m, each a share of the batch.
+    logit = m @ m / 2 - np.float64(z) @ m
+    want = 3 / (1 + np.exp(logit))[:, None] * m / size
+    np.testing.assert_allclose(of_z, want, rtol=1e-3, atol=1e-9)
+    # The discriminator is at its best: no gradient but that of the sample, whose terms are < 1.
+    assert all(np.all(np.abs(leaf) < 5 * 2 / size**0.5) for leaf in jax.tree.leaves(of_own))
+    # Its loss is log 4 less twice the Jensen-Shannon divergence, by quadrature along m.
+    t, length = np.linspace(-9, 9, 20_001), np.linalg.norm(m)
+    p, q = (np.exp(-0.5 * (t - at) ** 2) / np.sqrt(2 * np.pi) for at in (0, length))
+    middle = (p + q) / 2
+    divergence = np.trapezoid(p * np.log(p / middle) + q * np.log(q / middle), t) / 2
+    np.testing.assert_allclose(metrics["discriminator_loss"], np.log(4) - 2 * divergence, atol=0.02)
+
+
 def test_the_discriminator_has_a_value_at_any_logit():
     x, outputs = case("gaussian")
     bound = bind("wae_gan", LIKELIHOODS["gaussian"], {})
