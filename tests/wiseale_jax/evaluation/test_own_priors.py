@@ -40,6 +40,7 @@ def with_prior(method):
     return true, dataclasses.replace(true.trained, config=config, own=own), mean, logvar
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", ["gmvae", "vampprior"])
 def test_the_log_likelihood_and_the_elbo_are_those_of_the_own_prior(method):
     true, trained, mean, logvar = with_prior(method)
@@ -74,6 +75,7 @@ def _z(trained, x):
     return mean + jnp.exp(0.5 * logvar) * jax.random.normal(KEY, mean.shape)
 
 
+@pytest.mark.ci
 def test_the_numbers_of_a_prior_that_is_not_normal():
     true, trained, mean, logvar = with_prior("gmvae")
     x, _ = true.draw(400)

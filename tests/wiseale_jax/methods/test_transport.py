@@ -37,6 +37,7 @@ def log_plan(cost, epsilon, iterations):
     return (f[:, None] + g - cost) / epsilon
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("epsilon", [1.0, 0.1])
 def test_the_sharp_cost_and_its_gradient(epsilon):
     z, prior_z = samples()
@@ -51,6 +52,7 @@ def test_the_sharp_cost_and_its_gradient(epsilon):
     check_gradient(loss, want, (z,), step=1e-5, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_the_cost_falls_to_that_of_optimal_transport():
     z, prior_z = samples()
     cost = squares(z, prior_z)
@@ -63,6 +65,7 @@ def test_the_cost_falls_to_that_of_optimal_transport():
     np.testing.assert_allclose(found[-1], best, rtol=0.01)
 
 
+@pytest.mark.ci
 def test_the_debiased_cost_is_0_for_equal_samples_and_the_sharp_one_is_not():
     z, _ = samples()
     settings = {"epsilon": 1.0, "iterations": 500}
@@ -70,6 +73,7 @@ def test_the_debiased_cost_is_0_for_equal_samples_and_the_sharp_one_is_not():
     assert float(sinkhorn_cost(z, z, **settings)[0]) > 0.1
 
 
+@pytest.mark.ci
 def test_the_error_of_the_marginals_falls_with_the_iterations():
     z, prior_z = samples(size=32, latent=8)
     errors = [float(sinkhorn_cost(z, prior_z, iterations=n)[1]) for n in (1, 10, 100, 2000)]
