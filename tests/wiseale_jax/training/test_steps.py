@@ -45,7 +45,11 @@ def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=ADAM
     model = Autoencoder(architecture, 2, **options)
     if method == "sinkhorn":
         pytest.importorskip("ott")
-    settings = {"vampprior": {"pseudo_inputs": 4}, "gmvae": {"gmvae_units": 8}}
+    settings = {
+        "vampprior": {"pseudo_inputs": 4},
+        "gmvae": {"gmvae_units": 8},
+        "info_vae": {"info_lambda": 5.0},  # 1,000 makes gradients of 100, and rounding of 4e-5.
+    }
     objective = bind(method, LIKELIHOODS["gaussian"], settings.get(method, {}))
     return Recipe(model, objective, optimizer, as_stored, batch_size)
 
