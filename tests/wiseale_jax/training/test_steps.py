@@ -70,9 +70,14 @@ def assert_same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-# The methods whose losses differ most in kind; the others are compiled by continuous integration.
-FEW = ("wiseale", "ae", "wae_gan")
-EVERY = [name if name in FEW else pytest.param(name, marks=pytest.mark.ci) for name in METHODS]
+# The methods whose losses differ most in kind: by default, and in continuous integration.
+FEW, MORE = ("wiseale", "ae", "wae_gan"), ("aevb", "wae_mmd", "sinkhorn", "gmvae", "vampprior")
+EVERY = [
+    name
+    if name in FEW
+    else pytest.param(name, marks=pytest.mark.ci if name in MORE else pytest.mark.slow)
+    for name in METHODS
+]
 
 
 @pytest.mark.parametrize("method", EVERY)
