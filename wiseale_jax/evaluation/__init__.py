@@ -341,12 +341,12 @@ def _of_prior(
     settings: Settings,
 ) -> dict[str, Estimate | float]:
     """Numbers about the aggregate posterior and a prior that is not N(0, I)."""
-    z = priors.Mixture(jnp.asarray(mean), jnp.asarray(logvar)).sample(key, settings.num_samples)
-    density = divergences.aggregate_log_density(z, jnp.asarray(mean), jnp.asarray(logvar))
-    log_q = np.asarray(density) - 0.5 * mean.shape[1] * math.log(2 * math.pi)
+    aggregate = priors.Mixture(jnp.asarray(mean), jnp.asarray(logvar))
+    z = aggregate.sample(key, settings.num_samples)
+    log_ratio = np.asarray(aggregate.log_prob(z)) - np.asarray(trained.prior.log_prob(z))
     truth = divergences.aggregate_kl(key, mean, logvar, settings.num_samples)
     return {
-        "aggregate_kl": estimates.mean(log_q - np.asarray(trained.prior.log_prob(z))),
+        "aggregate_kl": estimates.mean(log_ratio),
         "mutual_information": Estimate(
             float(truth.mutual_information), float(truth.mutual_information_stderr)
         ),

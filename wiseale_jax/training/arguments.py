@@ -19,6 +19,7 @@ from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencod
 from wiseale_jax.models.modules import has_dropout
 from wiseale_jax.models.networks import Architecture, default_architecture
 from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.training.steps import INIT_EXAMPLES
 
 _NO_DROPOUT = "dropout is not supported: the modules get no random key in training"
 
@@ -167,11 +168,11 @@ def check_sizes(data: Examples, settings: Mapping[str, Any], method: str, batch_
     if clusters > batch_size:
         raise ValueError(f"clusters {clusters} is more than batch_size {batch_size}")
     if method == "vampprior":
-        most = min(len(data.array), 1000)
+        most = min(len(data.array), INIT_EXAMPLES)
         if (inputs := settings.get("pseudo_inputs", 500)) > most:
             raise ValueError(
-                f"pseudo_inputs must be at most {most}, as they begin as the first of up to 1,000 "
-                f"training examples, got {inputs}"
+                f"pseudo_inputs must be at most {most}, as they begin as the first of up to "
+                f"{INIT_EXAMPLES:,} training examples, got {inputs}"
             )
 
 

@@ -31,7 +31,7 @@ from wiseale_jax.training.recipe import Branch, Recipe, branch, replicate, shard
 GRADIENT = "gradient"
 
 # Training examples that a method's own parameters may begin with.
-_OF_INIT = 1000
+INIT_EXAMPLES = 1000
 
 
 class TrainState(NamedTuple):
@@ -88,7 +88,7 @@ def create_state(recipe: Recipe, seed: int, examples: Array) -> TrainState:
       examples: stored training examples, `[size, ...]`, at least one. The first of them says how
         they are shaped; a method's own parameters may begin with the first 1,000.
     """
-    count = 1 if recipe.method.init is None else _OF_INIT
+    count = 1 if recipe.method.init is None else INIT_EXAMPLES
     some = jnp.asarray(examples[:count])
     return replicate(recipe, _initial_state(recipe, jax.random.key(seed), some))
 
