@@ -6,6 +6,7 @@ samplers.npz: `load(folder).sample(key, n, sampler="mixture")` uses them, and ev
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,8 @@ def fit_run(
 
     Args:
       workdir: of the run.
-      names: of samplers, as `fit_samplers` takes them; those that it has already are fitted again.
+      names: of samplers, as `fit_samplers` takes them. Others that it has are kept, unless they
+        are of another step than the newest.
       data_dir: prepared data sets; None for tfds's own.
       seed, width, epochs: as `fit_samplers` takes them.
       **preparing: how the data set is prepared, as `setup.prepare` takes it.
@@ -62,13 +64,15 @@ def fit_run(
       ValueError: the folder is not a run's, or holds no checkpoint; or as `fit_samplers`.
       OSError: the file cannot be written, or the data set cannot be had.
     """
-    model = wiseale_jax.load(workdir)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*fit them again")  # They are.
+        model = wiseale_jax.load(workdir)
     config = configs.read_stored(model.config, workdir)
     train = setup.load_train(config, data_dir, **preparing)[: config.train_examples]
     recipe = setup.make_recipe(config, len(train))
     x = Preprocessed(train, recipe.preprocess, evaluation.data_key(evaluation.DEFAULTS))
     fitted = wiseale_jax.fit_samplers(model, x, names, seed=seed, width=width, epochs=epochs)
-    samplers.save(workdir / samplers.FILE, fitted.samplers)
+    samplers.save(workdir / samplers.FILE, fitted.samplers, model.step)
     print(f"fitted: {', '.join(names)}, in {workdir / samplers.FILE}")
 
 

@@ -135,8 +135,13 @@ def fit_gaussians(codes: Float[np.ndarray, "size latent"], seed: int) -> Any:
         return mixture.fit(np.float64(codes))
 
 
-def save(path: Path, samplers: Mapping[str, Sampler]) -> None:
+def save(path: Path, samplers: Mapping[str, Sampler], step: int) -> None:
     """Writes samplers into an npz file, by name; no part of it is a pickle.
+
+    Args:
+      path: of the file.
+      samplers: all that it will hold.
+      step: of the model whose codes they are fitted to.
 
     Raises:
       OSError: it cannot be written.
@@ -146,27 +151,43 @@ def save(path: Path, samplers: Mapping[str, Sampler]) -> None:
         for name, sampler in samplers.items()
         for part, array in flax.traverse_util.flatten_dict(sampler._asdict(), sep="/").items()
     }
-    described = json.dumps({"names": list(samplers)})
+    described = json.dumps({"names": list(samplers), "step": step})
     with files.replacing(path) as partial, open(partial, "wb") as file:
         np.savez(file, described=described, **arrays)
 
 
-def read(path: Path) -> dict[str, Sampler]:
+def read(path: Path, step: int) -> dict[str, Sampler]:
     """Reads what `save` has written; nothing where there is no file.
+
+    Args:
+      path: of the file.
+      step: of the model that they are for.
 
     Raises:
       ValueError: the file is damaged; the message says what to do.
+
+    Warns:
+      UserWarning: they are fitted to another step's codes, and are left out.
     """
     if not path.exists():
         return {}
     try:
         with np.load(path, allow_pickle=False) as stored:
-            names = json.loads(str(stored["described"]))["names"]
+            described = json.loads(str(stored["described"]))
             arrays = {name: stored[name] for name in stored.files if name != "described"}
         by_path = flax.traverse_util.unflatten_dict(arrays, sep="/")
-        return {name: KINDS[name](**by_path[name]) for name in names}
+        found = {name: KINDS[name](**by_path[name]) for name in described["names"]}
+        fitted_at = described["step"]
     except _DAMAGED as error:
         raise ValueError(
             f"{path} is damaged ({type(error).__name__}: {error}): remove it, and fit the samplers "
             "again"
         ) from error
+    if fitted_at != step:
+        warnings.warn(
+            f"{path} is left out: its samplers are fitted to the codes of step {fitted_at}, and "
+            f"this is step {step}; fit them again",
+            stacklevel=3,
+        )
+        return {}
+    return found

@@ -16,6 +16,7 @@ from experiments.run.setup import Data, TestSet, make_model
 from wiseale_jax import files, run_folder
 from wiseale_jax.datasets import preprocessing
 from wiseale_jax.evaluation.latents import active_units
+from wiseale_jax.methods import transport
 from wiseale_jax.models.parameters import network_parameters
 from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.training.steps import TrainState
@@ -55,8 +56,8 @@ def finish(
     mean = np.asarray(trained.encode(x)[0])
     if len(mean) > 1 and (warning := messages.collapse(active_units(mean), config)):
         print(warning)
-    if warning := messages.unfinished_transport(rows[-1]):
-        print(warning)
+    if warning := transport.unfinished(rows[-1]):
+        print(f"warning: {warning}")
     print(f"finished: {workdir}")
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import numpy as np
 
 from experiments import configs
 from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
-from wiseale_jax.methods.transport import MOST_MARGINAL_ERROR
 from wiseale_jax.training import steps
 
 
@@ -61,21 +57,6 @@ def collapse(active: int, config: configs.Config) -> str | None:
         f"warning: active units 0 of {config.latent_dim}: z does not depend on x, and every "
         "reconstruction is the same. --warmup_epochs=2, a smaller weight of the prior or another "
         "--seed usually helps"
-    )
-
-
-def unfinished_transport(row: Mapping[str, Any]) -> str | None:
-    """A warning where Sinkhorn's iterations are far from their end; None where they are not.
-
-    Args:
-      row: the last epoch's metrics.
-    """
-    error = row.get("marginal_error")
-    if error is None or error <= MOST_MARGINAL_ERROR:
-        return None
-    return (
-        f"warning: the transport plan's marginals are off by {error:.2f}, of 2 at most: epsilon is "
-        "small for so few iterations. A larger --epsilon or more --iterations helps"
     )
 
 

@@ -1,6 +1,7 @@
 """samplers.py and training/fit_samplers.py: fitted to codes that are known, saved, and refused."""
 
 import dataclasses
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -70,10 +71,21 @@ def test_saved_with_the_model_and_loaded_with_no_data(model, tmp_path):
     for name in samplers.KINDS:
         want = fitted.sample(KEY, 5, sampler=name)
         np.testing.assert_array_equal(again.sample(KEY, 5, sampler=name), want)
-        np.testing.assert_array_equal(again.sample(KEY, 5, sampler=name), want)
         assert want.shape == (5, 6) and not np.array_equal(want, fitted.sample(KEY, 5))
     model.save(tmp_path / "b")
     assert not (tmp_path / "b" / samplers.FILE).exists() and load(tmp_path / "b").samplers == {}
+
+
+def test_samplers_of_other_codes_are_left_out(model, tmp_path):
+    fit_samplers(model, X, ["aggregate"], progress=False).save(tmp_path)
+    longer = fit(X, init=load(tmp_path), epochs=1, batch_size=100, latent_dim=2, method="ae")
+    longer.save(tmp_path)
+    words = rf"samplers.npz is left out: .* codes of step {model.step}, and this is step 8; fit"
+    with pytest.warns(UserWarning, match=words):
+        assert load(tmp_path).samplers == {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(load(tmp_path, step=model.step).samplers) == ["aggregate"]
 
 
 def test_samplers_are_added_to_those_there_are(model):
@@ -115,10 +127,10 @@ def test_what_is_refused(model):
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 no archive", None])
 def test_a_damaged_file(model, tmp_path, damage):
     path = tmp_path / samplers.FILE
-    samplers.save(path, fit_samplers(model, X, ["aggregate"], progress=False).samplers)
+    samplers.save(path, fit_samplers(model, X, ["aggregate"], progress=False).samplers, 4)
     path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
     with pytest.raises(ValueError, match=r"samplers\.npz is damaged .*: remove it, and fit"):
-        samplers.read(path)
+        samplers.read(path, 4)
 
 
 def test_a_file_with_a_pickle_is_not_read(tmp_path):
@@ -126,4 +138,4 @@ def test_a_file_with_a_pickle_is_not_read(tmp_path):
     described = '{"names": ["aggregate"]}'
     np.savez(path, described=described, **{"aggregate/mean": np.array([{}], object)})
     with pytest.raises(ValueError, match=r"samplers\.npz is damaged"):
-        samplers.read(path)
+        samplers.read(path, 4)

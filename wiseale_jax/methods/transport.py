@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,22 @@ HAS_OTT = importlib.util.find_spec("ott") is not None
 COSTS = ("sharp", "debiased")
 
 # Above this, the plan is no longer one of the two samples: whoever trains is warned.
-MOST_MARGINAL_ERROR = 0.1
+_MOST_MARGINAL_ERROR = 0.1
+
+
+def unfinished(metrics: Mapping[str, Any]) -> str | None:
+    """A warning where Sinkhorn's iterations are far from their end; None where they are not.
+
+    Args:
+      metrics: the last epoch's, of any method.
+    """
+    error = metrics.get("marginal_error")
+    if error is None or error <= _MOST_MARGINAL_ERROR:
+        return None
+    return (
+        f"the transport plan's marginals are off by {error:.2f}, of 2 at most: epsilon is small "
+        "for so few iterations. A larger epsilon or more iterations helps"
+    )
 
 
 def sinkhorn_cost(

@@ -49,7 +49,8 @@ class Modules(NamedTuple):
     Attributes:
       shape: of one example.
       encoder: a Flax module, Linen or NNX, from examples `[batch, *shape]` to features of any
-        shape, which the heads for mean and scale read; or to `(mean, logvar)` itself.
+        shape, which the heads for mean and scale read; or to `(mean, logvar)` itself, of which an
+        encoder other than "gaussian" takes the mean alone.
       decoder: a Flax module from z, `[batch, latent]`, to the parameters of p(x|z), `[batch,
         *shape]`. Of either, a Linen module is called with `train` if it takes it, and an NNX one
         is set to train or to evaluate.
@@ -109,15 +110,18 @@ class Autoencoder(nn.Module):
     ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
         """The posterior q(z|x): mean and log variance, both `[batch, latent]`."""
         features = self.encoder_stack(x.astype(self.precision), train)
-        if isinstance(features, tuple):
+        gives_posterior = isinstance(features, tuple)
+        if gives_posterior:
             mean, logvar = (a.astype(jnp.float32) for a in features)
-            return mean, logvar
-        features = features.reshape(features.shape[0], -1).astype(jnp.float32)
-        mean = self.mean_head(features)
+        else:
+            features = features.reshape(features.shape[0], -1).astype(jnp.float32)
+            mean = self.mean_head(features)
         if self.encoder == "spherical":
             mean = normalized(mean)
         if not self.has_density:
             return mean, jnp.full_like(mean, -jnp.inf)
+        if gives_posterior:
+            return mean, logvar
         scale = self.scale(features)
         if self.scale_head == "relu":
             scale = 2 * jnp.log(jax.nn.relu(scale) + RELU_SCALE_FLOOR)

@@ -245,7 +245,7 @@ class TrainedAutoencoder:
         state = self.all_variables if self.state is None else self.state
         record = {**run_folder.describe(self.config), "metrics": files.finite(list(self.history))}
         if self.samplers:
-            samplers.save(path / samplers.FILE, self.samplers)
+            samplers.save(path / samplers.FILE, self.samplers, self.step or 0)
         with checkpoints.open_checkpoints(path / run_folder.CHECKPOINTS) as saved:
             if (self.step or 0) not in saved.all_steps():
                 checkpoints.save(saved, self.step or 0, state, record)
@@ -302,7 +302,8 @@ def load(
         parameters are of other shapes than this release's network. The message says which.
 
     Warns:
-      UserWarning: newer checkpoints than the one that is used are damaged.
+      UserWarning: newer checkpoints than the one that is used are damaged; or the samplers are
+        fitted to the codes of another step.
     """
     # Here, as whoever imports only wiseale_kl need not wait for orbax.
     from wiseale_jax import checkpoints
@@ -351,7 +352,7 @@ def load(
         # On the host: only training on needs it.
         state=jax.device_get(restored.state) if "opt_state" in restored.state else None,
         scales_uint8=bool(description.get("scales_uint8", False)),
-        samplers=samplers.read(folder / samplers.FILE),
+        samplers=samplers.read(folder / samplers.FILE, restored.step),
     )
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from wiseale_jax import methods
 from wiseale_jax.datasets import as_stored, scale_uint8
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.methods.transport import MOST_MARGINAL_ERROR
+from wiseale_jax.methods import transport
 from wiseale_jax.models import description
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.networks import Architecture
@@ -153,12 +153,8 @@ def fit(
         print(_said(config, model, likelihood, data, state, goes_on))
     state, rows = _train(recipe, state, data, test_data, epochs, seed, progress)
     config["epochs"] = int(state.step) // per_epoch
-    if (error := rows[-1].get("marginal_error", 0.0)) > MOST_MARGINAL_ERROR:
-        warnings.warn(
-            f"the transport plan's marginals are off by {error:.2f}, of 2 at most: a larger "
-            "epsilon or more iterations helps",
-            stacklevel=2,
-        )
+    if warning := transport.unfinished(rows[-1]):
+        warnings.warn(warning, stacklevel=2)
     return TrainedAutoencoder(
         model,
         {"params": network_parameters(state.params), "batch_stats": state.batch_stats},

@@ -28,13 +28,6 @@ def test_a_warmup_longer_than_the_training_is_said_at_the_start(data_dir, tmp_pa
     assert "warmup_epochs 4 is more than epochs 1" in capsys.readouterr().out
 
 
-def test_a_transport_plan_that_is_not_converged():
-    assert messages.unfinished_transport({"loss": 1.0}) is None
-    assert messages.unfinished_transport({"marginal_error": 0.03}) is None
-    words = messages.unfinished_transport({"marginal_error": 0.4})
-    assert "marginals are off by 0.40" in words and "--iterations helps" in words
-
-
 @pytest.mark.ci
 def test_a_collapse_is_said_at_the_end(data_dir, tmp_path, capsys):
     assert messages.collapse(1, SINE) is None

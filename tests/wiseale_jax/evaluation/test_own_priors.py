@@ -101,7 +101,7 @@ def test_samples_are_of_the_own_prior():
     drawn = np.asarray(trained.sample(KEY, 4000))
     center = true.weight @ mean + true.offset
     np.testing.assert_allclose(drawn.mean(0), center, atol=5 * drawn.std() / 4000**0.5)
-    assert not trained.has_own_prior or trained.has_clusters
+    assert trained.has_own_prior and trained.has_clusters
     np.testing.assert_array_equal(trained.assign_clusters(true.draw(3)[0]), np.ones((3, 1)))
     with pytest.raises(ValueError, match="method None has no clusters"):
         true.trained.assign_clusters(true.draw(3)[0])

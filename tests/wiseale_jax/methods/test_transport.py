@@ -88,6 +88,13 @@ def test_the_kernel_may_underflow_where_the_log_domain_does_not():
     assert np.isfinite(value) and np.all(np.isfinite(gradient))
 
 
+def test_a_plan_that_is_not_converged_is_said():
+    assert transport.unfinished({"loss": 1.0}) is None
+    assert transport.unfinished({"marginal_error": 0.03}) is None
+    words = transport.unfinished({"marginal_error": 0.4})
+    assert "marginals are off by 0.40" in words and "more iterations helps" in words
+
+
 @pytest.mark.parametrize("spherical", [False, True])
 def test_sinkhorn_autoencoder(spherical):
     x, outputs = case("gaussian")

@@ -1,11 +1,18 @@
 """models/autoencoder.py: encode, sample, decode, and what it refuses."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.models.autoencoder import RELU_SCALE_FLOOR, Autoencoder, build_autoencoder
+from wiseale_jax.models.autoencoder import (
+    ENCODERS,
+    RELU_SCALE_FLOOR,
+    Autoencoder,
+    Modules,
+    build_autoencoder,
+)
 from wiseale_jax.models.networks import Architecture, Dense
 
 SMALL = Architecture((6,), (Dense(8),), (Dense(6, relu=False),))
@@ -38,6 +45,22 @@ def test_deterministic_encoder_has_no_scale():
     assert "scale" not in variables["params"]
     np.testing.assert_array_equal(outputs.z, outputs.mean)
     assert np.all(outputs.logvar == -np.inf)
+
+
+class GivesPosterior(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x), nn.Dense(3, name="logvar")(x)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_an_encoder_of_ones_own_that_gives_a_posterior(encoder):
+    model = Autoencoder(Modules((6,), GivesPosterior(), nn.Dense(6)), 3, encoder=encoder)
+    outputs = model.apply(model.init(KEY, X, KEY), X, KEY)
+    norm = np.linalg.norm(outputs.mean, axis=1)
+    assert np.allclose(norm, 1) == (encoder == "spherical")
+    assert np.all(outputs.logvar == -np.inf) == (encoder != "gaussian")
+    assert np.array_equal(outputs.z, outputs.mean) == (encoder != "gaussian")
 
 
 def test_relu_scale_head_has_a_floor():
