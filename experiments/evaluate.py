@@ -36,11 +36,11 @@ EVALUATION = "evaluation.json"
 MADE_WITH = (
     "step",
     "version",
-    *Settings._fields,
-    "scikit_learn",
-    "source",
-    "test_sha256",
-    "samplers",
+    *Settings._fields,  # `features` as the fingerprint of the classifier.
+    "scikit_learn",  # Whether it was there.
+    "source",  # The folder of other images than the run's own.
+    "test_sha256",  # Of the test examples.
+    "samplers",  # The fingerprint of samplers.npz.
 )
 
 _FLAGS = {
@@ -102,10 +102,9 @@ def evaluate_run(
 ) -> dict[str, float | None]:
     """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
 
-    What evaluation.json, or a copy beside it, holds is returned as it is if it is of the same step,
-    version of this package, settings and source, and of the same test examples, if the data set is
-    there. If evaluation.json is of the same step and version alone, a copy of it is kept, under a
-    name that is printed.
+    evaluation.json, or a copy beside it, is returned as it is where everything in `MADE_WITH` is the
+    same; the test examples count where the data set is there. If evaluation.json is of the same step
+    and version alone, a copy of it is kept, under a name that is printed.
 
     Args:
       workdir: of the run.
@@ -115,12 +114,9 @@ def evaluate_run(
       **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Returns:
-      Numbers by name: those of `MADE_WITH`, of which `scikit_learn` is whether it was there,
-      `features` the fingerprint of the classifier, `source` the folder of other images than the
-      run's own, `test_sha256` the checksum of the test examples, and `samplers` the fingerprint of
-      samplers.npz; those of
-      `evaluation.evaluate`; and the objective's `loss` and `wiseale_kl`, as in metrics.jsonl. None
-      where a number does not exist.
+      Numbers by name; None where one does not exist. They are those of `evaluation.evaluate`; the
+      objective's `loss` and `wiseale_kl`, as in metrics.jsonl; and what they are made with, as in
+      `MADE_WITH`.
 
     Raises:
       ValueError: the folder is not a run's, or holds no checkpoint; or as `evaluation.evaluate`.

@@ -1,10 +1,10 @@
 """Rendered teapots, a set of the paper's Appendix D: `python -m experiments.teapot`.
 
 Trains WiSE-ALE, beta-VAE and AEVB with every seed, skips what is finished, and writes tables
-(Markdown and CSV) and figures (PNG and PDF): latent traversals, reconstructions, samples and
-interpolations side by side, and how well the latents recover the true factors, by the
-disentanglement, completeness and informativeness of Eastwood and Williams (2018) and by the mutual
-information gap of Chen et al. (2018).
+(Markdown and CSV) and figures (PNG and PDF). The figures are latent traversals, reconstructions,
+samples and interpolations side by side. The tables say how well the latents recover the true
+factors: disentanglement, completeness and informativeness (Eastwood and Williams, 2018), and the
+mutual information gap (Chen et al., 2018).
 """
 
 from __future__ import annotations

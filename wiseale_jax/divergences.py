@@ -132,10 +132,12 @@ def wiseale_kl(
         `check_vma=False` a gradient taken inside is too large by the number of devices, as that of
         any `psum` is.
 
-    Raises ValueError, while tracing, for shapes that differ or are not [M, d], M or d of 0,
-    integers, an unknown bound, a spread that is negative, not finite or another word, a memory
-    without a dataset_size of at least M or with another bound than Jensen's, tile_size < 1, or an
-    axis name outside of `shard_map`.
+    Raises ValueError, while tracing, for
+
+      * arrays whose shapes differ or are not [M, d], with M or d of 0, or of integers;
+      * an unknown bound, or a spread that is negative, not finite or another word;
+      * a memory without a dataset_size of at least M, or with another bound than Jensen's;
+      * tile_size < 1, or an axis name outside of `shard_map`.
     """
     if memory is not None or dataset_size is not None:
         if bound != "jensen" or axis_name is not None:

@@ -7,14 +7,14 @@ For Gaussians N(mean_i, diag v_i), v = exp(logvar), and two constants (distance,
     a_i   = entropy * sum_k logvar_ik
     lse_i = log sum_j exp(l_ij)
 
-l is symmetric, so the derivative of mean_i lse_i with respect to Gaussian j needs one weight per
-pair, W_ij + W_ji with W_ij = exp(l_ij - lse_i), and one sum over i of a closed form.
+l is symmetric. So the derivative of mean_i lse_i with respect to Gaussian j needs one weight per
+pair, W_ij + W_ji where W_ij = exp(l_ij - lse_i), and one sum over i of a closed form.
 
 Nothing of size M x M is ever in memory, but where M is small. Sources (i) are taken `rows` at a
 time against targets (j); the log-sum-exp is kept online, and the gradient computes each tile again.
-On a CPU the targets lie along the lanes in blocks that fit the innermost cache, and all sums over
-sources are written as sums of `rows` elementwise terms, as XLA's CPU backend vectorises those and
-does not vectorise a reduction. Elsewhere steps are few and large: every step is some kernels, which
+On a CPU the targets lie along the lanes, in blocks that fit the innermost cache. Sums over sources
+are written there as sums of `rows` elementwise terms: XLA's CPU backend vectorises those, and does
+not vectorise a reduction. Elsewhere steps are few and large: every step is some kernels, which
 wait for those of the step before.
 """
 

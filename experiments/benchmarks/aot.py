@@ -1,9 +1,9 @@
 """What a TPU's compiler makes of this project: `python -m experiments.benchmarks.aot --output=DIR`.
 
-No TPU is needed: libtpu (the extra `aot`) compiles for a topology that is only described. The table
-says how long compiling takes, what a program keeps in memory, what it computes, the compiler's own
-estimate of its time, and which collectives it has, for the training step of every network and
-method, on one chip and on all, and for `wiseale_kl` with its gradient. Every row is written as it
+No TPU is needed: libtpu (the extra `aot`) compiles for a topology that is only described. Compiled
+are the training step of every network and method, on one chip and on all, and `wiseale_kl` with its
+gradient. The table says how long compiling takes, what a program keeps in memory, what it computes,
+the compiler's own estimate of its time, and which collectives it has. Every row is written as it
 comes; the same command again goes on with the rows that are missing.
 """
 

@@ -1,8 +1,8 @@
 """How cost grows with the batch: `python -m experiments.benchmarks.batch`.
 
-Trains the sine network with WiSE-ALE, whose KL is a sum over all pairs of the batch, and with AEVB,
-whose KL is not, on batches of 64 to 16,384 examples, each in a process of its own. The two take
-turns; what WiSE-ALE takes longer is the pairwise term.
+WiSE-ALE's KL is a sum over all pairs of the batch, and AEVB's is not. Both train the sine network on
+batches of 64 to 16,384 examples, each in a process of its own. The two take turns; what WiSE-ALE
+takes longer is the pairwise term.
 """
 
 from __future__ import annotations

@@ -45,11 +45,11 @@ def moment_matched_kl(
 ) -> float:
     """KL[N(m, S) || N(0, I)] in nats, with m and S the aggregate posterior's mean and covariance.
 
-    Of all densities of these moments the Gaussian has the largest entropy, so that it is a lower
-    bound on the aggregate posterior's KL (Cover and Thomas, "Elements of Information Theory", 2006,
-    Theorem 8.6.5), 0 only where m = 0 and S = I. Of N examples drawn from many it is too large for
-    the aggregate of all, but by about d (d + 3) / 4N nats at most, in d dimensions: far less than
-    `divergences.aggregate_kl` is where posteriors are narrow.
+    It is a lower bound on the aggregate posterior's KL, and 0 only where m = 0 and S = I: of all
+    densities of these moments the Gaussian has the largest entropy (Cover and Thomas, "Elements of
+    Information Theory", 2006, Theorem 8.6.5). For N examples drawn from many it is too large, by
+    about d (d + 3) / 4N nats at most, in d dimensions. Where posteriors are narrow,
+    `divergences.aggregate_kl` is off by far more.
 
     Args:
       mean, logvar: the posteriors; those of logvar -inf are points.
