@@ -102,9 +102,9 @@ def evaluate_run(
 ) -> dict[str, float | None]:
     """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
 
-    evaluation.json, or a copy beside it, is returned as it is where everything in `MADE_WITH` is the
-    same; the test examples count where the data set is there. If evaluation.json is of the same step
-    and version alone, a copy of it is kept, under a name that is printed.
+    evaluation.json, or a copy beside it, is returned as it is where everything in `MADE_WITH` is
+    the same; the test examples count where the data set is there. If evaluation.json is of the same
+    step and version alone, a copy of it is kept, under a name that is printed.
 
     Args:
       workdir: of the run.

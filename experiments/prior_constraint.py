@@ -1,10 +1,11 @@
 """The paper's Figures 3 and 4, the prior constraint: `python -m experiments.prior_constraint`.
 
 Nothing is trained. Figure 3: which variance of two one-dimensional posteriors do AEVB's and
-WiSE-ALE's prior losses prefer? Figure 4: how far may mean and variance go before a loss is more than
---tolerance nats above its minimum? The paper says that WiSE-ALE admits "a wider range of acceptable
-mean and variance". The tighter Bhattacharyya bound and the true KL, by quadrature, stand beside
-them. Writes figures (PNG and PDF), tables (Markdown and CSV) and, drawn from the tables, a verdict.
+WiSE-ALE's prior losses prefer? Figure 4: how far may mean and variance go before a loss is more
+than --tolerance nats above its minimum? The paper says that WiSE-ALE admits "a wider range of
+acceptable mean and variance". The tighter Bhattacharyya bound and the true KL, by quadrature, stand
+beside them. Writes figures (PNG and PDF), tables (Markdown and CSV) and, drawn from the tables, a
+verdict.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How cost grows with the batch: `python -m experiments.benchmarks.batch`.
 
-WiSE-ALE's KL is a sum over all pairs of the batch, and AEVB's is not. Both train the sine network on
-batches of 64 to 16,384 examples, each in a process of its own. The two take turns; what WiSE-ALE
+WiSE-ALE's KL is a sum over all pairs of the batch, and AEVB's is not. Both train the sine network
+on batches of 64 to 16,384 examples, each in a process of its own. The two take turns; what WiSE-ALE
 takes longer is the pairwise term.
 """
 

@@ -1,9 +1,9 @@
 """Speed of training: `python -m experiments.benchmarks.train`, needs the extra `bench`.
 
 Trains each network with the WiSE-ALE objective on random data held in memory, for a fixed number
-of steps. The contestants take turns, and the table shows medians over the rounds. A process of each
-contestant's own measures peak memory, and the time from its start to the end of its first step, with
-the compilations of the last start on disk.
+of steps. The contestants take turns, and the table shows medians over the rounds. Peak memory, and
+the time from a start to the end of the first step, are measured in a process of each contestant's
+own. The compilations of the last start are on disk then.
 """
 
 from __future__ import annotations
