@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 # Tests, their worker processes and the commands they run compile the same programs again and again:
-# they share a cache, which ends with them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# they share a cache, which ends with them where the caller has named none.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="wiseale-jax-tests-")
     atexit.register(shutil.rmtree, _cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache

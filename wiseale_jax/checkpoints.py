@@ -122,6 +122,16 @@ def save(
         checkpoints.save(step, args=arguments)
 
 
+def holds(checkpoints: ocp.CheckpointManager, step: int, state: Any) -> bool:
+    """Whether the checkpoint of a step is of this very state, by its record."""
+    if step not in checkpoints.all_steps():
+        return False
+    try:
+        return _restore_record(checkpoints, step)["digest"] == _digest(state)
+    except Exception:  # Damage has as many exceptions as orbax has files.
+        return False
+
+
 def wait(checkpoints: ocp.CheckpointManager) -> None:
     """Waits until what `save` has begun is committed.
 

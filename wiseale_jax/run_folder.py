@@ -94,11 +94,15 @@ def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | Non
       asked: the one that is expected.
     """
     differ = [
-        f"{name} is {stored.get(name)!r} there, {asked.get(name)!r} here"
+        f"{name} is {_said(stored.get(name))} there, {_said(asked.get(name))} here"
         for name in {**stored, **asked}
         if stored.get(name) != asked.get(name) and name not in _MAY_DIFFER
     ]
     return "; ".join(differ) or None
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else repr(value)
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:

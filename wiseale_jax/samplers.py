@@ -103,13 +103,13 @@ KINDS: dict[str, type] = {"aggregate": Mixture, "mixture": FullMixture, "two_sta
 """The names that `sample` takes, but for "prior", and what each is."""
 
 
-def check(names: Iterable[str]) -> list[str]:
-    """The names of samplers, as a list.
+def check(names: str | Iterable[str]) -> list[str]:
+    """The names of samplers, as a list; one may stand alone.
 
     Raises:
       ValueError: one is unknown.
     """
-    names = list(names)
+    names = [names] if isinstance(names, str) else list(names)
     for name in names:
         if name not in KINDS:
             raise ValueError(f"unknown sampler {name!r}; known: {', '.join(KINDS)}")

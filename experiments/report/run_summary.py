@@ -47,10 +47,14 @@ class RunSummary(NamedTuple):
 
     @property
     def numbers(self) -> dict[str, float | None]:
-        """The last epoch's metrics on the test set, and those of the evaluation."""
+        """The evaluation's numbers, and the last epoch's on the test set where it has none.
+
+        Of an evaluation before the last epoch, only those that the epoch has not.
+        """
         test = [row for row in self.rows if row["split"] == "test"][-1]
         last = {name: value for name, value in test.items() if name not in _NOT_METRICS}
-        return {**self.evaluation, **last}
+        step, of_epoch = steps(self) or (0, 0)
+        return {**last, **self.evaluation} if step == of_epoch else {**self.evaluation, **last}
 
 
 def find(workdirs: Sequence[str]) -> list[Path]:

@@ -65,8 +65,12 @@ def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> st
     return (
         f"epoch {epoch}/{epochs}  train loss {row['loss']:.4g}  "
         f"test loss {test['loss']:.4g}  reconstruction {test['reconstruction_error']:.4g}  "
-        f"aevb_kl {test['aevb_kl']:.4g}  wiseale_kl {test['wiseale_kl']:.4g}  "
-        f"elbo {test['elbo']:.5g}  {row['examples_per_second']:,.0f} examples/s"
+        + "".join(
+            f"{name} {test[name]:.5g}  "
+            for name in ("aevb_kl", "wiseale_kl", "elbo")
+            if np.isfinite(test[name])  # Of points none is.
+        )
+        + f"{row['examples_per_second']:,.0f} examples/s"
         + (f"  {row['skipped']} steps skipped in all" if row["skipped"] else "")
     )
 

@@ -74,6 +74,7 @@ def wait_for_checkpoint(workdir, step):
         time.sleep(0.01)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("number", "stop"),
     [

@@ -201,7 +201,7 @@ def test_prepared_anew_from_other_files(tmp_path, capsys):
     for source in ("one", "other"):
         builder = pipeline.prepare("mnist", tmp_path / "data", source=tmp_path / source)
         pipeline.load_arrays(builder, "train", ["image"])
-    said = f"mnist is prepared already; to use --source, remove {builder.data_path}"
+    said = f"and --source is not needed; to prepare it anew, remove {builder.data_path}"
     assert said in capsys.readouterr().out
     shutil.rmtree(builder.data_path)
     builder = pipeline.prepare("mnist", tmp_path / "data", source=tmp_path / "other")

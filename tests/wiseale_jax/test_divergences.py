@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import in_ci
 from wiseale_jax.divergences import aggregate_kl, gaussian_kl, mmd, wiseale_kl
 
 BOUNDS = ("jensen", "bhattacharyya")
@@ -98,13 +99,15 @@ def assert_matches(mean, logvar, bound, **options):
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize(("size", "latent"), [(1, 2), (2, 64), (64, 1), (64, 4), (256, 64)])
+@pytest.mark.parametrize(("size", "latent"), [(1, 2), (2, 64), (64, 1), (64, 4), in_ci(256, 64)])
 def test_wiseale_kl_matches_float64(size, latent, bound):
     assert_matches(*normal_rows(size, latent, seed=size + latent), bound)
 
 
 @pytest.mark.parametrize("bound", BOUNDS)
-@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize(
+    "name", [in_ci(name) if "64 dimensions" in name else name for name in EXTREMES]
+)
 def test_wiseale_kl_at_extremes(name, bound):
     assert_matches(*EXTREMES[name], bound)
 

@@ -114,7 +114,10 @@ def prepare(
         unused = [f for f in flags if given.get(f) and f not in DATASETS[name].settings]
         if unused:
             named = " and ".join(f"--{flag}" for flag in unused)
-            print(f"{name} is prepared already; to use {named}, remove {builder.data_path}")
+            print(
+                f"{name} is prepared already, and {named} is not needed; to prepare it anew, "
+                f"remove {builder.data_path}"
+            )
         _check_complete(builder)
         return builder
     if manual_dir is not None:

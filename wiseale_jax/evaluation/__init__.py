@@ -165,8 +165,8 @@ def evaluate_arrays(
     for name, values in known.items():
         if np.shape(values) != (len(x),):
             raise ValueError(
-                f"{name} must have a number for each of the {len(x)} examples, got shape "
-                f"{np.shape(values)}"
+                f"{'labels' if name == 'label' else name} must have a number for each of the "
+                f"{len(x)} examples, got shape {np.shape(values)}"
             )
     of_evaluate = {k: options.pop(k) for k in ("circular", "progress") if k in options}
     if unknown := [name for name in options if name not in Settings._fields]:

@@ -60,6 +60,10 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class NotAsked(ValueError):
+    """A folder is sound, and what is given does not go with it."""
+
+
 def build(
     description: Mapping[str, Any], network: tuple[Any, Any] | None = None
 ) -> tuple[Autoencoder, Likelihood]:
@@ -70,12 +74,12 @@ def build(
       network: the encoder and the decoder, where the description's are modules of one's own.
 
     Raises:
-      ValueError, KeyError, TypeError: it is no description of a model that this release knows, or
-        modules are given and not asked for, or the other way round.
+      NotAsked: modules are given and not asked for, or the other way round.
+      ValueError, KeyError, TypeError: it is no description of a model that this release knows.
     """
     stored = description["network"]
     if (stored is None) != (network is not None):
-        raise ValueError(
+        raise NotAsked(
             "its encoder and decoder are modules of one's own: give them, network=(encoder, "
             "decoder)"
             if stored is None

@@ -20,7 +20,7 @@ from wiseale_jax.likelihoods import Likelihood
 from wiseale_jax.methods import METHODS
 from wiseale_jax.models.autoencoder import Autoencoder
 from wiseale_jax.models.chunks import chunk_size, in_chunks
-from wiseale_jax.models.description import build, describe, describe_run
+from wiseale_jax.models.description import NotAsked, build, describe, describe_run
 from wiseale_jax.models.parameters import METHOD, network_parameters, own_parameters
 from wiseale_jax.pytrees import in_structure_of, leaves_by_path
 from wiseale_jax.samplers import Sampler
@@ -53,7 +53,7 @@ class TrainedAutoencoder:
       samplers: densities of z that `fit_samplers` has fitted, by name.
     """
 
-    model: Autoencoder
+    model: Autoencoder = field(repr=False)
     variables: Any = field(repr=False)
     likelihood: Likelihood
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -226,7 +226,7 @@ class TrainedAutoencoder:
             samplers.npz. Nothing in it is a pickle.
 
         Raises:
-          ValueError: the folder holds something else.
+          ValueError: the folder holds something else: another model, too, or a later step of this.
           OSError: it cannot be written.
         """
         from wiseale_jax import checkpoints  # Here, as orbax takes a second.
@@ -240,15 +240,22 @@ class TrainedAutoencoder:
                 raise ValueError(f"{path} holds another model: {differs}; choose another folder")
         files.make_folder(path, "folder")
         description = {**describe(self.model, self.likelihood), "scales_uint8": self.scales_uint8}
-        run_folder.write_config(path, self.config, description)
-        run_folder.write_metrics(path, self.history)
-        state = self.all_variables if self.state is None else self.state
+        state, step = self.all_variables if self.state is None else self.state, self.step or 0
         record = {**run_folder.describe(self.config), "metrics": files.finite(list(self.history))}
-        if self.samplers:
-            samplers.save(path / samplers.FILE, self.samplers, self.step or 0)
         with checkpoints.open_checkpoints(path / run_folder.CHECKPOINTS) as saved:
-            if (self.step or 0) not in saved.all_steps():
-                checkpoints.save(saved, self.step or 0, state, record)
+            newest = max(saved.all_steps(), default=-1)
+            present = newest == step and checkpoints.holds(saved, step, state)
+            if newest >= step and not present:
+                raise ValueError(
+                    f"{path} holds another model, of step {newest}, and this one is of step "
+                    f"{step}: choose another folder"
+                )
+            run_folder.write_config(path, self.config, description)
+            run_folder.write_metrics(path, self.history)
+            if self.samplers:
+                samplers.save(path / samplers.FILE, self.samplers, step)
+            if not present:
+                checkpoints.save(saved, step, state, record)
 
     def export(self, platforms: Sequence[str] = PLATFORMS) -> dict[str, jax.export.Exported]:
         """`encode`, `decode` and `reconstruct` as programs that need neither this package nor Flax.
@@ -318,6 +325,8 @@ def load(
         # The release before wrote no description.
         description = run_folder.read_model(folder) or describe_run(config)
         model, likelihood = build(description, network)
+    except NotAsked as error:
+        raise ValueError(f"{folder}: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(

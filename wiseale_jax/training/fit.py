@@ -90,7 +90,7 @@ def fit(
     data = Examples.of(x, "x")
     test_data = None if test is None else Examples.of(test, "test", like=data)
     parameters = inspect.signature(fit).parameters
-    arguments.check_settings(method, settings, parameters)
+    arguments.check_settings(method, settings, [name for name in parameters if name != "settings"])
     if init is None:
         likelihood = likelihood or ("bernoulli" if data.in_unit_range else "gaussian")
     else:
@@ -208,12 +208,16 @@ def _said(
     if likelihood == "gaussian":
         noise = model.observation_noise
         likelihood += " of learned noise" if noise == "learned" else f" of noise {noise:.3g}"
+    *space, values = data.array.shape[1:]
+    kind = ("vectors", "signals", "images")[len(space)]
+    channels = f" and {values} channel{'s' * (values != 1)}" if space else ""
+    examples = f"{kind} of {'x'.join(map(str, space or [values]))}{channels}"
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     return (
-        f"{config['method']}, z in {model.latent_dim} dimensions, on {len(data.array):,} examples "
-        f"{list(data.array.shape[1:])}: network {network}, {count:,} parameters; p(x|z) "
-        f"{likelihood}; {config['epochs']} epochs of batches of {config['batch_size']}"
-        + (f", from step {int(state.step)} on" if goes_on else "")
+        f"{config['method']}, z in {model.latent_dim} dimensions, on {len(data.array):,} "
+        f"{examples}: network {network}, {count:,} parameters; p(x|z) {likelihood}; "
+        f"{config['epochs']} epoch{'s' * (config['epochs'] != 1)} of batches of "
+        f"{config['batch_size']}" + (f", from step {int(state.step)} on" if goes_on else "")
     )
 
 

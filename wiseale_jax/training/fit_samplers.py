@@ -29,7 +29,7 @@ _AT_ONCE = 1000
 def fit_samplers(
     model: TrainedAutoencoder,
     x: Float[Array, "size *shape"],
-    names: Sequence[str] = ("aggregate", "mixture"),
+    names: str | Sequence[str] = ("aggregate", "mixture"),
     *,
     seed: int = 0,
     width: int = 1024,
@@ -95,6 +95,8 @@ def _two_stage(codes: np.ndarray, seed: int, width: int, epochs: int, progress: 
     center, scale = codes.mean(axis=0), codes.std(axis=0)
     scale = np.maximum(scale, 1e-6 * max(float(scale.max()), 1e-30)).astype(np.float32)
     latent = codes.shape[1]
+    if progress:
+        print("two_stage: a second VAE, of the codes")
     second = fit(
         (codes - center) / scale,
         method="aevb",

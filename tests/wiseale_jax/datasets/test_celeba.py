@@ -317,6 +317,7 @@ def test_interrupted_and_run_again_gives_the_same(archive, tmp_path, monkeypatch
     assert tree(again.data_path) == tree(whole.data_path)
 
 
+@pytest.mark.ci
 def test_killed_and_run_again_gives_the_same(archive, tmp_path):
     """Killed outright, so that nothing is cleaned up, after the first shard is written."""
     whole = pipeline.prepare("celeba", tmp_path / "whole", source=archive)

@@ -43,6 +43,7 @@ def classifier():
     return train_classifier(*bars(1280, 0), *bars(300, 1), epochs=4, seed=3, progress=False)
 
 
+@pytest.mark.ci
 def test_it_learns_and_says_how_well(classifier):
     x, labels = bars(300, 1)
     hits = classifier.predict(x.astype(np.float32) / 255) == labels

@@ -96,6 +96,7 @@ def test_the_numbers_of_a_prior_that_is_not_normal():
     assert abs(found["aggregate_kl"] - want) < 4 * found["aggregate_kl_stderr"] + 0.01
 
 
+@pytest.mark.ci
 def test_samples_are_of_the_own_prior():
     true, trained, mean, _ = with_prior("gmvae")
     drawn = np.asarray(trained.sample(KEY, 4000))

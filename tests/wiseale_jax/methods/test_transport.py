@@ -81,6 +81,7 @@ def test_the_error_of_the_marginals_falls_with_the_iterations():
     assert errors[0] > 0.1 and errors[-1] < 1e-2
 
 
+@pytest.mark.ci
 def test_the_kernel_may_underflow_where_the_log_domain_does_not():
     z, prior_z = samples(size=8, latent=64, seed=1)
     assert np.all(np.exp(-squares(z, prior_z) / np.float32(0.1)) == 0)

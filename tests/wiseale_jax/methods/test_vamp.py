@@ -67,6 +67,7 @@ def test_with_the_batch_as_pseudo_inputs_the_prior_is_the_aggregate_posterior():
     assert abs(float(metrics["prior_kl"] - information.mutual_information)) < error
 
 
+@pytest.mark.ci
 def test_pseudo_inputs_that_are_not_learned_have_no_gradient():
     x, outputs = case("gaussian")
     for learned in (True, False):

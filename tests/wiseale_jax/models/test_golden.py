@@ -84,7 +84,7 @@ def copy_of_it(tmp_path, **changes):
             r"config\.json is damaged, or of another version: unknown dataset 'sinus'; known: sine",
         ),
         ({"latent_dim": 3}, "another configuration: latent_dim is 2 there, 3 here"),
-        ({"beta": ...}, "another configuration: beta is 4.0 there, None here"),
+        ({"beta": ...}, "another configuration: beta is 4.0 there, not set here"),
     ],
 )
 def test_a_changed_config_is_refused(changes, words, tmp_path):

@@ -1,5 +1,6 @@
 """training/fit.py: arrays in, a trained model out, and one clear error for what cannot be."""
 
+import dataclasses
 import json
 
 import flax.linen as nn
@@ -33,7 +34,7 @@ def model():
 def test_a_model_learns_and_says_what_was_chosen(capsys):
     found = fit(VECTORS, epochs=30, batch_size=32, learning_rate=3e-3, kl_weight=0.5)
     said = capsys.readouterr().out
-    assert "wiseale, z in 2 dimensions, on 200 examples [12]: network default" in said
+    assert "wiseale, z in 2 dimensions, on 200 vectors of 12: network default" in said
     assert "p(x|z) gaussian of noise" in said and len(said.splitlines()) == 1
     assert found.config["kl_weight"] == 0.5 and found.config["epochs"] == 30
     assert found.model.observation_noise == pytest.approx(VECTORS.std(), rel=1e-5)
@@ -43,6 +44,7 @@ def test_a_model_learns_and_says_what_was_chosen(capsys):
     assert np.mean((again - VECTORS) ** 2) < 0.15 * VECTORS.var()
 
 
+@pytest.mark.ci
 def test_the_history_has_training_and_test_by_epoch(model):
     assert [(row["epoch"], row["split"]) for row in model.history] == [
         (epoch, split) for epoch in (1, 2, 3) for split in ("train", "test")
@@ -50,6 +52,7 @@ def test_the_history_has_training_and_test_by_epoch(model):
     assert model.step == 3 * (200 // 32) and np.isfinite(model.history[-1]["elbo"])
 
 
+@pytest.mark.ci
 def test_the_seed_decides(model):
     assert_same(fit(VECTORS, epochs=3, seed=5, **QUIET).variables, model.variables)
     other = fit(VECTORS, epochs=3, seed=6, **QUIET).variables
@@ -99,6 +102,11 @@ def test_what_is_saved_is_loaded(method, settings, tmp_path):
     assert again.history == files.finite(found.history)
     assert (again.own is None) == (method != "wae_gan")
     found.save(tmp_path / "model")  # Again, into its own folder.
+    with pytest.raises(ValueError, match=r"holds another model, of step .*: choose another folder"):
+        other = jax.tree.map(lambda leaf: leaf + 1, found.state)
+        dataclasses.replace(found, state=other).save(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"and this one is of step 1: choose another folder"):
+        dataclasses.replace(found, step=1).save(tmp_path / "model")
     longer = fit(VECTORS, method=method, init=again, epochs=1, clip_norm=1.0, **QUIET)
     assert longer.step == 2 * found.step
     longer.save(tmp_path / "longer")
@@ -171,6 +179,7 @@ def test_modules_of_ones_own(kind, tmp_path):
     assert longer.step == found.step + 6
 
 
+@pytest.mark.ci
 def test_an_nnx_module_is_left_as_it_is():
     encoder, decoder = OwnHeads(nnx.Rngs(0)), Decoder(nnx.Rngs(1))
     before = jax.tree.map(np.array, nnx.state(decoder))
@@ -238,7 +247,7 @@ def test_evaluation_with_labels_and_factors(model):
     assert found["knn_accuracy"] > 0.6 and "linear_r2_first" in found
     with pytest.raises(ValueError, match="an evaluation has no setting 'num_sample'; did you mean"):
         model.evaluate(VECTORS, num_sample=3)
-    with pytest.raises(ValueError, match=r"label must have a number for each of the 200 examples"):
+    with pytest.raises(ValueError, match=r"labels must have a number for each of the 200 examples"):
         model.evaluate(VECTORS, labels=np.zeros(199, int))
 
 
@@ -307,7 +316,7 @@ def changed(value):
         (VECTORS, {"method": "vae"}, "unknown method 'vae'; known: wiseale"),
         (VECTORS, {"kl_wieght": 1.0}, "has no setting 'kl_wieght'; did you mean 'kl_weight'"),
         (VECTORS, {"batchsize": 8}, "has no setting 'batchsize'; did you mean 'batch_size'"),
-        (VECTORS, {"beta": 2.0}, "fit with method 'wiseale' has no setting 'beta'"),
+        (VECTORS, {"beta": 2.0}, "beta is for method beta_vae, and not for 'wiseale'"),
         (VECTORS, {"kl_weight": "bacth"}, "kl_weight must be a number or 'batch', got 'bacth'"),
         (VECTORS, {"likelihood": "poisson"}, "unknown likelihood 'poisson'; known: gaussian"),
         (VECTORS, {"likelihood": "bernoulli"}, "'bernoulli' is for values in 0..1: x has others"),
