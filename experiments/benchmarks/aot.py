@@ -180,8 +180,7 @@ def _trace_step(program: Program, mesh: Mesh | None, whole: Any) -> Any:
         program.network, program.size, 1, method=program.method, precision=program.precision
     )
     recipe = train_benchmark.make_recipe(config)
-    # Its shapes alone: nothing is computed.
-    state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jax.numpy.asarray(data[:1000])))
+    state = steps.abstract_state(recipe, data)
     recipe = recipe._replace(mesh=mesh)
 
     def placed(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:

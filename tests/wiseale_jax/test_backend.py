@@ -1,7 +1,6 @@
 """backend.py: what is made for an accelerator computes the same."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -55,7 +54,7 @@ def test_few_steps_one_after_the_other(size, most):
 def test_the_training_step_lowers_for_a_gpu(method):
     config, data = train.make_case("mnist", 16, 32, method=method)
     recipe = train.make_recipe(config)
-    state = jax.eval_shape(lambda: steps.create_state(recipe, 0, jnp.asarray(data)))
+    state = steps.abstract_state(recipe, data)
     traced = steps.train_steps.trace(recipe, state, data, np.arange(32), 0, 1)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     # The vendor's convolutions, and not the matrix products that are for a CPU.

@@ -88,12 +88,20 @@ def create_state(recipe: Recipe, seed: int, examples: Array) -> TrainState:
       examples: stored training examples, `[size, ...]`, at least one. The first of them says how
         they are shaped; a method's own parameters may begin with the first 1,000.
     """
-    count = 1 if recipe.method.init is None else INIT_EXAMPLES
-    some = jnp.asarray(examples[:count])
-    return replicate(recipe, _initial_state(recipe, jax.random.key(seed), some))
+    some = jnp.asarray(_first(recipe, examples))
+    return replicate(recipe, _compiled_initial_state(recipe, jax.random.key(seed), some))
 
 
-@functools.partial(jax.jit, static_argnums=0)  # One recipe, and not one for every parameter.
+def abstract_state(recipe: Recipe, examples: Array) -> TrainState:
+    """The shapes and types of `create_state`'s; nothing is computed."""
+    initial_state = functools.partial(_initial_state, recipe)
+    return jax.eval_shape(initial_state, jax.random.key(0), _first(recipe, examples))
+
+
+def _first(recipe: Recipe, examples: Array) -> Array:
+    return examples[: 1 if recipe.method.init is None else INIT_EXAMPLES]
+
+
 def _initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainState:
     init_key, sample_key, objective_key = jax.random.split(branch(key, Branch.INIT), 3)
     x = recipe.preprocess(examples[:1], sample_key)
@@ -125,6 +133,13 @@ def _initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainS
         fault={**zeros, GRADIENT: jnp.zeros(())},
         memory=memory.empty(recipe.memory, recipe.model.latent_dim) if recipe.memory else {},
     )
+
+
+# One program, and not one for every parameter. LLVM takes 10 s to optimise its random numbers in
+# full, and they are drawn once.
+_compiled_initial_state = jax.jit(
+    _initial_state, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1}
+)
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:

@@ -35,6 +35,7 @@ def near(found, name, want, slack=0.0):
     assert abs(found[name] - want) < 4 * found[f"{name}_stderr"] + slack, (name, found[name], want)
 
 
+@pytest.mark.ci
 def test_evidence_of_a_linear_gaussian_model(linear):
     true, x, found = linear
     log_prob = true.log_prob(x).mean()

@@ -51,6 +51,7 @@ def test_it_learns_and_says_how_well(classifier):
     assert (classifier.seed, classifier.classes, classifier.shape) == (3, 2, SHAPE)
 
 
+@pytest.mark.ci
 def test_the_same_seed_gives_the_same_bits(classifier):
     again = train_classifier(*bars(1280, 0), *bars(300, 1), epochs=4, seed=3, progress=False)
     for a, b in zip(jax.tree.leaves(classifier), jax.tree.leaves(again), strict=True):

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logsumexp
 
-from tests.helpers import in_ci
 from tests.helpers.numeric import check_gradient
 from tests.wiseale_jax.methods.test_methods import KEY, case, expected
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -69,8 +68,9 @@ def terms(own, x, z, mean, logvar, noise, version):
     return conditional, np.mean(kl(w_mean, w_logvar)), cluster, entropy
 
 
-@pytest.mark.parametrize("draws", [1, in_ci(3)])
-@pytest.mark.parametrize("version", [in_ci("bayes"), "softmax"])
+@pytest.mark.ci
+@pytest.mark.parametrize("draws", [1, 3])
+@pytest.mark.parametrize("version", ["bayes", "softmax"])
 def test_the_loss_and_all_gradients(version, draws):
     x, outputs = case("gaussian")
     settings = {"gmvae_version": version, "w_draws": draws, "free_bits": 0.01}

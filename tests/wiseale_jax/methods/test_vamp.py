@@ -51,6 +51,7 @@ def test_the_loss_and_all_gradients(likelihood):
     check_gradient(loss, want, (outputs.z, outputs.mean, outputs.logvar, inputs, WEIGHTS))
 
 
+@pytest.mark.ci
 def test_with_the_batch_as_pseudo_inputs_the_prior_is_the_aggregate_posterior():
     x, outputs = case("gaussian", batch=32)
     mean, logvar = encode(x)

@@ -109,6 +109,7 @@ def test_seed_decides():
     assert np.isfinite(means["loss"])
 
 
+@pytest.mark.ci
 def test_one_call_is_the_loop_of_steps_written_out():
     recipe = make()
     state = create_state(recipe, 0, DATA)
@@ -289,6 +290,7 @@ def test_parts_optimise_something_else_if_their_gradients_are_averaged():
     assert max(jax.tree.leaves(difference)) > 1e-3
 
 
+@pytest.mark.ci
 def test_parts_move_the_batch_statistics_one_after_the_other():
     recipe = make()._replace(microbatches=4)
     state = create_state(recipe, 0, DATA)
