@@ -119,6 +119,7 @@ def test_exit_code_and_line(tmp_path, data_dir):
     assert wiseale_jax.load(tmp_path / "run")
 
 
+@pytest.mark.ci
 def test_a_damaged_checkpoint_is_set_aside(finished, short, data_dir, capsys):
     newest = short / run_folder.CHECKPOINTS / str(2 * STEPS)
     for path in newest.rglob("*"):

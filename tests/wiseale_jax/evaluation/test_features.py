@@ -58,6 +58,7 @@ def test_the_same_seed_gives_the_same_bits(classifier):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.ci
 def test_a_file_gives_the_same_features(classifier, tmp_path):
     path = tmp_path / "classifier.npz"
     classifier.save(path)
@@ -71,6 +72,7 @@ def test_a_file_gives_the_same_features(classifier, tmp_path):
     assert fingerprint(path) != fingerprint(tmp_path / "other.npz")
 
 
+@pytest.mark.ci
 def test_files_that_are_no_classifier(classifier, tmp_path):
     classifier.save(tmp_path / "classifier.npz")
     with pytest.raises(ValueError, match=r"is for images of shape \(8, 8, 1\), not \(28, 28, 1\)"):

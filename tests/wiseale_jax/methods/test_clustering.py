@@ -95,6 +95,7 @@ def test_the_loss_and_all_gradients(version, draws):
     np.testing.assert_allclose(metrics["elbo"], -nll - sum(three), rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_the_clusters_have_no_gradient_below_the_free_bits():
     x, outputs = case("gaussian")
     slopes = []

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import in_ci
 from wiseale_jax.models import layers
 
 # (spatial shape, kernel size, stride): the paper's layers, and odd sizes that SAME pads unevenly.
@@ -31,7 +30,7 @@ CASES = [
     ((4, 4), 5, 2),
 ]
 # Those that tell most, for every day.
-SOME = [((256,), 16, 2), ((64,), 16, 4), ((7, 7), 4, 2), ((9, 11), 3, 2)]
+SOME = [((256,), 16, 2), ((64,), 16, 4), ((7, 7), 4, 2)]
 
 
 def by_matmul(module):
@@ -135,7 +134,8 @@ def test_native_convolution_is_the_same_function(kind):
     np.testing.assert_allclose(got, by_matmul(ours)(variables, x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [in_ci("conv"), "transpose"])
+@pytest.mark.ci
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
 def test_initial_parameters_equal_flax(kind):
     ours, theirs, _, x = pair(kind, (8, 8), 5, 2)
     key, want = jax.random.key(3), theirs.init(jax.random.key(3), x)
