@@ -52,7 +52,9 @@ def rows(size, latent, narrow):
 @pytest.mark.parametrize("bound", BOUNDS)
 @pytest.mark.parametrize("h", WIDTHS)
 @pytest.mark.parametrize("narrow", [None, -30.0, -200.0, -np.inf])
-@pytest.mark.parametrize(("size", "latent"), [(1, 2), (2, 1), (64, 8), in_ci(64, 64), (1000, 2)])
+@pytest.mark.parametrize(
+    ("size", "latent"), [(1, 2), (2, 1), (64, 8), in_ci(64, 64), in_ci(1000, 2)]
+)
 def test_values_and_gradients_match_float64(size, latent, narrow, h, bound):
     mean, logvar = rows(size, latent, narrow)
     value, gradients = jax.value_and_grad(

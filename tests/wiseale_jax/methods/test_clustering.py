@@ -115,6 +115,7 @@ def test_the_clusters_have_no_gradient_below_the_free_bits():
     assert slopes[0] > 1e-3 > 1e-5 > slopes[1]
 
 
+@pytest.mark.ci
 def test_one_cluster_is_a_vae_with_a_learned_gaussian_prior():
     x, outputs = case("gaussian")
     bound, own = bound_with_own(x, clusters=1, free_bits=0.0)

@@ -41,6 +41,7 @@ def test_rae_without_a_regularizer():
     np.testing.assert_allclose(loss_of("rae", rae_weight=2.0, regularizer="none"), want, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_the_gradient_penalty_is_the_squared_norm_of_the_jacobian_in_the_mean():
     z = case("gaussian")[1].z
     jacobian = (1 - np.tanh(np.float64(z) @ WEIGHTS) ** 2)[:, None] * np.float64(WEIGHTS)

@@ -115,6 +115,7 @@ def test_derivatives_of_both_modes_and_second_order_equal_flax(form, kind, deriv
     )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
 @FORMS
 def test_vmap_over_parameters_equals_a_loop(form, kind):

@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 
 from experiments import configs, train
-from tests.helpers import in_ci
 from wiseale_jax import Architecture, Dense, files, fit, load, load_examples
 from wiseale_jax.models.networks import default_architecture
 from wiseale_jax.training import batches
@@ -60,7 +59,8 @@ def test_the_seed_decides(model):
     assert not np.array_equal(jax.tree.leaves(other)[0], jax.tree.leaves(model.variables)[0])
 
 
-@pytest.mark.parametrize("saved", [in_ci(False), True])
+@pytest.mark.ci
+@pytest.mark.parametrize("saved", [False, True])
 def test_training_goes_on_as_if_it_had_never_stopped(saved, model, tmp_path):
     half = fit(VECTORS, epochs=1, seed=5, test=VECTORS[:50], **QUIET)
     if saved:

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from tests.helpers import in_ci
 from tests.helpers.linear_gaussian import LinearGaussian
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -224,7 +223,8 @@ def test_evaluation_weighs_every_example_alike(size, batch_size):
     assert got == evaluate(recipe, variables, DATA[:size], 0)
 
 
-@pytest.mark.parametrize("size", [in_ci(48), 50, in_ci(7)])
+@pytest.mark.ci
+@pytest.mark.parametrize("size", [48, 50, 7])
 def test_evaluation_in_parts_is_that_of_whole_batches(size):
     recipe = make("wiseale", 8, observation_noise="learned")
     variables = create_state(recipe, 0, DATA).variables
