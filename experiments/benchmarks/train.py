@@ -8,17 +8,14 @@ own. The compilations of the last start are on disk then.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
-import logging
 import os
 import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -253,67 +250,9 @@ def torch_contestant(
 
 def _pythae(config: configs.Config, data: np.ndarray) -> Contestant:
     """pythae's VAE (AEVB: it has no WiSE-ALE) and trainer on the same network."""
-    logging.disable(logging.INFO)
-    import torch
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+    from experiments.benchmarks import methods
 
-    from experiments.benchmarks import torch_peer
-
-    torch.manual_seed(0)
-    architecture = make_recipe(config).model.architecture
-    net = torch_peer.TorchAutoencoder(architecture, config.latent_dim)
-
-    class Encoder(BaseEncoder):
-        def __init__(self):
-            super().__init__()
-            self.stack, self.mean, self.logvar = net.encoder, net.mean, net.logvar
-
-        def forward(self, x):
-            features = self.stack(x).flatten(1)
-            return ModelOutput(embedding=self.mean(features), log_covariance=self.logvar(features))
-
-    class Decoder(BaseDecoder):
-        def __init__(self):
-            super().__init__()
-            self.stack = net.decoder
-
-        def forward(self, z):
-            output = self.stack(z)
-            bernoulli = DATASETS[config.dataset].likelihood == "bernoulli"
-            return ModelOutput(reconstruction=output.sigmoid() if bernoulli else output)
-
-    examples = torch.from_numpy(np.ascontiguousarray(np.moveaxis(data, -1, 1)))
-    loss = "bce" if DATASETS[config.dataset].likelihood == "bernoulli" else "mse"
-    model = VAE(
-        VAEConfig(tuple(examples.shape[1:]), config.latent_dim, reconstruction_loss=loss),
-        encoder=Encoder(),
-        decoder=Decoder(),
-    )
-    trainers: dict[int, BaseTrainer] = {}
-
-    def train(steps: int) -> None:
-        if steps not in trainers:  # Its epoch is its data set: one of as many batches as steps.
-            repeats = -(-steps * config.batch_size // len(examples))
-            chosen = examples.repeat(repeats, *[1] * (examples.ndim - 1))
-            chosen = chosen[: steps * config.batch_size]
-            trainers[steps] = BaseTrainer(
-                model,
-                train_dataset=BaseDataset(chosen, torch.zeros(len(chosen))),
-                training_config=BaseTrainerConfig(
-                    output_dir=tempfile.mkdtemp(),
-                    per_device_train_batch_size=config.batch_size,
-                    learning_rate=config.learning_rate,
-                ),
-            )
-            trainers[steps].prepare_training()
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            trainers[steps].train_step(1)
-
-    return train
+    return methods.peer(dataclasses.replace(config, method="aevb"), data)
 
 
 PEER = "PyTorch, eager"

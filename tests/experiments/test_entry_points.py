@@ -29,6 +29,7 @@ from tests.helpers.forks import call
         ("soak", ["extra"], "unexpected argument 'extra'"),
         ("benchmarks.kl", ["--sizes=x"], "sizes must be of the form MxD, such as 64x2, got 'x'"),
         ("benchmarks.train", ["--networks=x"], "unknown network 'x'; known: sine, mnist, celeba"),
+        ("benchmarks.methods", ["--methods=x"], "unknown method 'x'; known: wiseale"),
         ("benchmarks.batch", ["extra"], "unexpected argument 'extra'"),
         ("benchmarks.feed", ["--dataset=x"], "unknown dataset 'x'; known: sine"),
     ],
