@@ -10,6 +10,7 @@ comes; the same command again goes on with the rows that are missing.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import re
@@ -71,18 +72,23 @@ class Program(NamedTuple):
 def main(argv: list[str]) -> None:
     """Compiles what is missing, and writes the table."""
     del argv
+    jax.config.update("jax_exec_time_optimization_effort", FLAGS.effort)
     devices = describe(FLAGS.topology)
     programs = list(choose(len(devices)))
     folder = files.make_folder(FLAGS.output, "output")
     path = folder / "programs.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    if other := {row.get("effort", 0.0) for row in rows} - {FLAGS.effort}:
+        raise ValueError(
+            f"{path} was compiled at effort {other.pop():g}: choose another --output or that effort"
+        )
     done = {row["program"] for row in rows}
-    with path.open("a") as stream:
-        for program in tqdm([p for p in programs if p.name not in done], disable=None):
-            rows.append({"program": program.name, **measure(program, devices)})
-            print(json.dumps(rows[-1]), file=stream, flush=True)
-            tqdm.write(line(rows[-1], FLAGS.topology))
-            files.write_text(folder / "programs.md", table(rows, FLAGS.topology))
+    for program in tqdm([p for p in programs if p.name not in done], disable=None):
+        row = {"program": program.name, "effort": FLAGS.effort, **measure(program, devices)}
+        rows.append(row)
+        files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        files.write_text(folder / "programs.md", table(rows, FLAGS.topology))
+        tqdm.write(line(row, FLAGS.topology))
     print(table(rows, FLAGS.topology))
 
 
@@ -129,11 +135,14 @@ def choose(chips: int) -> Iterator[Program]:
         if network not in _BATCH:
             known = ", ".join(("wiseale_kl", *_BATCH))
             raise ValueError(f"unknown network {network!r}; known: {known}")
+        batches = [_BATCH[network]]
+        if network == "celeba":
+            batches = [int(batch) for batch in cli.listed("celeba_batches")]
         for method in cli.listed("methods"):
             methods.find(method)
-            for precision in autoencoder.PRECISIONS:
-                for count in counts:
-                    yield Program(network, method, precision, _BATCH[network], count)
+            chosen = itertools.product(autoencoder.PRECISIONS, batches, counts)
+            for precision, batch, count in chosen:
+                yield Program(network, method, precision, batch, count)
 
 
 def measure(program: Program, devices: list[Any]) -> dict[str, Any]:
@@ -226,7 +235,8 @@ def table(rows: list[dict[str, Any]], topology: str) -> str:
         "collectives",
     )
     lines = [
-        f"Compiled for {topology}, without a TPU; jax {jax.__version__}.\n",
+        f"Compiled for {topology}, without a TPU, at effort {rows[-1].get('effort', 0):g}; "
+        f"jax {jax.__version__}.\n",
         "| " + " | ".join(head) + " |",
         "| --- |" + " ---: |" * (len(head) - 2) + " --- |",
         *(line(row, topology) for row in rows),
@@ -238,6 +248,15 @@ if __name__ == "__main__":
     # Before JAX looks for devices: there is no TPU, and libtpu would wait for one.
     jax.config.update("jax_platforms", "cpu")
     flags.DEFINE_string("topology", "v5e:2x2", "generation and shape: v4, v5e, v5p, v6e")
+    flags.DEFINE_float(
+        "effort",
+        -1.0,
+        "of the compiler to make programs fast; 0 is JAX's default, and compiles CelebA ten times "
+        "longer",
+        lower_bound=-1.0,
+        upper_bound=1.0,
+    )
+    cli.define_list("celeba_batches", [str(_BATCH["celeba"])], "examples of a step of CelebA's")
     flags.DEFINE_string("output", None, "folder for programs.md and programs.jsonl", required=True)
     cli.define_list("networks", ["wiseale_kl", *_BATCH], "of these, and in this order")
     cli.define_list("methods", list(methods.METHODS), "of training steps")
