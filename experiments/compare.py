@@ -76,7 +76,9 @@ def write(done: Sequence[RunSummary], left_out: Sequence[str], output: Path) -> 
         print(line)
     labels = run_summary.name_runs(done)
     table = tabulate(done, labels)
-    print(tables.write_tables(output, "table", table))
+    tables.write_tables(output, "table", table)
+    few = [name for name in table[0] if name in ("run", "seeds", *plots.METRIC_LABELS)]
+    print(tables.markdown(table, few))  # A terminal has no room for all.
     datasets = ", ".join(dict.fromkeys(run.config.dataset for run in done))
     title = f"{datasets}: {messages.count(len(done), 'run')}"
     unit = setup.error_unit(run.config for run in done)
@@ -97,7 +99,9 @@ def write(done: Sequence[RunSummary], left_out: Sequence[str], output: Path) -> 
         comparison_plots.save_both(figure, output / name)
     html = _page(title, done, labels, table, [*left_out, *doubts], output)
     files.write_text(output / "report.html", html)
-    print(f"written to {output}: see {output / 'report.html'}")
+    print(
+        f"written to {output}, with all {len(table[0]) - 2} numbers: see {output / 'report.html'}"
+    )
 
 
 def _finite(done: Sequence[RunSummary], labels: Sequence[str], name: str) -> dict[str, list[float]]:

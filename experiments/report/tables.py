@@ -59,25 +59,30 @@ def tabulate(
 
 
 def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) -> str:
-    """Writes a table as Markdown and as CSV, and returns the Markdown.
-
-    None is a number that is infinite or does not exist, and "" one that was not asked for.
-    """
+    """Writes a table as Markdown and as CSV, and returns the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = list(table[0])
-    lines = ["| " + " | ".join(columns) + " |"]
-    lines.append("| --- |" + " ---: |" * (len(columns) - 1))
-    for row in table:
-        cells = ["none" if row[c] is None else str(row[c]) for c in columns]
-        lines.append("| " + " | ".join(cells) + " |")
-    markdown = "\n".join(lines) + "\n"
-    files.write_text(folder / f"{name}.md", markdown)
+    text = markdown(table, columns)
+    files.write_text(folder / f"{name}.md", text)
 
     rows = [[c for column in columns for c in _csv_columns(column, table)]]
     for row in table:
         rows.append([v for column in columns for v in _csv_values(row[column], column, table)])
     write_csv(folder / f"{name}.csv", rows)
-    return markdown
+    return text
+
+
+def markdown(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Some columns of a table as Markdown.
+
+    None is a number that is infinite or does not exist, and "" one that was not asked for.
+    """
+    lines = ["| " + " | ".join(columns) + " |"]
+    lines.append("| --- |" + " ---: |" * (len(columns) - 1))
+    for row in table:
+        cells = ["none" if row[c] is None else str(row[c]) for c in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
