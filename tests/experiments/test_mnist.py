@@ -8,6 +8,7 @@ from tests.helpers.forks import call
 
 @pytest.mark.ci
 def test_figure_one_gains_the_rivals(real_data, tmp_path):
+    pytest.importorskip("ott")
     short = ("--epochs=1", "--train_examples=2000", "--seeds=0")
     only = [f"--only={label}" for label in ("Sinkhorn, sphere", "GM-VAE", "RAE")]
     few = ("--examples=300", "--likelihood_examples=20")

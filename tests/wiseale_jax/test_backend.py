@@ -52,6 +52,8 @@ def test_few_steps_one_after_the_other(size, most):
 
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_the_training_step_lowers_for_a_gpu(method):
+    if method == "sinkhorn":
+        pytest.importorskip("ott")
     config, data = train.make_case("mnist", 16, 32, method=method)
     recipe = train.make_recipe(config)
     state = steps.abstract_state(recipe, data)
