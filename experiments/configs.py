@@ -209,12 +209,8 @@ def _find_channels(folder: Path) -> dict[str, int]:
 
 def _check_used(config: Config, given: Collection[str]) -> None:
     """Checks that what is given has an effect: else runs would look different that are the same."""
-    tuned = {name: methods.settings_of(name) for name in METHODS}
     for name in given:
-        having = [method for method, settings in tuned.items() if name in settings]
-        if having and config.method not in having:
-            known = ", ".join(having)
-            raise ValueError(f"{name} is for method {known}, and not for {config.method!r}")
+        methods.check_owner(name, config.method)
     if "observation_noise" in given:
         if DATASETS[config.dataset].likelihood != "gaussian":
             raise ValueError(

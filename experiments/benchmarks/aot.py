@@ -251,7 +251,7 @@ if __name__ == "__main__":
     flags.DEFINE_float(
         "effort",
         -1.0,
-        "of the compiler to make programs fast; 0 is JAX's default, and compiles CelebA ten times "
+        "of the compiler to make programs fast; 0 is JAX's default, and compiles CelebA five times "
         "longer",
         lower_bound=-1.0,
         upper_bound=1.0,

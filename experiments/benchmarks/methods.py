@@ -37,12 +37,12 @@ def main(argv: list[str]) -> None:
     if not HAS_OTT and "sinkhorn" in names:
         print("sinkhorn is left out: pip install 'wiseale_jax[sinkhorn]'")
         names.remove("sinkhorn")
-    peers = [] if importlib.util.find_spec("pythae") is None else names
+    peers = pythae_peer.PEERS if importlib.util.find_spec("pythae") else {}
     running = {}
     for name in names:
         config, data = train_benchmark.make_case(FLAGS.network, method=name)
         running[name] = train_benchmark.scanned(config, data)
-        if name in peers and name in pythae_peer.PEERS:
+        if name in peers:
             running[f"pythae's {name}"] = peer(config, data)
     for contestant in running.values():
         contestant(1)

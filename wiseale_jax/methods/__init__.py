@@ -209,6 +209,13 @@ def bind(name: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Meth
     return _bind(METHODS[name], likelihood, tuple(settings.items()))
 
 
+def check_owner(setting: str, method: str) -> None:
+    """Raises ValueError if a name is a setting of other methods, and not of this one."""
+    having = [name for name in METHODS if setting in settings_of(name)]
+    if having and method not in having:
+        raise ValueError(f"{setting} is for method {', '.join(having)}, and not for {method!r}")
+
+
 def unknown_setting(given: str, known: Iterable[str], of: str) -> str:
     """The words for a setting that is none, with the nearest known one.
 

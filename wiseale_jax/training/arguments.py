@@ -95,11 +95,7 @@ def check_settings(method: str, settings: Mapping[str, Any], others: Iterable[st
     known = methods.settings_of(method)
     for name in settings:
         if name not in known:
-            having = [m for m in methods.METHODS if name in methods.settings_of(m)]
-            if having:
-                raise ValueError(
-                    f"{name} is for method {', '.join(having)}, and not for {method!r}"
-                )
+            methods.check_owner(name, method)
             of = f"fit with method {method!r}"
             raise ValueError(methods.unknown_setting(name, [*known, *others], of))
 
