@@ -44,6 +44,7 @@ WAY = [
     "wiseale_jax.training.gradients",
     "wiseale_jax.training.steps",
     "wiseale_jax.training.epochs",
+    "wiseale_jax.training.together",
     "wiseale_jax.models.trained",
     "wiseale_jax.training.arguments",
     "wiseale_jax.training.fit",

@@ -209,6 +209,20 @@ def bind(name: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Meth
     return _bind(METHODS[name], likelihood, tuple(settings.items()))
 
 
+def rebind(method: Method, values: Mapping[str, Any]) -> Method:
+    """A bound method with other values of settings of its loss, which may be traced."""
+    return replace(method, loss=functools.partial(method.loss, **values))
+
+
+def numbers_of(name: str) -> tuple[str, ...]:
+    """The settings of a method's loss that are real numbers: several runs of one program may
+    differ in them. Raises as `find`.
+    """
+    loss = find(name).loss
+    defaults = inspect.signature(loss).parameters
+    return tuple(name for name in _keywords(loss) if isinstance(defaults[name].default, float))
+
+
 def check_owner(setting: str, method: str) -> None:
     """Raises ValueError if a name is a setting of other methods, and not of this one."""
     having = [name for name in METHODS if setting in settings_of(name)]

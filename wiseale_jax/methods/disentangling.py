@@ -150,7 +150,7 @@ def info_vae(
       ValueError: alpha + lambda is less than 1: the MMD would be maximised; or as in `terms`.
     """
     weight = info_alpha + info_lambda - 1
-    if weight < 0:
+    if not isinstance(weight, jax.core.Tracer) and weight < 0:
         raise ValueError(
             "info_alpha + info_lambda must be at least 1, got "
             f"{info_alpha:g} + {info_lambda:g}: the MMD would be maximised"

@@ -72,7 +72,8 @@ def sinkhorn_cost(
         raise ImportError("method 'sinkhorn' needs ott-jax: pip install 'wiseale_jax[sinkhorn]'")
     if cost not in COSTS:
         raise ValueError(f"unknown sinkhorn_cost {cost!r}; known: {', '.join(COSTS)}")
-    if not epsilon > 0 or iterations < 1:
+    known = not isinstance(epsilon, jax.core.Tracer)
+    if (known and not epsilon > 0) or iterations < 1:
         raise ValueError(
             f"epsilon must be positive and iterations at least 1, got {epsilon} and {iterations}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 from jaxtyping import Array, PRNGKeyArray
 
 from wiseale_jax import divergences
@@ -77,7 +78,7 @@ def wiseale(
     if isinstance(kl_weight, str) and kl_weight != "batch":
         raise ValueError(f"kl_weight must be a number or 'batch', got {kl_weight!r}")
     batch = x.shape[0]
-    weight = warmup * (batch if kl_weight == "batch" else kl_weight)
+    weight = warmup * (batch if isinstance(kl_weight, str) else kl_weight)
     negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)
     if memory is None:
         kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound, spread=spread)
@@ -85,7 +86,7 @@ def wiseale(
         posteriors = outputs.mean, outputs.logvar
         kl, sums = divergences.dataset_kl(*posteriors, memory, dataset_size, spread=spread)
         metrics[MEMORY] = push(memory, *posteriors, sums)
-    if spread != 0:
+    if isinstance(spread, jax.core.Tracer) or spread != 0:
         metrics["spread_kl"] = kl
     return with_loss(negative_log_likelihood + weight * kl / batch, metrics)
 

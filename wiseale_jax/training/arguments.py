@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable, Mapping
@@ -98,6 +99,45 @@ def check_settings(method: str, settings: Mapping[str, Any], others: Iterable[st
             methods.check_owner(name, method)
             of = f"fit with method {method!r}"
             raise ValueError(methods.unknown_setting(name, [*known, *others], of))
+
+
+def plan_runs(
+    method: str,
+    settings: Mapping[str, Any],
+    seed: int,
+    seeds: Iterable[int] | None,
+    sweep: Mapping[str, Iterable[float]] | None,
+) -> list[tuple[int, dict[str, float]]]:
+    """Each run's seed, and its values of what is swept: every combination, the seeds fastest.
+
+    Raises:
+      ValueError: a seed or a value is there twice, none is, or a setting is not the method's,
+        no real number, or given for all runs, too.
+    """
+    if seeds is not None and seed != 0:
+        raise ValueError(f"seed {seed} and seeds are both given: one of them is enough")
+    listed = {"seeds": [seed] if seeds is None else list(seeds)}
+    known = methods.numbers_of(method)
+    for name, values in (sweep or {}).items():
+        methods.check_owner(name, method)
+        if name not in known:
+            raise ValueError(methods.unknown_setting(name, known, f"a sweep of method {method!r}"))
+        if name in settings:
+            raise ValueError(f"{name} is in the sweep: leave it out of the settings")
+        listed[name] = [values] if isinstance(values, str) else list(values)
+        for value in listed[name]:
+            real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+            if not real or not math.isfinite(value):
+                raise ValueError(f"sweep[{name!r}] must hold finite numbers, got {value!r}")
+    for name, values in listed.items():
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be different values, at least one, got {values}")
+    seeds, *swept = listed.values()
+    return [
+        (seed, dict(zip(sweep or (), values, strict=True)))
+        for values in itertools.product(*swept)
+        for seed in seeds
+    ]
 
 
 def check_init(init: TrainedAutoencoder, method: str, given: Mapping[str, Any]) -> None:

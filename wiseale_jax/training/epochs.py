@@ -79,11 +79,31 @@ def train(
                 return state, None
     seconds = time.perf_counter() - start if start else math.inf
     state, means = steps.finish_epoch(state)
-    return state, {
+    return state, make_row(epoch, state, means, (per_epoch - already) * recipe.batch_size / seconds)
+
+
+def make_row(
+    epoch: int, state: steps.TrainState, means: dict[str, float], examples_per_second: float
+) -> dict[str, object]:
+    """An epoch's row of metrics."""
+    return {
         "epoch": epoch,
         "step": int(state.step),
         "split": "train",
         **means,
         "skipped": int(state.skipped),
-        "examples_per_second": (per_epoch - already) * recipe.batch_size / seconds,
+        "examples_per_second": examples_per_second,
     }
+
+
+def explain_fault(state: steps.TrainState, epoch: int) -> str:
+    """What is not finite in the step that comes next, and what helps."""
+    wrong = [
+        f"{name} {float(value)}"
+        for name, value in jax.device_get(state.fault).items()
+        if name in ("loss", "discriminator_loss", steps.GRADIENT) and not np.isfinite(value)
+    ]
+    return (
+        f"step {int(state.step)}, in epoch {epoch}, is not finite: {' and '.join(wrong)}; a "
+        "smaller learning_rate, clip_norm=1, or data scaled to a deviation of about 1 usually helps"
+    )

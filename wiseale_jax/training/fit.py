@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,8 +23,9 @@ from wiseale_jax.models.networks import Architecture
 from wiseale_jax.models.parameters import network_parameters, own_parameters
 from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.pytrees import in_structure_of
-from wiseale_jax.training import arguments, batches, optimizers, steps
+from wiseale_jax.training import arguments, batches, optimizers, steps, together
 from wiseale_jax.training.arguments import Examples
+from wiseale_jax.training.epochs import explain_fault
 from wiseale_jax.training.epochs import train as train_epoch
 from wiseale_jax.training.recipe import Recipe
 
@@ -47,9 +49,11 @@ def fit(
     clip_norm: float | None = None,
     memory: int = 0,
     init: TrainedAutoencoder | None = None,
+    seeds: Sequence[int] | None = None,
+    sweep: Mapping[str, Sequence[float]] | None = None,
     **settings: Any,
-) -> TrainedAutoencoder:
-    """Trains an auto-encoder on arrays.
+) -> TrainedAutoencoder | list[TrainedAutoencoder]:
+    """Trains an auto-encoder on arrays; or many, together in one program.
 
     Args:
       x: `[size, d]` vectors, `[size, t, c]` signals or `[size, h, w, c]` images; floats, or uint8
@@ -77,20 +81,32 @@ def fit(
         aggregate is estimated with; 0 for the aggregate of the batch.
       init: a model to train on; its network, likelihood, noise, method and settings are kept. On as
         many examples as before, training goes on as if it had never stopped.
+      seeds: several, in the place of `seed`: a model of each.
+      sweep: values of settings that are real numbers, as `{"beta": [1, 4], ...}`: a model of each
+        combination, and of each of the seeds. All are trained in one compiled program, and shared
+        among the devices where there are several; each is what `fit` alone gives, to rounding.
       **settings: of the method, such as `kl_weight` and `bound` of "wiseale".
 
     Returns:
       The trained model. Its `history` has a row of metrics by epoch, its `config` what was chosen.
+      With seeds or sweep a list of models: the combinations in the order of `itertools.product`,
+      each with all the seeds. One that ended at a step that is not finite is as it was before it,
+      and a warning says so.
 
     Raises:
       ValueError: an argument is unknown, out of range or does not go with the others; x holds
         what is not finite, never varies, or is of a shape that the network does not take.
-      FloatingPointError: the loss or its gradient is not finite; the message says what helps.
+      FloatingPointError: the loss or its gradient is not finite; the message says what helps. With
+        seeds or sweep only if it is so for all.
     """
     data = Examples.of(x, "x")
     test_data = None if test is None else Examples.of(test, "test", like=data)
     parameters = inspect.signature(fit).parameters
     arguments.check_settings(method, settings, [name for name in parameters if name != "settings"])
+    many = seeds is not None or sweep is not None
+    if many and init is not None:
+        raise ValueError("seeds and sweep begin anew: leave init out")
+    runs = arguments.plan_runs(method, settings, seed, seeds, sweep)
     if init is None:
         likelihood = likelihood or ("bernoulli" if data.in_unit_range else "gaussian")
     else:
@@ -104,9 +120,10 @@ def fit(
         settings = {k: v for k, v in init.config.items() if k in known} | settings
         memory = memory or init.config.get("memory") or 0
     arguments.check_likelihood(data, test_data, method, likelihood, observation_noise)
-    arguments.check_numbers(
-        data, method, epochs, batch_size, learning_rate, seed, warmup_epochs, clip_norm
-    )
+    for seed, _ in runs:
+        arguments.check_numbers(
+            data, method, epochs, batch_size, learning_rate, seed, warmup_epochs, clip_norm
+        )
     arguments.check_sizes(data, settings, method, batch_size)
     arguments.check_memory(memory, method, batch_size, settings.get("bound", "jensen"))
     if observation_noise is None:
@@ -121,7 +138,8 @@ def fit(
             f"the network is for examples of shape {model.architecture.shape}, and x has "
             f"{data.array.shape[1:]}"
         )
-    bound = methods.bind(method, LIKELIHOODS[likelihood], settings)
+    swept = runs[0][1]
+    bound = methods.bind(method, LIKELIHOODS[likelihood], {**settings, **swept})
     per_epoch = len(data.array) // batch_size
     recipe = Recipe(
         model=model,
@@ -135,7 +153,6 @@ def fit(
         memory=memory,
         dataset_size=len(data.array),
     )
-    state, goes_on = _start(recipe, data, seed, init)
     config = {
         "method": method,
         "examples": len(data.array),
@@ -148,24 +165,37 @@ def fit(
         "memory": memory,
         **settings,
     }
-    config = {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()}
-    if progress:
-        print(_said(config, model, likelihood, data, state, goes_on))
-    state, rows = _train(recipe, state, data, test_data, epochs, seed, progress)
-    config["epochs"] = int(state.step) // per_epoch
-    if warning := transport.unfinished(rows[-1]):
-        warnings.warn(warning, stacklevel=2)
-    return TrainedAutoencoder(
-        model,
-        {"params": network_parameters(state.params), "batch_stats": state.batch_stats},
-        LIKELIHOODS[likelihood],
-        config,
-        int(state.step),
-        own=own_parameters(state.params),
-        history=[*(init.history if goes_on else ()), *rows],
-        state=steps.as_saved(state),
-        scales_uint8=data.is_uint8,
-    )
+    history: list[dict[str, Any]] = []
+    if many:
+        together_runs = together.Runs(recipe, *zip(*runs, strict=True))
+        state = steps.abstract_state(recipe, data.array)
+        if progress:
+            print(_said(config, model, likelihood, data, state) + _said_of_runs(runs, sweep))
+        done = _train_together(together_runs, data, test_data, epochs, progress)
+    else:
+        state, goes_on = _start(recipe, data, seed, init)
+        history = init.history if goes_on else []
+        if progress:
+            print(_said(config, model, likelihood, data, state, goes_on))
+        done = [_train(recipe, state, data, test_data, epochs, seed, progress)]
+    models = []
+    for (seed, swept), (state, rows) in zip(runs, done, strict=True):
+        if warning := transport.unfinished(rows[-1] if rows else {}):
+            warnings.warn(warning, stacklevel=2)
+        config |= {"seed": seed, **swept, "epochs": int(state.step) // per_epoch}
+        trained = TrainedAutoencoder(
+            model,
+            {"params": network_parameters(state.params), "batch_stats": state.batch_stats},
+            LIKELIHOODS[likelihood],
+            {k: v.item() if isinstance(v, np.generic) else v for k, v in config.items()},
+            int(state.step),
+            own=own_parameters(state.params),
+            history=[*history, *rows],
+            state=steps.as_saved(state),
+            scales_uint8=data.is_uint8,
+        )
+        models.append(trained)
+    return models if many else models[0]
 
 
 def _start(
@@ -200,7 +230,7 @@ def _said(
     likelihood: str,
     data: Examples,
     state: steps.TrainState,
-    goes_on: bool,
+    goes_on: bool = False,
 ) -> str:
     """A line for what was chosen."""
     described = description.describe(model, LIKELIHOODS[likelihood])["network"]
@@ -219,6 +249,13 @@ def _said(
         f"{config['epochs']} epoch{'s' * (config['epochs'] != 1)} of batches of "
         f"{config['batch_size']}" + (f", from step {int(state.step)} on" if goes_on else "")
     )
+
+
+def _said_of_runs(runs: list[tuple[int, dict[str, float]]], sweep: Mapping[str, Any] | None) -> str:
+    seeds = dict.fromkeys(seed for seed, _ in runs)
+    values = [f"{name} {', '.join(f'{v:g}' for v in sweep[name])}" for name in sweep or ()]
+    words = "; ".join([*values, f"seed{'s' * (len(seeds) != 1)} {', '.join(map(str, seeds))}"])
+    return f"; {len(runs)} runs together: {words}"
 
 
 def _train(
@@ -241,7 +278,7 @@ def _train(
         for epoch in range(first, last + 1):
             state, row = train_epoch(recipe, state, train_data, epoch, last, progress=progress)
             if row is None:
-                raise FloatingPointError(_fault(state, epoch))
+                raise FloatingPointError(explain_fault(state, epoch))
             rows.append(row)
             if test_data is not None:
                 variables = state.variables
@@ -252,13 +289,48 @@ def _train(
     return state, rows
 
 
-def _fault(state: steps.TrainState, epoch: int) -> str:
-    wrong = [
-        f"{name} {float(value)}"
-        for name, value in jax.device_get(state.fault).items()
-        if name in ("loss", "discriminator_loss", steps.GRADIENT) and not np.isfinite(value)
-    ]
-    return (
-        f"step {int(state.step)}, in epoch {epoch}, is not finite: {' and '.join(wrong)}; a "
-        "smaller learning_rate, clip_norm=1, or data scaled to a deviation of about 1 usually helps"
-    )
+def _train_together(
+    runs: together.Runs, data: Examples, test: Examples | None, count: int, progress: bool
+) -> list[tuple[steps.TrainState, list[dict[str, Any]]]]:
+    """The epochs of many runs, with a bar; warns of a run that ends at a non-finite step."""
+    if batches.choose("auto", data.array) != "resident":
+        raise ValueError(
+            "x is too large to be held on the device, as seeds and sweep need it: train one model "
+            "after the other"
+        )
+    metrics = together.metrics_of(runs, data.array)
+    states = together.create_states(runs, data.array)
+    train_data = jnp.asarray(data.array)
+    test_data = None if test is None else jnp.asarray(test.array)
+    rows: list[list[dict[str, Any]]] = [[] for _ in metrics]
+    faults: dict[int, str] = {}
+    with tqdm(total=count, unit=" epochs", disable=None if progress else True) as bar:
+        for epoch in range(1, count + 1):
+            states, found = together.train(runs, states, train_data, epoch, count, progress)
+            tested = test_data is not None and together.evaluate(runs, states.variables, test_data)
+            for run, row in enumerate(found):
+                if row is None:
+                    state = together.separate(states, metrics)[run]
+                    faults.setdefault(run, explain_fault(state, epoch))
+                    continue
+                rows[run].append(row)
+                if tested:
+                    test_row = {"split": "test", **tested[run], "examples_per_second": None}
+                    rows[run].append({**row, **test_row})
+            if len(faults) == len(found):
+                raise FloatingPointError(_which(runs, 0) + faults[0])
+            bar.update()
+    for run, fault in faults.items():
+        warnings.warn(f"{_which(runs, run)}{fault}; its model is that before it", stacklevel=3)
+    done = []
+    for run, state in enumerate(together.separate(states, metrics)):
+        left_out = set(states.metric_sums) - metrics[run]
+        kept = [{k: v for k, v in row.items() if k not in left_out} for row in rows[run]]
+        done.append((steps.clear_fault(state), kept))
+    return done
+
+
+def _which(runs: together.Runs, run: int) -> str:
+    """The words for one of the runs."""
+    values = {**runs.swept[run], "seed": runs.seeds[run]}
+    return "the run of " + ", ".join(f"{name} {value:g}" for name, value in values.items()) + ": "

@@ -33,6 +33,9 @@ GRADIENT = "gradient"
 # Training examples that a method's own parameters may begin with.
 INIT_EXAMPLES = 1000
 
+# LLVM takes 10 s to optimise the random numbers of a beginning in full, and they are drawn once.
+QUICK = {"xla_backend_optimization_level": 1}
+
 
 class TrainState(NamedTuple):
     """Everything that training changes, and the key it started from.
@@ -88,21 +91,23 @@ def create_state(recipe: Recipe, seed: int, examples: Array) -> TrainState:
       examples: stored training examples, `[size, ...]`, at least one. The first of them says how
         they are shaped; a method's own parameters may begin with the first 1,000.
     """
-    some = jnp.asarray(_first(recipe, examples))
+    some = jnp.asarray(first(recipe, examples))
     return replicate(recipe, _compiled_initial_state(recipe, jax.random.key(seed), some))
 
 
 def abstract_state(recipe: Recipe, examples: Array) -> TrainState:
     """The shapes and types of `create_state`'s; nothing is computed."""
-    initial_state = functools.partial(_initial_state, recipe)
-    return jax.eval_shape(initial_state, jax.random.key(0), _first(recipe, examples))
+    of_recipe = functools.partial(initial_state, recipe)
+    return jax.eval_shape(of_recipe, jax.random.key(0), first(recipe, examples))
 
 
-def _first(recipe: Recipe, examples: Array) -> Array:
+def first(recipe: Recipe, examples: Array) -> Array:
+    """The examples that `initial_state` sees."""
     return examples[: 1 if recipe.method.init is None else INIT_EXAMPLES]
 
 
-def _initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainState:
+def initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainState:
+    """`create_state` from a random key and the examples of `first`; pure."""
     init_key, sample_key, objective_key = jax.random.split(branch(key, Branch.INIT), 3)
     x = recipe.preprocess(examples[:1], sample_key)
     variables = recipe.model.init(init_key, x, sample_key, train=False)
@@ -135,11 +140,8 @@ def _initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainS
     )
 
 
-# One program, and not one for every parameter. LLVM takes 10 s to optimise its random numbers in
-# full, and they are drawn once.
-_compiled_initial_state = jax.jit(
-    _initial_state, static_argnums=0, compiler_options={"xla_backend_optimization_level": 1}
-)
+# One program, and not one for every parameter.
+_compiled_initial_state = jax.jit(initial_state, static_argnums=0, compiler_options=QUICK)
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
@@ -281,29 +283,34 @@ def evaluate(recipe: Recipe, variables: Any, data: Array, seed: int) -> dict[str
       data: `[size, ...]`, the examples as stored, on the device.
       seed: of the latent samples.
     """
-    size = data.shape[0]
-    whole = size - size % recipe.batch_size
-    key = branch(jax.random.key(seed), Branch.TEST)
-    if whole and size - whole == 1:  # The MMD needs two examples: a single one joins no batch.
-        size = whole
-    spans = (
-        (key, 0, whole, recipe.batch_size),
-        (jax.random.fold_in(key, size), whole, size, size - whole),
-    )
-    sums = [_evaluate_batches(recipe, variables, data, *s) for s in spans if s[1] < s[2]]
+    whole = spans(recipe, len(data))
+    sums = [_sum_metrics(recipe, variables, data, seed, *span) for span in whole]
+    size = whole[-1][1]
     return {name: sum(float(part[name]) for part in sums) / size for name in sums[0]}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
-def _evaluate_batches(
+def spans(recipe: Recipe, size: int) -> list[tuple[int, int, int]]:
+    """What `evaluate` goes through, as `(start, stop, batch_size)`: whole batches, and the rest."""
+    whole = size - size % recipe.batch_size
+    if whole and size - whole == 1:  # The MMD needs two examples: a single one joins no batch.
+        size = whole
+    both = (0, whole, recipe.batch_size), (whole, size, size - whole)
+    return [span for span in both if span[0] < span[1]]
+
+
+def sum_metrics(
     recipe: Recipe,
     variables: Any,
     data: Array,
-    key: PRNGKeyArray,
+    seed: Int[Array, ""] | int,
     start: int,
     stop: int,
     batch_size: int,
 ) -> dict[str, Float[Array, ""]]:
+    """Each metric of `evaluate`, times the batch size, summed over the batches of a span."""
+    key = branch(jax.random.key(seed), Branch.TEST)
+    if batch_size != recipe.batch_size:
+        key = jax.random.fold_in(key, stop)
     network = {**variables, "params": network_parameters(variables["params"])}
 
     def one(index):
@@ -318,3 +325,6 @@ def _evaluate_batches(
 
     metrics = lax.map(one, jnp.arange((stop - start) // batch_size))
     return jax.tree.map(lambda values: jnp.sum(values) * batch_size, metrics)
+
+
+_sum_metrics = jax.jit(sum_metrics, static_argnums=(0, 4, 5, 6))

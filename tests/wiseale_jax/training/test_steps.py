@@ -17,7 +17,7 @@ from wiseale_jax.models.networks import Architecture, ConvTranspose, Dense, Resh
 from wiseale_jax.training import batches, gradients, optimizers
 from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import (
-    _evaluate_batches,
+    _sum_metrics,
     clear_fault,
     create_state,
     epoch_order,
@@ -245,9 +245,9 @@ def test_evaluation_in_parts_takes_less_memory():
             recipe._replace(microbatches=microbatches),
             variables,
             data,
-            jax.random.key(0),
+            0,
         )
-        lowered = _evaluate_batches.lower(*arguments, 0, 2048, 1024)
+        lowered = _sum_metrics.lower(*arguments, 0, 2048, 1024)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     variables = create_state(recipe, 0, DATA).variables

@@ -1,0 +1,252 @@
+"""Many runs of one recipe in one compiled program: other seeds, and other values of its settings.
+
+Parameters, keys, orders of the examples and the settings' values have a leading axis of runs, over
+which the step of one run is mapped. Where there are several devices, each has some of the runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+from tqdm import tqdm
+
+from wiseale_jax import methods
+from wiseale_jax.training import batches, steps
+from wiseale_jax.training.epochs import make_row
+from wiseale_jax.training.recipe import Recipe
+
+Values = Mapping[str, Float[Array, " runs"]]
+
+# The axis of the devices that share the runs.
+_RUNS = "runs"
+
+
+class Runs(NamedTuple):
+    """What is trained together.
+
+    Attributes:
+      recipe: of all runs.
+      seeds: of each run.
+      swept: of each run, its values of the settings in which they differ, the same ones for all.
+    """
+
+    recipe: Recipe
+    seeds: Sequence[int]
+    swept: Sequence[Mapping[str, float]]
+
+    @property
+    def values(self) -> Values:
+        """The swept values, with an axis of runs."""
+        return {
+            name: jnp.asarray([values[name] for values in self.swept], jnp.float32)
+            for name in self.swept[0]
+        }
+
+
+def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with other values of the method's settings, which may be traced."""
+    return recipe._replace(method=methods.rebind(recipe.method, values))
+
+
+def metrics_of(runs: Runs, examples: Array) -> list[set[str]]:
+    """The names of the metrics that each run has by itself: the method may go by a value.
+
+    Args:
+      runs: what is trained.
+      examples: stored training examples, `[size, ...]`.
+
+    Raises:
+      ValueError: a value is out of the method's range.
+    """
+    found = {}
+    for swept in runs.swept:
+        if (key := tuple(swept.items())) not in found:
+            state = steps.abstract_state(_with(runs.recipe, swept), examples)
+            found[key] = set(state.metric_sums)
+    return [found[tuple(swept.items())] for swept in runs.swept]
+
+
+def create_states(runs: Runs, examples: Array) -> steps.TrainState:
+    """The states before the first step, with a leading axis of runs; as `steps.create_state`."""
+    keys = jnp.stack([jax.random.key(seed) for seed in runs.seeds])
+    return _create(runs.recipe, keys, dict(runs.values), steps.first(runs.recipe, examples))
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=steps.QUICK)
+def _create(recipe: Recipe, keys: Array, values: Values, examples: Array) -> steps.TrainState:
+    def one(key, values, examples):
+        return steps.initial_state(_with(recipe, values), key, examples)
+
+    return _mapped(one, whole=(2,))(keys, values, examples)
+
+
+def separate(states: steps.TrainState, metrics: Sequence[set[str]]) -> list[steps.TrainState]:
+    """Each run's state, with the metrics that it has by itself."""
+
+    # From the host, as one device has a run's state and another one the next run's.
+    on_host = jax.device_get(states)
+
+    def one(run: int, names: set[str]) -> steps.TrainState:
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf[run]), on_host)
+        kept = {name: value for name, value in state.metric_sums.items() if name in names}
+        fault = {k: v for k, v in state.fault.items() if k in names or k == steps.GRADIENT}
+        return state._replace(metric_sums=kept, fault=fault)
+
+    return [one(run, names) for run, names in enumerate(metrics)]
+
+
+def _mapped(function: Callable[..., Any], whole: Sequence[int]) -> Callable[..., Any]:
+    """The function of one run for all runs, over as many devices as divide them.
+
+    Args:
+      function: of one run.
+      whole: the places of the arguments that are the same for all runs.
+    """
+
+    def mapped(*args: Any) -> Any:
+        per_run = jax.vmap(function, [None if i in whole else 0 for i in range(len(args))])
+        runs = len(jax.tree.leaves(args[0])[0])
+        count = max(n for n in range(1, jax.local_device_count() + 1) if runs % n == 0)
+        if count == 1:
+            return per_run(*args)
+        specs = tuple(P() if i in whole else P(_RUNS) for i in range(len(args)))
+        mesh = Mesh(np.array(jax.local_devices()[:count]), (_RUNS,))
+        # Some of what a run computes varies over no axis, and its carries do.
+        shared = jax.shard_map(
+            per_run, mesh=mesh, in_specs=specs, out_specs=P(_RUNS), check_vma=False
+        )
+        return shared(*args)
+
+    return mapped
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def train_steps(
+    recipe: Recipe,
+    states: steps.TrainState,
+    values: Values,
+    data: Array,
+    orders: Int[Array, "runs size"],
+    start: Int[Array, ""] | int,
+    count: Int[Array, ""] | int,
+) -> steps.TrainState:
+    """Runs `count` steps of every run in one compiled call; a run that has a fault stays there.
+
+    Args:
+      recipe: of all runs.
+      states: with a leading axis of runs; is donated.
+      values: of the settings that differ.
+      data: `[size, ...]`, the examples as stored, on the device.
+      orders: of each run's epoch.
+      start: the first step's place in the orders, counted in steps.
+      count: how many steps.
+    """
+
+    def all_steps(state, values, order, data, start, count):
+        def body(i, state):
+            rows = lax.dynamic_slice_in_dim(
+                order, (start + i) * recipe.batch_size, recipe.batch_size
+            )
+            batch = lax.optimization_barrier(data[rows])
+            new, _ = steps.train_step(_with(recipe, values), state, batch)
+            stays = steps.has_fault(state)
+            return jax.tree.map(lambda old, new: jnp.where(stays, old, new), state, new)
+
+        return lax.fori_loop(0, count, body, state)
+
+    mapped = _mapped(all_steps, whole=(3, 4, 5))
+    return mapped(states, dict(values), orders, data, start, count)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _evaluate(
+    recipe: Recipe, variables: Any, values: Values, seeds: Array, span: tuple[int, int, int], data
+) -> dict[str, Float[Array, " runs"]]:
+    def one(variables, values, seed, data):
+        return steps.sum_metrics(_with(recipe, values), variables, data, seed, *span)
+
+    return _mapped(one, whole=(3,))(variables, dict(values), seeds, data)
+
+
+def evaluate(runs: Runs, variables: Any, data: Array) -> list[dict[str, float]]:
+    """`steps.evaluate` of every run."""
+    whole = steps.spans(runs.recipe, len(data))
+    seeds, values = jnp.asarray(runs.seeds, jnp.int32), dict(runs.values)
+    sums = [_evaluate(runs.recipe, variables, values, seeds, span, data) for span in whole]
+    size = whole[-1][1]
+    return [
+        {name: sum(float(part[name][run]) for part in sums) / size for name in sums[0]}
+        for run in range(len(seeds))
+    ]
+
+
+def train(
+    runs: Runs,
+    states: steps.TrainState,
+    data: Array,
+    epoch: int,
+    epochs: int,
+    progress: bool = True,
+) -> tuple[steps.TrainState, list[dict[str, Any] | None]]:
+    """Trains every run to the end of an epoch, with one progress bar.
+
+    Args:
+      runs: what is trained.
+      states: with a leading axis of runs, at the epoch's beginning; is donated.
+      data: `[size, ...]`, the examples as stored, on the device.
+      epoch: which, from 1.
+      epochs: how many there are, for the bar.
+      progress: whether to show the bar, where the output is a terminal.
+
+    Returns:
+      The states, and each run's row of metrics as `epochs.train` gives it; None for a run whose
+      next step has a fault.
+    """
+    recipe, count = runs.recipe, len(runs.seeds)
+    values = dict(runs.values)
+    orders = jnp.stack([steps.epoch_order(key, epoch, len(data)) for key in states.key])
+    examples = len(data) // recipe.batch_size * recipe.batch_size
+    # No steps: this only compiles, so that the speed measured is training's.
+    states = train_steps(recipe, states, values, data, orders, 0, 0)
+    jax.block_until_ready(states)
+    begun = time.perf_counter()
+    with tqdm(
+        total=examples * count,
+        desc=f"epoch {epoch}/{epochs} of {count} runs",
+        unit=" examples",
+        unit_scale=True,
+        leave=False,
+        disable=None if progress else True,
+    ) as bar:
+        for part in batches.resident(data, orders[0], recipe.batch_size):
+            states = train_steps(recipe, states, values, data, orders, part.start, part.count)
+            losses = [steps.metric_means(state)["loss"] for state in _counts(states)]
+            bar.set_postfix(loss=f"{min(losses):.4g} to {max(losses):.4g}", refresh=False)
+            bar.update(part.count * recipe.batch_size * count)
+    seconds = time.perf_counter() - begun
+    rows = [
+        None
+        if steps.has_fault(state)
+        else make_row(epoch, state, steps.metric_means(state), examples / seconds)
+        for state in _counts(states)
+    ]
+    zeros = jax.tree.map(jnp.zeros_like, (states.metric_sums, states.summed))
+    return states._replace(metric_sums=zeros[0], summed=zeros[1]), rows
+
+
+def _counts(states: steps.TrainState) -> Iterator[steps.TrainState]:
+    """Each run's counts and metrics, on the host; the parameters stay where they are."""
+    small = states._replace(params={}, batch_stats={}, opt_state={}, memory={})
+    small = jax.device_get(small)
+    for run in range(len(small.step)):
+        yield jax.tree.map(lambda leaf, run=run: leaf[run], small)
