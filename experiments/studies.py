@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments import configs, evaluate
 from experiments.report import tables
-from experiments.run import cli, loop, messages, setup
+from experiments.run import cli, loop, messages, setup, together
 from wiseale_jax import evaluation, files, run_folder
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.models.trained import TrainedAutoencoder, load
@@ -73,6 +73,12 @@ def define_flags(output: str) -> None:
     flags.DEFINE_integer("epochs", None, "passes over the training set (default: the data set's)")
     flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
+    flags.DEFINE_integer(
+        "together",
+        1,
+        "train up to so many runs in one program, as a GPU has room for",
+        lower_bound=1,
+    )
     evaluate.define_flags(["examples", "likelihood_examples"])
     setup.define_data_dir()
 
@@ -85,6 +91,7 @@ def train_all(
     given: Mapping[str, Any],
     data_dir: str | None,
     settings: Settings = evaluation.DEFAULTS,
+    at_once: int = 1,
     **preparing: Any,
 ) -> list[Run]:
     """Trains every variant with every seed; finished runs are left as they are.
@@ -99,6 +106,7 @@ def train_all(
       given: fields of `Config` for all of them; None is left out.
       data_dir: prepared data sets; None for tfds's own.
       settings: how thoroughly the runs are evaluated later.
+      at_once: how many runs to train in one program, where they differ only in numbers.
       **preparing: how the data set is prepared, as `setup.prepare` takes it.
 
     Raises:
@@ -114,16 +122,27 @@ def train_all(
         for label, fields in variants.items()
     ]
     folders = [output / "runs" / f"{_slug(label)}-seed{config.seed}" for label, config in planned]
-    for workdir, (_, config) in zip(folders, planned, strict=True):
+    unfinished = []
+    for place, (workdir, (_, config)) in enumerate(zip(folders, planned, strict=True)):
         if loop.check_workdir(config, workdir, "output"):
             _check_finished(workdir)
+        else:
+            unfinished.append(place)
     test = setup.load_test(planned[0][1], data_dir, **preparing).examples
     evaluation.check(settings, len(test))
     evaluation.load_networks(settings, test.shape[1:])
+    faults: dict[Path, str] = {}
+    if at_once > 1:
+        left = [(planned[place][1], folders[place]) for place in unfinished]
+        for group in together.groups(left, at_once):
+            if len(group) > 1:
+                faults |= together.train([left[i] for i in group], data_dir, **preparing)
     done = []
     for number, (workdir, (label, config)) in enumerate(zip(folders, planned, strict=True), 1):
         print(f"[{number}/{len(planned)}] {label}, seed {config.seed}")
         try:
+            if workdir in faults:
+                raise FloatingPointError(faults[workdir])
             loop.train(config, workdir, data_dir, **preparing)
         except FloatingPointError as error:
             print(f"left out: {label}, seed {config.seed}: {error}")
@@ -172,7 +191,17 @@ def run_section(
     settings = evaluate.settings_from_flags(name for name in Settings._fields if name in values)
     output = files.make_folder(output, "output")
     given = {"epochs": values.epochs, "train_examples": values.train_examples, **given}
-    done = train_all(dataset, chosen, output, seeds, given, values.data_dir, settings, **preparing)
+    done = train_all(
+        dataset,
+        chosen,
+        output,
+        seeds,
+        given,
+        values.data_dir,
+        settings,
+        values.together,
+        **preparing,
+    )
     report(done, output, values.data_dir, settings, **preparing)
     if missing := len(seeds) * len(chosen) - len(done):
         print(f"without {missing} that ended at a non-finite step: see above")

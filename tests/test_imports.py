@@ -64,6 +64,7 @@ WAY = [
     "experiments.run.resume",
     "experiments.run.finish",
     "experiments.run.loop",
+    "experiments.run.together",
     "experiments.waves",
     "experiments.evaluate",
     "experiments.report",

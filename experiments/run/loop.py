@@ -67,7 +67,7 @@ def train(
         feed = processes.agree(batches.choose(feed, data.train), batches.FEEDS)
         recipe = setup.make_recipe(config, len(data.train), mesh)
         with signals.listen() as asked_to_stop:
-            run = _Run(config, workdir, recipe, data, feed, checkpoint_every, keep, profile)
+            run = Run(config, workdir, recipe, data, feed, checkpoint_every, keep, profile)
             _train(run, asked_to_stop)
             if asked_to_stop():  # Since the last epoch's end: whoever trains on must not.
                 raise signals.Stopped(
@@ -75,7 +75,7 @@ def train(
                 )
 
 
-class _Run(NamedTuple):
+class Run(NamedTuple):
     """A run in its folder: everything about it that training does not change."""
 
     config: configs.Config
@@ -88,25 +88,25 @@ class _Run(NamedTuple):
     profile: bool
 
 
-def _train(run: _Run, asked_to_stop: Callable[[], bool]) -> None:
+def _train(run: Run, asked_to_stop: Callable[[], bool]) -> None:
     """Trains a run from where its folder stands, and draws its figures."""
     about = resume.describe(run.data)  # Once: not from disk again at every checkpoint.
-    resumed = _claim(run, about)
+    resumed = claim(run, about)
     state = steps.create_state(run.recipe, run.config.seed, run.data.train)
-    _announce(run, state)
+    announce(run, state)
     folder = files.make_folder(run.workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
     for step in checkpoints.interrupted(folder):
         processes.say(f"checkpoint {step} was interrupted in its write: the one before it is used")
     with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
         state, rows = resume.resume(saved, run.config, state, about)
         if resumed:
-            _continue(run, state, rows, about)
+            go_on(run, state, rows, about)
         state = _train_epochs(run, state, rows, saved, about, asked_to_stop)
     if processes.is_first():
         finish.finish(run.config, run.workdir, run.data, state, rows)
 
 
-def _claim(run: _Run, about: Mapping[str, Any]) -> bool:
+def claim(run: Run, about: Mapping[str, Any]) -> bool:
     """Makes the folder this run's; says whether it was before."""
     resumed = run_folder.read_config(run.workdir) is not None
     if processes.is_first():
@@ -117,12 +117,12 @@ def _claim(run: _Run, about: Mapping[str, Any]) -> bool:
     return resumed
 
 
-def _write_config(run: _Run, about: Mapping[str, Any]) -> None:
+def _write_config(run: Run, about: Mapping[str, Any]) -> None:
     described = configs.describe_model(run.config)
     run_folder.write_config(run.workdir, dataclasses.asdict(run.config), described, about)
 
 
-def _announce(run: _Run, state: steps.TrainState) -> None:
+def announce(run: Run, state: steps.TrainState) -> None:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     processes.say(
         f"{run.config.method} on {run.config.dataset}: {len(run.data.train):,} training and "
@@ -136,13 +136,11 @@ def _announce(run: _Run, state: steps.TrainState) -> None:
         processes.say(f"a memory of {run.recipe.memory:,} posteriors, {size / 1e3:,.1f} kB")
 
 
-def _devices(run: _Run) -> int:
+def _devices(run: Run) -> int:
     return run.recipe.mesh.size if run.recipe.mesh else 1
 
 
-def _continue(
-    run: _Run, state: steps.TrainState, rows: list[dict], about: Mapping[str, Any]
-) -> None:
+def go_on(run: Run, state: steps.TrainState, rows: list[dict], about: Mapping[str, Any]) -> None:
     """Marks a run as under way again. Only once nothing is refused any more."""
     if not processes.is_first():
         return
@@ -155,7 +153,7 @@ def _continue(
 
 
 def _train_epochs(
-    run: _Run,
+    run: Run,
     state: steps.TrainState,
     rows: list[dict],
     saved: ocp.CheckpointManager,
@@ -194,7 +192,7 @@ def _train_epochs(
         fault = messages.explain(state, config, epoch) if steps.has_fault(state) else None
         state = steps.clear_fault(state)
         stop = row is None or asked_to_stop()
-        _save(run, saved, state, rows, about, epoch, last=stop or epoch == config.epochs)
+        save(run, saved, state, rows, about, epoch, last=stop or epoch == config.epochs)
         if row is not None:
             line = messages.epoch_line(epoch, config.epochs, row, test)
             if flops:
@@ -212,7 +210,7 @@ def _train_epochs(
 
 
 def _profile(
-    run: _Run,
+    run: Run,
     recipe: Recipe,
     state: steps.TrainState,
     data: jax.Array | np.ndarray,
@@ -227,8 +225,8 @@ def _profile(
     return flops
 
 
-def _save(
-    run: _Run,
+def save(
+    run: Run,
     saved: ocp.CheckpointManager,
     state: steps.TrainState,
     rows: list[dict],

@@ -167,7 +167,7 @@ def fit(
     }
     history: list[dict[str, Any]] = []
     if many:
-        together_runs = together.Runs(recipe, *zip(*runs, strict=True))
+        together_runs = together.plan(recipe, *zip(*runs, strict=True), data.array)
         state = steps.abstract_state(recipe, data.array)
         if progress:
             print(_said(config, model, likelihood, data, state) + _said_of_runs(runs, sweep))
@@ -298,19 +298,20 @@ def _train_together(
             "x is too large to be held on the device, as seeds and sweep need it: train one model "
             "after the other"
         )
-    metrics = together.metrics_of(runs, data.array)
     states = together.create_states(runs, data.array)
     train_data = jnp.asarray(data.array)
     test_data = None if test is None else jnp.asarray(test.array)
-    rows: list[list[dict[str, Any]]] = [[] for _ in metrics]
+    rows: list[list[dict[str, Any]]] = [[] for _ in runs.seeds]
     faults: dict[int, str] = {}
     with tqdm(total=count, unit=" epochs", disable=None if progress else True) as bar:
         for epoch in range(1, count + 1):
-            states, found = together.train(runs, states, train_data, epoch, count, progress)
+            states, found = together.train(
+                runs, states, train_data, epoch, count, progress=progress
+            )
             tested = test_data is not None and together.evaluate(runs, states.variables, test_data)
             for run, row in enumerate(found):
                 if row is None:
-                    state = together.separate(states, metrics)[run]
+                    state = together.separate(runs, states)[run]
                     faults.setdefault(run, explain_fault(state, epoch))
                     continue
                 rows[run].append(row)
@@ -322,12 +323,8 @@ def _train_together(
             bar.update()
     for run, fault in faults.items():
         warnings.warn(f"{_which(runs, run)}{fault}; its model is that before it", stacklevel=3)
-    done = []
-    for run, state in enumerate(together.separate(states, metrics)):
-        left_out = set(states.metric_sums) - metrics[run]
-        kept = [{k: v for k, v in row.items() if k not in left_out} for row in rows[run]]
-        done.append((steps.clear_fault(state), kept))
-    return done
+    separated = together.separate(runs, states)
+    return [(steps.clear_fault(state), rows[run]) for run, state in enumerate(separated)]
 
 
 def _which(runs: together.Runs, run: int) -> str:

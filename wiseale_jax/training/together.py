@@ -38,11 +38,13 @@ class Runs(NamedTuple):
       recipe: of all runs.
       seeds: of each run.
       swept: of each run, its values of the settings in which they differ, the same ones for all.
+      metrics: of each run, the names of those that it has by itself: the method may go by a value.
     """
 
     recipe: Recipe
     seeds: Sequence[int]
     swept: Sequence[Mapping[str, float]]
+    metrics: Sequence[set[str]]
 
     @property
     def values(self) -> Values:
@@ -58,22 +60,24 @@ def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe._replace(method=methods.rebind(recipe.method, values))
 
 
-def metrics_of(runs: Runs, examples: Array) -> list[set[str]]:
-    """The names of the metrics that each run has by itself: the method may go by a value.
+def plan(
+    recipe: Recipe, seeds: Sequence[int], swept: Sequence[Mapping[str, float]], examples: Array
+) -> Runs:
+    """Checks what is to be trained together.
 
     Args:
-      runs: what is trained.
+      recipe, seeds, swept: as `Runs` has them.
       examples: stored training examples, `[size, ...]`.
 
     Raises:
       ValueError: a value is out of the method's range.
     """
     found = {}
-    for swept in runs.swept:
-        if (key := tuple(swept.items())) not in found:
-            state = steps.abstract_state(_with(runs.recipe, swept), examples)
+    for values in swept:
+        if (key := tuple(values.items())) not in found:
+            state = steps.abstract_state(_with(recipe, values), examples)
             found[key] = set(state.metric_sums)
-    return [found[tuple(swept.items())] for swept in runs.swept]
+    return Runs(recipe, seeds, swept, [found[tuple(values.items())] for values in swept])
 
 
 def create_states(runs: Runs, examples: Array) -> steps.TrainState:
@@ -90,7 +94,7 @@ def _create(recipe: Recipe, keys: Array, values: Values, examples: Array) -> ste
     return _mapped(one, whole=(2,))(keys, values, examples)
 
 
-def separate(states: steps.TrainState, metrics: Sequence[set[str]]) -> list[steps.TrainState]:
+def separate(runs: Runs, states: steps.TrainState) -> list[steps.TrainState]:
     """Each run's state, with the metrics that it has by itself."""
 
     # From the host, as one device has a run's state and another one the next run's.
@@ -102,7 +106,23 @@ def separate(states: steps.TrainState, metrics: Sequence[set[str]]) -> list[step
         fault = {k: v for k, v in state.fault.items() if k in names or k == steps.GRADIENT}
         return state._replace(metric_sums=kept, fault=fault)
 
-    return [one(run, names) for run, names in enumerate(metrics)]
+    return [one(run, names) for run, names in enumerate(runs.metrics)]
+
+
+def join(states: steps.TrainState, separated: Sequence[steps.TrainState]) -> steps.TrainState:
+    """The states of all runs from each one's.
+
+    Args:
+      states: of all runs, as `create_states` gives them: its metrics are those of all.
+      separated: each run's.
+    """
+    zeros = {name: jnp.zeros(()) for name in states.metric_sums}
+
+    def whole(state: steps.TrainState) -> steps.TrainState:
+        sums, fault = zeros | state.metric_sums, zeros | state.fault
+        return state._replace(metric_sums=sums, fault=fault)
+
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(whole, separated))
 
 
 def _mapped(function: Callable[..., Any], whole: Sequence[int]) -> Callable[..., Any]:
@@ -185,8 +205,12 @@ def evaluate(runs: Runs, variables: Any, data: Array) -> list[dict[str, float]]:
     sums = [_evaluate(runs.recipe, variables, values, seeds, span, data) for span in whole]
     size = whole[-1][1]
     return [
-        {name: sum(float(part[name][run]) for part in sums) / size for name in sums[0]}
-        for run in range(len(seeds))
+        {
+            name: sum(float(part[name][run]) for part in sums) / size
+            for name in sums[0]
+            if name in own
+        }
+        for run, own in enumerate(runs.metrics)
     ]
 
 
@@ -196,50 +220,55 @@ def train(
     data: Array,
     epoch: int,
     epochs: int,
+    asked_to_stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
 ) -> tuple[steps.TrainState, list[dict[str, Any] | None]]:
     """Trains every run to the end of an epoch, with one progress bar.
 
     Args:
       runs: what is trained.
-      states: with a leading axis of runs, at the epoch's beginning; is donated.
+      states: with a leading axis of runs, all at one step, but for those with a fault; is donated.
       data: `[size, ...]`, the examples as stored, on the device.
-      epoch: which, from 1.
+      epoch: which, from 1; the states may stand anywhere in it.
       epochs: how many there are, for the bar.
+      asked_to_stop: whether to stop before the end.
       progress: whether to show the bar, where the output is a terminal.
 
     Returns:
       The states, and each run's row of metrics as `epochs.train` gives it; None for a run whose
-      next step has a fault.
+      next step has a fault, and for all if they were asked to stop before the end.
     """
     recipe, count = runs.recipe, len(runs.seeds)
     values = dict(runs.values)
+    per_epoch = len(data) // recipe.batch_size
+    done = already = int(max(states.step)) - (epoch - 1) * per_epoch
     orders = jnp.stack([steps.epoch_order(key, epoch, len(data)) for key in states.key])
-    examples = len(data) // recipe.batch_size * recipe.batch_size
     # No steps: this only compiles, so that the speed measured is training's.
     states = train_steps(recipe, states, values, data, orders, 0, 0)
     jax.block_until_ready(states)
     begun = time.perf_counter()
     with tqdm(
-        total=examples * count,
+        total=per_epoch * recipe.batch_size * count,
+        initial=already * recipe.batch_size * count,
         desc=f"epoch {epoch}/{epochs} of {count} runs",
         unit=" examples",
         unit_scale=True,
         leave=False,
         disable=None if progress else True,
     ) as bar:
-        for part in batches.resident(data, orders[0], recipe.batch_size):
+        for part in batches.resident(data, orders[0], recipe.batch_size, already):
             states = train_steps(recipe, states, values, data, orders, part.start, part.count)
+            done += part.count
             losses = [steps.metric_means(state)["loss"] for state in _counts(states)]
             bar.set_postfix(loss=f"{min(losses):.4g} to {max(losses):.4g}", refresh=False)
             bar.update(part.count * recipe.batch_size * count)
-    seconds = time.perf_counter() - begun
-    rows = [
-        None
-        if steps.has_fault(state)
-        else make_row(epoch, state, steps.metric_means(state), examples / seconds)
-        for state in _counts(states)
-    ]
+            if done < per_epoch and asked_to_stop():
+                return states, [None] * count
+    rate = (per_epoch - already) * recipe.batch_size / (time.perf_counter() - begun)
+    rows: list[dict[str, Any] | None] = []
+    for state, own in zip(_counts(states), runs.metrics, strict=True):
+        means = {name: mean for name, mean in steps.metric_means(state).items() if name in own}
+        rows.append(None if steps.has_fault(state) else make_row(epoch, state, means, rate))
     zeros = jax.tree.map(jnp.zeros_like, (states.metric_sums, states.summed))
     return states._replace(metric_sums=zeros[0], summed=zeros[1]), rows
 
