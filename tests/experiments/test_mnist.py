@@ -3,12 +3,13 @@
 import pytest
 
 from experiments import mnist
+from tests.helpers import skip_without_ott
 from tests.helpers.forks import call
 
 
 @pytest.mark.ci
 def test_figure_one_gains_the_rivals(real_data, tmp_path):
-    pytest.importorskip("ott")
+    skip_without_ott()
     short = ("--epochs=1", "--train_examples=2000", "--seeds=0")
     only = [f"--only={label}" for label in ("Sinkhorn, sphere", "GM-VAE", "RAE")]
     few = ("--examples=300", "--likelihood_examples=20")

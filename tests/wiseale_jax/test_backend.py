@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import train
+from tests.helpers import skip_without_ott
 from tests.wiseale_jax.test_divergences import BOUNDS, assert_matches, normal_rows
 from wiseale_jax import backend, methods
 from wiseale_jax.divergences import wiseale_kl
@@ -53,7 +54,7 @@ def test_few_steps_one_after_the_other(size, most):
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_the_training_step_lowers_for_a_gpu(method):
     if method == "sinkhorn":
-        pytest.importorskip("ott")
+        skip_without_ott()
     config, data = train.make_case("mnist", 16, 32, method=method)
     recipe = train.make_recipe(config)
     state = steps.abstract_state(recipe, data)

@@ -182,7 +182,8 @@ def decode_all(
         while pending:
             yield from pending.popleft().result()
     finally:
-        pool.shutdown(cancel_futures=True)
+        # Not waited for: where one of these threads collects the generator, it would join itself.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):

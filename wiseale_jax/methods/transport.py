@@ -15,7 +15,8 @@ from wiseale_jax.methods.terms import Metrics, draws_of_prior, evaluate, with_lo
 from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.priors import Prior
 
-HAS_OTT = importlib.util.find_spec("ott") is not None
+# ott-jax 0.6 has no gradient with earlier versions of JAX.
+HAS_OTT = importlib.util.find_spec("ott") is not None and jax.__version_info__ >= (0, 9)
 
 COSTS = ("sharp", "debiased")
 
@@ -65,11 +66,13 @@ def sinkhorn_cost(
       what it should be, in 0..2. 0 is converged.
 
     Raises:
-      ImportError: there is no ott-jax.
+      ImportError: there is no ott-jax, or JAX is older than 0.9.
       ValueError: cost is unknown, epsilon is not positive, or iterations are fewer than 1.
     """
     if not HAS_OTT:
-        raise ImportError("method 'sinkhorn' needs ott-jax: pip install 'wiseale_jax[sinkhorn]'")
+        raise ImportError(
+            "method 'sinkhorn' needs ott-jax, and JAX 0.9: pip install 'wiseale_jax[sinkhorn]'"
+        )
     if cost not in COSTS:
         raise ValueError(f"unknown sinkhorn_cost {cost!r}; known: {', '.join(COSTS)}")
     known = not isinstance(epsilon, jax.core.Tracer)

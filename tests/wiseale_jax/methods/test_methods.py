@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import in_ci
+from tests.helpers import in_ci, skip_without_ott
 from wiseale_jax.divergences import mmd, wiseale_kl
 from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.methods import METHODS, bind
@@ -49,7 +49,7 @@ def case(likelihood, seed=0, batch=6, latent=3):
 def objective_of(method, likelihood="gaussian", latent=3, shape=(8, 2), **settings):
     """A method as a function of outputs, x and key, with a network that is next to none."""
     if method == "sinkhorn":
-        pytest.importorskip("ott")
+        skip_without_ott()
     bound = bind(method, LIKELIHOODS[likelihood], {**SIZES.get(method, {}), **settings})
 
     def encode(x):

@@ -9,13 +9,14 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.special import logsumexp
 
+from tests.helpers import skip_without_ott
 from tests.helpers.numeric import check_gradient
 from tests.wiseale_jax.methods.test_methods import KEY, case, expected, objective_of
 from wiseale_jax.methods import transport
 from wiseale_jax.methods.transport import sinkhorn_cost
 from wiseale_jax.priors import Sphere
 
-pytest.importorskip("ott")
+skip_without_ott()
 
 
 def samples(size=16, latent=3, seed=0):

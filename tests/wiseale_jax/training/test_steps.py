@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from tests.helpers import skip_without_ott
 from tests.helpers.linear_gaussian import LinearGaussian
 from wiseale_jax.datasets import as_stored
 from wiseale_jax.likelihoods import LIKELIHOODS
@@ -44,7 +45,7 @@ step = jax.jit(train_step, static_argnums=0)
 def make(method="wiseale", batch_size=8, architecture=NORMALISED, optimizer=ADAM, **options):
     model = Autoencoder(architecture, 2, **options)
     if method == "sinkhorn":
-        pytest.importorskip("ott")
+        skip_without_ott()
     settings = {
         "vampprior": {"pseudo_inputs": 4},
         "gmvae": {"gmvae_units": 8},

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import in_ci
+from tests.helpers import in_ci, skip_without_ott
 from tests.helpers.devices import run_on_devices
 from wiseale_jax import METHODS, fit, load, methods
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.methods.transport import HAS_OTT
 from wiseale_jax.models.autoencoder import build_autoencoder
 from wiseale_jax.models.networks import default_architecture
 from wiseale_jax.training import batches, optimizers, together
@@ -125,8 +124,8 @@ def test_not_with_a_model_to_train_on_or_more_than_fits(models, monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_number_of_every_method_can_be_swept(method):
-    if method == "sinkhorn" and not HAS_OTT:
-        pytest.skip("without ott-jax there is no method 'sinkhorn'")
+    if method == "sinkhorn":
+        skip_without_ott()
     weighed = METHODS[method].sweep
     names = methods.numbers_of(method)
     assert weighed is None or weighed[0] in names
