@@ -50,15 +50,25 @@ def test_one_line_says_what_is_trained(capsys):
 
 @pytest.mark.parametrize("which", [in_ci(0), 7])
 def test_each_is_what_it_is_alone(models, which):
-    together, config = models[which], models[which].config
+    found, config = models[which], models[which].config
     settings = {name: config[name] for name in ("kl_weight", "spread", "seed")}
     alone = fit(VECTORS, test=VECTORS[:50], epochs=2, **settings, **QUIET)
-    assert together.config == alone.config
-    assert [row["split"] for row in together.history] == ["train", "test"] * 2
-    for row, other in zip(together.history, alone.history, strict=True):
+    assert found.config == alone.config
+    assert [row["split"] for row in found.history] == ["train", "test"] * 2
+    for row, other in zip(found.history, alone.history, strict=True):
         assert numbers(row).keys() == numbers(other).keys()
         assert_near(numbers(row), numbers(other))
-    assert_near(together.variables, alone.variables)
+    assert_near(found.variables, alone.variables)
+
+
+@pytest.mark.ci
+def test_all_at_once_as_on_an_accelerator(monkeypatch):
+    monkeypatch.setattr(together, "_in_turn", together._at_once)
+    shared = {"test": VECTORS[:50], "epochs": 2, "progress": False, "batch_size": 40}
+    found = fit(VECTORS, seeds=[0, 1], sweep={"spread": [0.0, 0.3]}, **shared)
+    alone = fit(VECTORS, seed=1, spread=0.3, **shared)
+    assert_near(numbers(found[-1].history[-1]), numbers(alone.history[-1]))
+    assert_near(found[-1].variables, alone.variables)
 
 
 @pytest.mark.ci
@@ -123,7 +133,8 @@ def test_not_with_a_model_to_train_on_or_more_than_fits(models, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_number_of_every_method_can_be_swept(method):
+def test_every_number_of_every_method_can_be_swept(method, monkeypatch):
+    monkeypatch.setattr(together, "_in_turn", together._at_once)
     if method == "sinkhorn":
         skip_without_ott()
     weighed = METHODS[method].sweep
