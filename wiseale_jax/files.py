@@ -62,6 +62,24 @@ def remove_partials(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
+def trim(folder: Path, most: float) -> None:
+    """Removes files of a folder, those that were used longest ago, until they have at most so many
+    bytes. Another process may do the same.
+    """
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # Gone by now.
+            known = path.stat()
+            found.append((max(known.st_atime, known.st_mtime), known.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            return
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file beside its place, flushes it to disk and renames it.
 

@@ -18,6 +18,8 @@ from experiments.run import signals
 from wiseale_jax import files
 
 _M_ARENA_MAX = -8  # M_ARENA_MAX in malloc.h.
+# What a start leaves of the compiled programs: hundreds of them.
+_CACHE_BYTES = 2e9
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -105,13 +107,14 @@ def _missing_backend() -> str | None:
 def _cache_compilations() -> None:
     """Keeps compiled programs on disk, so that only a first start compiles.
 
-    In `$JAX_COMPILATION_CACHE_DIR`, else in `~/.cache/wiseale_jax`; nowhere if that cannot be
-    written, or there is no home.
+    In `$JAX_COMPILATION_CACHE_DIR`, else in `~/.cache/wiseale_jax`, of which a start leaves 2 GB;
+    nowhere if that cannot be written, or there is no home.
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         with contextlib.suppress(OSError, RuntimeError):
             folder = files.make_folder(Path(cache, "wiseale_jax"), "cache")
+            files.trim(folder, _CACHE_BYTES)
             jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

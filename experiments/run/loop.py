@@ -129,6 +129,7 @@ def announce(run: Run, state: steps.TrainState) -> None:
         f"{len(run.data.test.examples):,} test examples, {parameters:,} parameters, "
         f"{_devices(run)} x {jax.devices()[0].device_kind}"
     )
+    processes.say(messages.units(run.config))
     if warning := messages.short_warmup(run.config):
         processes.say(warning)
     if run.recipe.memory:

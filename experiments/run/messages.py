@@ -6,7 +6,9 @@ import jax
 import numpy as np
 
 from experiments import configs
+from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
+from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.training import steps
 
 
@@ -73,6 +75,13 @@ def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> st
         + f"{row['examples_per_second']:,.0f} examples/s"
         + (f"  {row['skipped']} steps skipped in all" if row["skipped"] else "")
     )
+
+
+def units(config: configs.Config) -> str:
+    """The units of an epoch's line."""
+    of = LIKELIHOODS[DATASETS[config.dataset].likelihood]
+    error = "nats" if of.error_unit == "nats" else "squared units, summed over an example"
+    return f"KLs and the ELBO are in nats; the reconstruction error is in {error}"
 
 
 def count(number: int, noun: str) -> str:

@@ -1,6 +1,7 @@
 """files.py: whole files or none."""
 
 import json
+import os
 
 import pytest
 
@@ -39,3 +40,16 @@ def test_two_writers_of_one_file_leave_one_of_two_whole_ones(tmp_path):
     (tmp_path / ".a.txt.12ab34cd.partial").touch()  # Of a process that was killed.
     files.remove_partials(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_trimmed_of_what_was_used_longest_ago(tmp_path):
+    for age, name in enumerate(("new", "read", "old", "older")):
+        (tmp_path / name).write_bytes(bytes(100))
+        written = 10**9 - 1000 * age
+        os.utime(tmp_path / name, (2 * 10**9 if name == "read" else written, written))
+    (tmp_path / "folder").mkdir()
+    files.trim(tmp_path, 10**6)
+    assert len(list(tmp_path.iterdir())) == 5
+    size = (tmp_path / "folder").stat().st_size
+    files.trim(tmp_path, size + 250)
+    assert {path.name for path in tmp_path.iterdir()} == {"new", "read", "folder"}

@@ -13,6 +13,11 @@ from experiments.run.loop import train
 SINE = configs.make_config({"dataset": "sine", "epochs": 2})
 
 
+def test_units_of_the_epochs_lines():
+    assert messages.units(SINE).endswith("error is in squared units, summed over an example")
+    assert messages.units(configs.make_config({"dataset": "mnist"})).endswith("error is in nats")
+
+
 def test_a_warmup_longer_than_the_training():
     def warning(warmup):
         return messages.short_warmup(dataclasses.replace(SINE, warmup_epochs=warmup))

@@ -136,7 +136,7 @@ def test_what_does_not_fit_on_the_device_is_refused(tmp_path, data_dir, monkeypa
     assert not (tmp_path / "0").exists()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_flag_of_a_section(tmp_path, data_dir):
     done = call(
         "sine",
