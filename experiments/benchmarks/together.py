@@ -53,7 +53,7 @@ def many(config: configs.Config, data: np.ndarray, count: int) -> tuple[Contesta
     states, examples = together.create_states(runs, data), jnp.asarray(data)
     megabytes = sum(leaf.nbytes for leaf in jax.tree.leaves(states)) / 1e6
     orders = jnp.stack([epoch_order(key, 1, len(data)) for key in states.key])
-    values = dict(runs.values)
+    values = runs.values
 
     def contestant(steps: int) -> None:
         nonlocal states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,16 +95,21 @@ def _train(run: Run, asked_to_stop: Callable[[], bool]) -> None:
     resumed = claim(run, about)
     state = steps.create_state(run.recipe, run.config.seed, run.data.train)
     announce(run, state)
-    folder = files.make_folder(run.workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
-    for step in checkpoints.interrupted(folder):
-        processes.say(f"checkpoint {step} was interrupted in its write: the one before it is used")
-    with checkpoints.open_checkpoints(folder) as saved, processes.ending_with_others():
+    with open_checkpoints(run) as saved, processes.ending_with_others():
         state, rows = resume.resume(saved, run.config, state, about)
         if resumed:
             go_on(run, state, rows, about)
         state = _train_epochs(run, state, rows, saved, about, asked_to_stop)
     if processes.is_first():
         finish.finish(run.config, run.workdir, run.data, state, rows)
+
+
+def open_checkpoints(run: Run) -> AbstractContextManager[ocp.CheckpointManager]:
+    """The run's checkpoints; says which one's write was interrupted."""
+    folder = files.make_folder(run.workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
+    for step in checkpoints.interrupted(folder):
+        processes.say(f"checkpoint {step} was interrupted in its write: the one before it is used")
+    return checkpoints.open_checkpoints(folder)
 
 
 def claim(run: Run, about: Mapping[str, Any]) -> bool:
@@ -123,13 +129,14 @@ def _write_config(run: Run, about: Mapping[str, Any]) -> None:
 
 
 def announce(run: Run, state: steps.TrainState) -> None:
+    """Says what is trained, on what, and in which units."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     processes.say(
         f"{run.config.method} on {run.config.dataset}: {len(run.data.train):,} training and "
         f"{len(run.data.test.examples):,} test examples, {parameters:,} parameters, "
         f"{_devices(run)} x {jax.devices()[0].device_kind}"
     )
-    processes.say(messages.units(run.config))
+    processes.say(messages.units(setup.error_unit([run.config])))
     if warning := messages.short_warmup(run.config):
         processes.say(warning)
     if run.recipe.memory:
@@ -187,7 +194,7 @@ def _train_epochs(
         state, row = epochs.train(recipe, state, train_data, epoch, config.epochs, asked_to_stop)
         if row is not None:
             test = steps.evaluate(run.recipe, state.variables, test_data, config.seed)
-            rows += [row, {**row, "split": "test", **test, "examples_per_second": None}]
+            rows += [row, epochs.make_test_row(row, test)]
             if processes.is_first():
                 run_folder.write_metrics(run.workdir, rows)
         fault = messages.explain(state, config, epoch) if steps.has_fault(state) else None

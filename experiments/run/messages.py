@@ -6,9 +6,7 @@ import jax
 import numpy as np
 
 from experiments import configs
-from wiseale_jax.datasets import DATASETS
 from wiseale_jax.evaluation.catalogue import NEEDS_DENSITY
-from wiseale_jax.likelihoods import LIKELIHOODS
 from wiseale_jax.training import steps
 
 
@@ -77,10 +75,9 @@ def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> st
     )
 
 
-def units(config: configs.Config) -> str:
-    """The units of an epoch's line."""
-    of = LIKELIHOODS[DATASETS[config.dataset].likelihood]
-    error = "nats" if of.error_unit == "nats" else "squared units, summed over an example"
+def units(error_unit: str) -> str:
+    """The units of an epoch's line, from that of the reconstruction error."""
+    error = "nats" if error_unit == "nats" else "squared units, summed over an example"
     return f"KLs and the ELBO are in nats; the reconstruction error is in {error}"
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from experiments import configs
 from experiments.run import finish, lock, loop, messages, resume, setup, signals
-from wiseale_jax import checkpoints, files, methods, run_folder
-from wiseale_jax.training import batches, steps, together
+from wiseale_jax import files, methods, run_folder
+from wiseale_jax.training import batches, epochs, steps, together
 
 Planned = tuple[configs.Config, Path]
 
@@ -59,7 +59,7 @@ def train(
       **preparing: how the data set is prepared, if it is not yet; as in `setup.prepare`.
 
     Returns:
-      Why a run ended at a step that is not finite, by folder; what was before it is saved.
+      Why a run ended at a non-finite step, by folder; what was before it is saved.
 
     Raises:
       ValueError, OSError, signals.Stopped: as `loop.train`; or the training examples are too many
@@ -106,8 +106,7 @@ def _train(
     print(f"{len(runs)} runs in one program: {', '.join(run.workdir.name for run in runs)}")
     for place, run in enumerate(runs):
         resumed = loop.claim(run, about)
-        folder = files.make_folder(run.workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
-        saved = stack.enter_context(checkpoints.open_checkpoints(folder))
+        saved = stack.enter_context(loop.open_checkpoints(run))
         separated[place], rows = resume.resume(saved, run.config, separated[place], about)
         if resumed:
             loop.go_on(run, separated[place], rows, about)
@@ -138,7 +137,7 @@ def _train(
             if steps.has_fault(state):
                 faults[run.workdir] = messages.explain(state, run.config, epoch)
             elif row is not None:
-                rows += [row, {**row, "split": "test", **tests[place], "examples_per_second": None}]
+                rows += [row, epochs.make_test_row(row, tests[place])]
                 run_folder.write_metrics(run.workdir, rows)
                 line = messages.epoch_line(epoch, config.epochs, row, tests[place])
                 print(f"{run.workdir.name}  {line}")

@@ -220,7 +220,7 @@ def numbers_of(name: str) -> tuple[str, ...]:
     """
     loss = find(name).loss
     defaults = inspect.signature(loss).parameters
-    return tuple(name for name in _keywords(loss) if isinstance(defaults[name].default, float))
+    return tuple(each for each in _keywords(loss) if isinstance(defaults[each].default, float))
 
 
 def check_owner(setting: str, method: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,7 +35,7 @@ def train(
     epochs: int,
     asked_to_stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
-) -> tuple[steps.TrainState, dict[str, object] | None]:
+) -> tuple[steps.TrainState, dict[str, Any] | None]:
     """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
 
     Args:
@@ -84,7 +85,7 @@ def train(
 
 def make_row(
     epoch: int, state: steps.TrainState, means: dict[str, float], examples_per_second: float
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """An epoch's row of metrics."""
     return {
         "epoch": epoch,
@@ -94,6 +95,11 @@ def make_row(
         "skipped": int(state.skipped),
         "examples_per_second": examples_per_second,
     }
+
+
+def make_test_row(row: dict[str, Any], found: dict[str, float]) -> dict[str, Any]:
+    """The row of the test set beside an epoch's, of what `steps.evaluate` found."""
+    return {**row, "split": "test", **found, "examples_per_second": None}
 
 
 def explain_fault(state: steps.TrainState, epoch: int) -> str:

@@ -25,7 +25,7 @@ from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.pytrees import in_structure_of
 from wiseale_jax.training import arguments, batches, optimizers, steps, together
 from wiseale_jax.training.arguments import Examples
-from wiseale_jax.training.epochs import explain_fault
+from wiseale_jax.training.epochs import explain_fault, make_test_row
 from wiseale_jax.training.epochs import train as train_epoch
 from wiseale_jax.training.recipe import Recipe
 
@@ -90,8 +90,8 @@ def fit(
     Returns:
       The trained model. Its `history` has a row of metrics by epoch, its `config` what was chosen.
       With seeds or sweep a list of models: the combinations in the order of `itertools.product`,
-      each with all the seeds. One that ended at a step that is not finite is as it was before it,
-      and a warning says so.
+      each with all the seeds. One that ended at a non-finite step is as it was before it, and a
+      warning says so.
 
     Raises:
       ValueError: an argument is unknown, out of range or does not go with the others; x holds
@@ -283,7 +283,7 @@ def _train(
             if test_data is not None:
                 variables = state.variables
                 found = steps.evaluate(recipe, variables, test_data, seed)
-                rows.append({**row, "split": "test", **found, "examples_per_second": None})
+                rows.append(make_test_row(row, found))
             bar.set_postfix(loss=f"{rows[-1]['loss']:.4g}", refresh=False)
             bar.update()
     return state, rows
@@ -310,14 +310,14 @@ def _train_together(
             )
             tested = test_data is not None and together.evaluate(runs, states.variables, test_data)
             for run, row in enumerate(found):
+                if run in faults:
+                    continue
                 if row is None:
-                    state = together.separate(runs, states)[run]
-                    faults.setdefault(run, explain_fault(state, epoch))
+                    faults[run] = explain_fault(together.separate(runs, states)[run], epoch)
                     continue
                 rows[run].append(row)
                 if tested:
-                    test_row = {"split": "test", **tested[run], "examples_per_second": None}
-                    rows[run].append({**row, **test_row})
+                    rows[run].append(make_test_row(row, tested[run]))
             if len(faults) == len(found):
                 raise FloatingPointError(_which(runs, 0) + faults[0])
             bar.update()

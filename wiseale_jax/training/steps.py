@@ -217,8 +217,7 @@ def epoch_order(key: Array, epoch: Int[Array, ""] | int, size: int) -> Int[Array
     return jax.random.permutation(jax.random.fold_in(_branch(key, Branch.ORDER), epoch), size)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_steps(
+def run_steps(
     recipe: Recipe,
     state: TrainState,
     data: Array,
@@ -226,11 +225,11 @@ def train_steps(
     start: Int[Array, ""] | int,
     count: Int[Array, ""] | int,
 ) -> TrainState:
-    """Runs `count` steps in one compiled call; fewer only if the state then has a fault.
+    """Runs `count` steps; fewer only if the state then has a fault. Pure; `train_steps` compiled.
 
     Args:
       recipe: what is trained.
-      state: is donated.
+      state: where it stands; `train_steps` takes it over.
       data: `[size, ...]`, the examples as stored, on the device; or, without an order, the batches
         themselves, `[steps, batch, ...]`.
       order: this epoch's order, from `epoch_order`, or None.
@@ -258,11 +257,19 @@ def train_steps(
     return lax.while_loop(goes_on, body, (jnp.int32(0), state))[1]
 
 
+train_steps = jax.jit(run_steps, static_argnums=0, donate_argnums=1)
+
+
 def finish_epoch(state: TrainState) -> tuple[TrainState, dict[str, float]]:
     """The mean of each metric over the steps of an epoch, and the state with the sums at 0."""
     means = metric_means(state)
+    return forget_metrics(state), means
+
+
+def forget_metrics(state: TrainState) -> TrainState:
+    """The state with the sums of the metrics at 0."""
     zeros = jax.tree.map(jnp.zeros_like, state.metric_sums)
-    return state._replace(metric_sums=zeros, summed=jnp.zeros_like(state.summed)), means
+    return state._replace(metric_sums=zeros, summed=jnp.zeros_like(state.summed))
 
 
 def metric_means(state: TrainState) -> dict[str, float]:

@@ -25,7 +25,7 @@ from wiseale_jax.training import batches, steps
 from wiseale_jax.training.epochs import make_row
 from wiseale_jax.training.recipe import Recipe
 
-Values = Mapping[str, Float[Array, " runs"]]
+Values = dict[str, Float[Array, " runs"]]
 
 # The axis of the devices that share the runs.
 _RUNS = "runs"
@@ -83,7 +83,7 @@ def plan(
 def create_states(runs: Runs, examples: Array) -> steps.TrainState:
     """The states before the first step, with a leading axis of runs; as `steps.create_state`."""
     keys = jnp.stack([jax.random.key(seed) for seed in runs.seeds])
-    return _create(runs.recipe, keys, dict(runs.values), steps.first(runs.recipe, examples))
+    return _create(runs.recipe, keys, runs.values, steps.first(runs.recipe, examples))
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=steps.QUICK)
@@ -96,7 +96,6 @@ def _create(recipe: Recipe, keys: Array, values: Values, examples: Array) -> ste
 
 def separate(runs: Runs, states: steps.TrainState) -> list[steps.TrainState]:
     """Each run's state, with the metrics that it has by itself."""
-
     # From the host, as one device has a run's state and another one the next run's.
     on_host = jax.device_get(states)
 
@@ -188,20 +187,10 @@ def train_steps(
       count: how many steps.
     """
 
-    def all_steps(state, values, order, data, start, count):
-        def body(i, state):
-            rows = lax.dynamic_slice_in_dim(
-                order, (start + i) * recipe.batch_size, recipe.batch_size
-            )
-            batch = lax.optimization_barrier(data[rows])
-            new, _ = steps.train_step(_with(recipe, values), state, batch)
-            stays = steps.has_fault(state)
-            return jax.tree.map(lambda old, new: jnp.where(stays, old, new), state, new)
+    def one(state, values, order, data, start, count):
+        return steps.run_steps(_with(recipe, values), state, data, order, start, count)
 
-        return lax.fori_loop(0, count, body, state)
-
-    mapped = _mapped(all_steps, whole=(3, 4, 5))
-    return mapped(states, dict(values), orders, data, start, count)
+    return _mapped(one, whole=(3, 4, 5))(states, values, orders, data, start, count)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
@@ -211,13 +200,13 @@ def _evaluate(
     def one(variables, values, seed, data):
         return steps.sum_metrics(_with(recipe, values), variables, data, seed, *span)
 
-    return _mapped(one, whole=(3,))(variables, dict(values), seeds, data)
+    return _mapped(one, whole=(3,))(variables, values, seeds, data)
 
 
 def evaluate(runs: Runs, variables: Any, data: Array) -> list[dict[str, float]]:
     """`steps.evaluate` of every run."""
     whole = steps.spans(runs.recipe, len(data))
-    seeds, values = jnp.asarray(runs.seeds, jnp.int32), dict(runs.values)
+    seeds, values = jnp.asarray(runs.seeds, jnp.int32), runs.values
     sums = [_evaluate(runs.recipe, variables, values, seeds, span, data) for span in whole]
     size = whole[-1][1]
     return [
@@ -255,7 +244,7 @@ def train(
       next step has a fault, and for all if they were asked to stop before the end.
     """
     recipe, count = runs.recipe, len(runs.seeds)
-    values = dict(runs.values)
+    values = runs.values
     per_epoch = len(data) // recipe.batch_size
     done = already = int(max(states.step)) - (epoch - 1) * per_epoch
     orders = jnp.stack([steps.epoch_order(key, epoch, len(data)) for key in states.key])
@@ -285,8 +274,7 @@ def train(
     for state, own in zip(_counts(states), runs.metrics, strict=True):
         means = {name: mean for name, mean in steps.metric_means(state).items() if name in own}
         rows.append(None if steps.has_fault(state) else make_row(epoch, state, means, rate))
-    zeros = jax.tree.map(jnp.zeros_like, (states.metric_sums, states.summed))
-    return states._replace(metric_sums=zeros[0], summed=zeros[1]), rows
+    return steps.forget_metrics(states), rows
 
 
 def _counts(states: steps.TrainState) -> Iterator[steps.TrainState]:

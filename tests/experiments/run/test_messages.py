@@ -14,8 +14,11 @@ SINE = configs.make_config({"dataset": "sine", "epochs": 2})
 
 
 def test_units_of_the_epochs_lines():
-    assert messages.units(SINE).endswith("error is in squared units, summed over an example")
-    assert messages.units(configs.make_config({"dataset": "mnist"})).endswith("error is in nats")
+    def units(config):
+        return messages.units(setup.error_unit([config]))
+
+    assert units(SINE).endswith("error is in squared units, summed over an example")
+    assert units(configs.make_config({"dataset": "mnist"})).endswith("error is in nats")
 
 
 def test_a_warmup_longer_than_the_training():

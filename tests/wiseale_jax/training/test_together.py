@@ -148,7 +148,7 @@ def test_every_number_of_every_method_can_be_swept(method, monkeypatch):
     optimizer = optimizers.adam(1e-3, two_players=bound.two_players)
     recipe = Recipe(model, bound, optimizer, lambda x, key: x, 32, dataset_size=len(VECTORS))
     swept = [dict.fromkeys(names, value) for value in (1.0, 2.0)]
-    values = dict(together.plan(recipe, [0, 1], swept, VECTORS).values)
+    values = together.plan(recipe, [0, 1], swept, VECTORS).values
     keys = jax.random.split(jax.random.key(0), 2)
     states = together._create.eval_shape(recipe, keys, values, VECTORS)
     orders = jnp.zeros((2, len(VECTORS)), int)
