@@ -116,7 +116,9 @@ def plan_runs(
     """
     if seeds is not None and seed != 0:
         raise ValueError(f"seed {seed} and seeds are both given: one of them is enough")
-    listed = {"seeds": [seed] if seeds is None else list(seeds)}
+    listed = {"seeds": [seed] if seeds is None else _values("seeds", seeds)}
+    if sweep is not None and not isinstance(sweep, Mapping):
+        raise ValueError(f'sweep must be {{"name of a setting": [values]}}, got {sweep!r}')
     known = methods.numbers_of(method)
     for name, values in (sweep or {}).items():
         methods.check_owner(name, method)
@@ -124,13 +126,13 @@ def plan_runs(
             raise ValueError(methods.unknown_setting(name, known, f"a sweep of method {method!r}"))
         if name in settings:
             raise ValueError(f"{name} is in the sweep: leave it out of the settings")
-        listed[name] = [values] if isinstance(values, str) else list(values)
+        listed[name] = _values(f"sweep[{name!r}]", values)
         for value in listed[name]:
             real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not real or not math.isfinite(value):
                 raise ValueError(f"sweep[{name!r}] must hold finite numbers, got {value!r}")
     for name, values in listed.items():
-        if not values or len(set(values)) < len(values):
+        if not values or any(values.count(value) > 1 for value in values):
             raise ValueError(f"{name} must be different values, at least one, got {values}")
     seeds, *swept = listed.values()
     return [
@@ -138,6 +140,12 @@ def plan_runs(
         for values in itertools.product(*swept)
         for seed in seeds
     ]
+
+
+def _values(name: str, values: Any) -> list[Any]:
+    if not isinstance(values, Iterable):
+        raise ValueError(f"{name} must be a list of values, got {values!r}")
+    return [values] if isinstance(values, str) else list(values)
 
 
 def check_init(init: TrainedAutoencoder, method: str, given: Mapping[str, Any]) -> None:
