@@ -147,7 +147,7 @@ def table(times: Mapping[str, Time]) -> str:
 
 
 # The loop over steps, and all that is outside of it; what is in its body; a loop in there.
-_STEPS = "jit(train_steps)/while"
+_STEPS = f"jit({steps.train_steps.__name__})/while"
 _BODY = f"{_STEPS}/body/"
 _INNER_LOOP = "/while/"
 

@@ -51,7 +51,7 @@ def test_a_trace_is_written_of_all_parts_and_the_state_is_left(tmp_path):
 
 
 def test_times_are_summed_by_part_and_what_a_loop_holds_is_counted_once():
-    hlo = """HloModule jit_train_steps
+    hlo = """HloModule jit_run_steps
 
 %body.1 (arg: f32[2]) -> f32[2] {
   %dot.1 = f32[2] dot(%arg), metadata={op_name="BODY/jvp(A)/encoder_stack/Conv_0/dot" id=1}
@@ -63,9 +63,9 @@ def test_times_are_summed_by_part_and_what_a_loop_holds_is_counted_once():
 
 ENTRY %main (arg: f32[2]) -> f32[2] {
   %copy.6 = f32[2] copy(%arg)
-  ROOT %while.7 = f32[2] while(%copy.6), body=%body.1, metadata={op_name="jit(train_steps)/while"}
+  ROOT %while.7 = f32[2] while(%copy.6), body=%body.1, metadata={op_name="jit(run_steps)/while"}
 }
-""".replace("BODY", "jit(train_steps)/while/body")
+""".replace("BODY", "jit(run_steps)/while/body")
     names = ("dot.1", "dot.2", "while.3", "add.4", "copy.5", "copy.6", "while.7")
     events = [(name, 2.0**i) for i, name in enumerate(names)] * 2
     times = profiling.by_part(events, profiling.origins(hlo))
