@@ -1,4 +1,4 @@
-"""`python -m experiments.benchmarks.feed` by the name it had before."""
+"""The former name of `python -m experiments.benchmarks.feed`."""
 
 from experiments.run.moved import run_as
 

@@ -1,8 +1,8 @@
 """The paper's Figure 5b, faces: `python -m experiments.celeba --source=img_align_celeba.zip`.
 
-Trains WAE, WiSE-ALE and AEVB with every seed, skips what is finished, and writes tables (Markdown
-and CSV) and figures (PNG and PDF): reconstructions side by side, samples, interpolations, and the
-sharpness of each. `--image_folder=DIR` takes any images of your own in CelebA's place.
+Trains WAE, WiSE-ALE and AEVB with every seed, and skips finished runs. Writes tables (Markdown and
+CSV) and figures (PNG and PDF): reconstructions side by side, samples, interpolations, and the
+sharpness of each. `--image_folder=DIR` takes your own images in CelebA's place.
 """
 
 from __future__ import annotations

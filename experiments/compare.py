@@ -1,8 +1,9 @@
 """Compares trained runs: `python -m experiments.compare --workdirs=runs/a,runs/b,'runs/sine-*'`.
 
-Runs that differ in their seed alone are one row, with mean and deviation. Writes a table (Markdown
-and CSV), pictures (PNG and PDF) and report.html, a page that holds everything it shows. A run that
-is not finished is compared as far as it went; one that cannot be read is left out, and said so.
+Runs that differ only in their seed share a row, with mean and standard deviation. Writes a table
+(Markdown and CSV), pictures (PNG and PDF) and report.html, a page that loads no other file. An
+unfinished run is compared at its last epoch. A run that cannot be read is left out, and a line says
+so.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate_all(done: Sequence[RunSummary], data_dir: str | None) -> list[str]:
-    """Evaluates every run whose last step is not evaluated; a line for each that cannot be.
+    """Evaluates every run whose last step is not evaluated; returns a line for each failure.
 
-    An evaluation that is there stays, with whatever settings it was made.
+    An evaluation of the last step is kept, whatever its settings.
     """
     failed = []
     to_do = [run for run in done if not (steps := run_summary.steps(run)) or steps[0] < steps[1]]
@@ -59,7 +60,7 @@ def evaluate_all(done: Sequence[RunSummary], data_dir: str | None) -> list[str]:
 
 
 def tabulate(done: Sequence[RunSummary], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """A row for each label; "" where a run of it lacks a number that others have."""
+    """A row for each label; a number is "" if one of the label's runs lacks it."""
     order = list(dict.fromkeys([*plots.METRIC_LABELS, *(n for run in done for n in run.numbers)]))
     values = {name: [run.numbers.get(name) for run in done] for name in order}
     table = tables.tabulate(labels, values)
@@ -169,7 +170,7 @@ def _differences(done: Sequence[RunSummary], labels: Sequence[str]) -> str:
     fields = run_summary.differing_fields(done)
     if not fields:
         return page.paragraph("Nothing but the seed.")
-    # Runs of one label are alike in these.
+    # Runs of one label have the same values of these fields.
     by_label = dict(zip(labels, done, strict=True))
     rows = [
         [label, *("" if (v := getattr(run.config, f)) is None else v for f in fields)]

@@ -1,6 +1,6 @@
 """Appendix D's hyper-parameters, one frozen value per data set, and the flags that override them.
 
-Every field of `Config` is a flag of the same name. The run folder stores the whole value.
+Every field of `Config` is a flag of the same name. The run folder stores the whole config.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from wiseale_jax.models import autoencoder, description, networks
 
 @dataclasses.dataclass(frozen=True)
 class Config(MethodSettings):
-    """What a run's results depend on.
+    """Everything that a run's results depend on.
 
-    The default of a field that is added must mean what was done before there was one: the run
-    folders of that time, which lack it, are read so, and go on.
+    The default of a new field must keep the behaviour from before the field existed. Older run
+    folders lack the field, are read with its default, and can be continued.
     """
 
     dataset: str = _field("data set: " + ", ".join(DATASETS))
@@ -78,11 +78,11 @@ class Config(MethodSettings):
     )
 
 
-# Appendix D.1, D.2 and D.3. The weights of the MMD and of the discriminator are those of Tolstikhin
-# et al. (2017), whose code multiplies squared errors by 0.05. Their 10 for MNIST is 200 for a plain
-# sum of squares; their 100 for CelebA, in -1 ... 1, is 500 for images in 0 ... 1. There is none for
-# waves or teapots: 10 is ours. Those of the Sinkhorn auto-encoder and of RAE on CelebA are their
-# authors', on the same scale.
+# Appendix D.1, D.2 and D.3. The weights of the MMD and of the discriminator come from Tolstikhin et
+# al. (2017), whose code multiplies squared errors by 0.05. Their 10 for MNIST is 200 for a plain
+# sum of squares; their 100 for CelebA, in -1 ... 1, is 500 for images in 0 ... 1. They give no
+# weight for waves or teapots: 10 is ours. The weights of the Sinkhorn auto-encoder and of RAE on
+# CelebA are their authors', on the same scale.
 CONFIGS = {
     "sine": Config(
         "sine", epochs=50, batch_size=64, learning_rate=5e-4, latent_dim=4, mmd_weight=10.0
@@ -109,12 +109,13 @@ CONFIGS = {
         rae_weight=0.0384,
         regularizer_weight=6.1e-4,
     ),
-    # The paper gives none: ten latent variables as in Eastwood and Williams (2018), the rest ours.
+    # The paper gives no values. The ten latent variables follow Eastwood and Williams (2018), and
+    # the other values are ours.
     "teapot": Config(
         "teapot", epochs=50, batch_size=64, learning_rate=1e-4, latent_dim=10, mmd_weight=10.0
     ),
 }
-# The paper has neither: they take after the set most like them.
+# The paper has neither data set: each takes the values of the data set most like it.
 CONFIGS["fashion_mnist"] = dataclasses.replace(CONFIGS["mnist"], dataset="fashion_mnist")
 CONFIGS["image_folder"] = dataclasses.replace(
     CONFIGS["celeba"], dataset="image_folder", batch_size=64, image_size=64, channels=3
@@ -128,7 +129,7 @@ _SPLITS = ("train", "all")
 def define_flags(
     names: Collection[str] | None = None, flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
-    """Defines a flag for every field of `Config`, or for those named."""
+    """Defines a flag for every field of `Config`, or for the named fields."""
     for field, kind in _fields():
         if names is not None and field.name not in names:
             continue
@@ -146,7 +147,7 @@ def define_flags(
 
 
 def config_from_flags() -> Config:
-    """The data set's config with the flags that were given put in.
+    """The data set's config, overridden by the flags that were given.
 
     Raises:
       ValueError: a value is unknown or out of range; the message names the flag.
@@ -160,10 +161,10 @@ def config_from_flags() -> Config:
 
 
 def make_config(given: Mapping[str, Any]) -> Config:
-    """The data set's config with the given values put in, checked.
+    """The data set's config, overridden by the given values, and checked.
 
     Args:
-      given: values by field name, `dataset` among them; where a field takes a number or a word,
+      given: values by field name, including `dataset`; where a field takes a number or a word,
         the number may be text.
 
     Raises:
@@ -199,7 +200,7 @@ def make_config(given: Mapping[str, Any]) -> Config:
 
 
 def _find_channels(folder: Path) -> dict[str, int]:
-    """The channels of a folder of images; nothing where it is none, which is said later."""
+    """The channels of a folder of images; empty for another folder, which is refused later."""
     try:
         names, _ = list_images(folder)
     except (ValueError, OSError):
@@ -208,7 +209,7 @@ def _find_channels(folder: Path) -> dict[str, int]:
 
 
 def _check_used(config: Config, given: Collection[str]) -> None:
-    """Checks that what is given has an effect: else runs would look different that are the same."""
+    """Checks that every given value has an effect: else equal runs would look different."""
     for name in given:
         methods.check_owner(name, config.method)
     if "observation_noise" in given:
@@ -244,7 +245,7 @@ def read_stored(stored: Mapping[str, Any], workdir: str | os.PathLike) -> Config
 
     Raises:
       ValueError: the data set is missing, or a field is unknown, of another type or out of range;
-        the message names it and the file.
+        the message names the field and the file.
     """
     try:
         return _read_stored(stored)
@@ -279,7 +280,8 @@ def check(config: Config) -> None:
     """Checks every field's range, and that the fields go together.
 
     Raises:
-      ValueError: the message names the field, its value and what it may be.
+      ValueError: a value is out of range, or two fields do not go together; the message names the
+        field, its value and the allowed values.
     """
     _check_words(config)
     _check_dataset(config)
@@ -304,7 +306,7 @@ def _check_words(config: Config) -> None:
 
 
 def _check_dataset(config: Config) -> None:
-    """Checks what is for some data sets only."""
+    """Checks the fields that are for some data sets only."""
     for name in ("binarize", "image_size", "channels"):
         given, default = getattr(config, name), getattr(CONFIGS[config.dataset], name)
         if (given is None) != (default is None):
@@ -393,9 +395,9 @@ def describe_model(config: Config) -> dict[str, Any]:
 
 
 def difference(stored: Config, asked: Config) -> str | None:
-    """What differs between two configs, but for what may; None if nothing.
+    """Describes how two configs differ, except in fields that may; None if they do not.
 
-    What other methods' settings are, which have no effect, does not count.
+    The settings of other methods have no effect, and do not count.
     """
     asked = adopt(stored, asked)
     return run_folder.difference(dataclasses.asdict(stored), dataclasses.asdict(asked))
@@ -404,7 +406,7 @@ def difference(stored: Config, asked: Config) -> str | None:
 def adopt(stored: Config, asked: Config) -> Config:
     """The config asked for, with the stored values of settings that its method does not have.
 
-    Their defaults change from release to release, and a run of before goes on all the same.
+    The defaults of such settings change between releases. This way, an older run can continue.
     """
     if stored.method != asked.method:
         return asked
@@ -417,7 +419,7 @@ def adopt(stored: Config, asked: Config) -> Config:
 
 
 def _fields(strict: bool = False) -> list[tuple[dataclasses.Field, Any]]:
-    """The fields of `Config` with their types, unless strict without None."""
+    """The fields of `Config` with their types; unless strict, the types leave out None."""
     hints = typing.get_type_hints(Config)
     result = []
     for field in dataclasses.fields(Config):

@@ -1,8 +1,9 @@
-"""What a trained run is worth: `python -m experiments.evaluate --workdir=runs/...`.
+"""Evaluates a trained run: `python -m experiments.evaluate --workdir=runs/...`.
 
-Every number of `wiseale_jax.evaluation.catalogue` on the test set, with standard errors, as a table
-by group and as evaluation.json in the run folder: one flat object, which also holds the
-checkpoint's step and the settings that the numbers were made with.
+Computes every number of `wiseale_jax.evaluation.catalogue` on the test set, with standard errors.
+Prints them as a table by group, and writes them to evaluation.json in the run folder. This file is
+one flat object. It also holds the checkpoint's step and the settings that the numbers were made
+with.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ FLAGS = flags.FLAGS
 
 EVALUATION = "evaluation.json"
 
-# What evaluation.json holds besides numbers: what they were made with.
+# The other entries of evaluation.json, which say how its numbers were made.
 MADE_WITH = (
     "step",
     "version",
     *Settings._fields,  # `features` as the fingerprint of the classifier.
-    "scikit_learn",  # Whether it was there.
-    "source",  # The folder of other images than the run's own.
-    "test_sha256",  # Of the test examples.
+    "scikit_learn",  # Whether it was installed.
+    "source",  # The folder of the images, if not the run's own.
+    "test_sha256",  # The SHA-256 of the test examples.
     "samplers",  # The fingerprint of samplers.npz.
 )
 
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> None:
 
 
 def define_flags(names: Iterable[str] = Settings._fields) -> None:
-    """Defines a flag for every setting, or for those named."""
+    """Defines a flag for every setting, or for the named settings."""
     for name in names:
         define, text = _FLAGS[name]
         define(name, getattr(evaluation.DEFAULTS, name), text)
@@ -85,7 +86,7 @@ def settings_from_flags(names: Iterable[str] = Settings._fields) -> Settings:
     """The settings of the flags that `define_flags` has defined for the same names.
 
     Raises:
-      ValueError: one is out of range.
+      ValueError: a setting is out of range.
     """
     settings = Settings(**{name: FLAGS[name].value for name in names})
     evaluation.check(settings)
@@ -100,26 +101,26 @@ def evaluate_run(
     progress: bool = True,
     **preparing: Any,
 ) -> dict[str, float | None]:
-    """Every number about a run's newest checkpoint, on the test set; kept in evaluation.json.
+    """Computes every number about a run's newest checkpoint on the test set, in evaluation.json.
 
-    evaluation.json, or a copy beside it, is returned as it is where everything in `MADE_WITH` is
-    the same; the test examples count where the data set is there. If evaluation.json is of the same
-    step and version alone, a copy of it is kept, under a name that is printed.
+    If everything in `MADE_WITH` is the same, evaluation.json, or a copy beside it, is returned as
+    it is. The test examples are compared only if the data set is there. If evaluation.json has the
+    same step and version but other settings, a copy of it is kept, under a name that is printed.
 
     Args:
-      workdir: of the run.
-      data_dir: prepared data sets; None for tfds's own.
-      settings: how thoroughly.
+      workdir: the run's folder.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      settings: how thoroughly to evaluate.
       progress: whether to show bars, where the output is a terminal.
-      **preparing: how the data set is prepared, as `setup.prepare` takes it.
+      **preparing: how to prepare the data set, as in `setup.prepare`.
 
     Returns:
-      Numbers by name; None where one does not exist. They are those of `evaluation.evaluate`; the
-      objective's `loss` and `wiseale_kl`, as in metrics.jsonl; and what they are made with, as in
-      `MADE_WITH`.
+      Numbers by name; None for a number that does not exist. They are the numbers of
+      `evaluation.evaluate`, the objective's `loss` and `wiseale_kl` as in metrics.jsonl, and the
+      entries of `MADE_WITH`.
 
     Raises:
-      ValueError: the folder is not a run's, or holds no checkpoint; or as `evaluation.evaluate`.
+      ValueError: the folder is not a run's, or holds no checkpoint; or as in `evaluation.evaluate`.
       OSError: evaluation.json cannot be written.
     """
     workdir = Path(workdir).expanduser()
@@ -145,7 +146,7 @@ def evaluate_run(
         fingerprint(fitted) if fitted.exists() else None,
     )
     header = dict(zip(MADE_WITH, values, strict=True))
-    if settings.features is not None:  # Wherever the file is, it is the same.
+    if settings.features is not None:  # The file's place does not matter.
         header["features"] = fingerprint(settings.features)
     stored = _read(workdir / EVALUATION)
     for known in (stored, *map(_read, workdir.glob(f"{Path(EVALUATION).stem}-*.json"))):
@@ -154,11 +155,11 @@ def evaluate_run(
             return known
     test, factors = setup.load_test(config, data_dir, **preparing)
     evaluation.check(settings, len(test))
-    if header["test_sha256"] is None:  # It has only now been prepared.
+    if header["test_sha256"] is None:  # The data set has only now been prepared.
         header["test_sha256"] = pipeline.checksum(test)
     if stored.get("test_sha256", header["test_sha256"]) != header["test_sha256"]:
         print(f"note: {workdir / EVALUATION} is of another test set than the one here")
-    # However many steps an epoch has: no step is made.
+    # The number of steps in an epoch does not matter here: no step is taken.
     recipe = setup.make_recipe(config, run_folder.read_train_size(workdir) or config.batch_size)
     some = jnp.asarray(test[: settings.examples])
     found = steps.evaluate(recipe, trained.all_variables, some, config.seed)
@@ -190,7 +191,7 @@ def evaluate_run(
 
 
 def _with_features(settings: Settings, dataset: str, data_dir: str | None) -> Settings:
-    """The settings, with the classifier beside the data set where they name none."""
+    """The settings, with the classifier beside the data set if they name none."""
     if settings.features is not None:
         load_classifier(settings.features)
         return settings
@@ -201,7 +202,7 @@ def _with_features(settings: Settings, dataset: str, data_dir: str | None) -> Se
 
 
 def _place(name: str) -> int:
-    """Where a number stands; last, if it is a metric of a method's own."""
+    """A number's place in the table; a metric of a method's own comes last."""
     place = catalogue.place(name)
     return len(catalogue.METRICS) if place is None else place
 
@@ -215,7 +216,7 @@ def _keep(path: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A stored evaluation; an empty one where there is none, or it is damaged."""
+    """A stored evaluation; empty if there is none, or it is damaged."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -224,7 +225,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """What `evaluate_run` gives, as text: a line for each number, by group."""
+    """The result of `evaluate_run` as text: a line for each number, by group."""
     names = [n for n in result if n not in MADE_WITH and not n.endswith("_stderr")]
     width = max(map(len, names))
     lines, group = [], None

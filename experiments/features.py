@@ -1,7 +1,7 @@
 """Trains a small classifier, whose features compare images: `python -m experiments.features`.
 
-A minute on two cores. It is kept beside the data set, with its accuracy and seed, and evaluation
-finds it there.
+Training takes a minute on two cores. The classifier is kept beside the data set, with its accuracy
+and seed, and evaluation finds it there.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ def main(argv: list[str]) -> None:
 def train(
     dataset: str, data_dir: str | None, seed: int = 0, *, epochs: int = 5, **preparing: Any
 ) -> Classifier:
-    """Trains a classifier on a data set, and keeps it beside that.
+    """Trains a classifier on a data set, and keeps it beside the data set.
 
     Args:
-      dataset: in `LABELLED`.
-      data_dir: prepared data sets; None for tfds's own.
-      seed: of the training.
+      dataset: a name in `LABELLED`.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      seed: the seed of the training.
       epochs: passes over the training set.
-      **preparing: how the data set is prepared, as `pipeline.prepare` takes it.
+      **preparing: how to prepare the data set, as in `pipeline.prepare`.
 
     Raises:
-      ValueError, OSError: as `pipeline.prepare`; or the folder cannot be written.
+      ValueError, OSError: as in `pipeline.prepare`; or the folder cannot be written.
     """
     builder = pipeline.prepare(dataset, data_dir, **preparing)
     names = (DATASETS[dataset].feature, "label")

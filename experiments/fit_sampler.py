@@ -1,7 +1,8 @@
 """Fits densities to a trained run's codes: `python -m experiments.fit_sampler --workdir=runs/...`.
 
-Draws of them may look more like data than draws of the prior. They are kept in the run folder, as
-samplers.npz: `load(folder).sample(key, n, sampler="mixture")` uses them, and evaluation does, too.
+Draws from these densities may look more like data than draws from the prior. The densities are kept
+in the run folder, as samplers.npz. `load(folder).sample(key, n, sampler="mixture")` and evaluation
+use them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FLAGS = flags.FLAGS
 
 
 def main(argv: list[str]) -> None:
-    """Fits what the flags ask for."""
+    """Fits the samplers that the flags name."""
     del argv
     if FLAGS.workdir is None:
         raise ValueError("--workdir is needed: the folder of a trained run")
@@ -53,19 +54,19 @@ def fit_run(
     """Fits samplers to the codes of a run's training examples, and keeps them in its folder.
 
     Args:
-      workdir: of the run.
-      names: of samplers, as `fit_samplers` takes them. Others that it has are kept, unless they
-        are of another step than the newest.
-      data_dir: prepared data sets; None for tfds's own.
-      seed, width, epochs: as `fit_samplers` takes them.
-      **preparing: how the data set is prepared, as `setup.prepare` takes it.
+      workdir: the run's folder.
+      names: the names of samplers, as `fit_samplers` takes them. The run's other samplers are kept
+        if they were fitted at its newest step.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      seed, width, epochs: as in `fit_samplers`.
+      **preparing: how to prepare the data set, as in `setup.prepare`.
 
     Raises:
-      ValueError: the folder is not a run's, or holds no checkpoint; or as `fit_samplers`.
-      OSError: the file cannot be written, or the data set cannot be had.
+      ValueError: the folder is not a run's, or holds no checkpoint; or as in `fit_samplers`.
+      OSError: the file cannot be written, or the data set cannot be obtained.
     """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*fit them again")  # They are.
+        warnings.filterwarnings("ignore", message=".*fit them again")  # They are fitted again.
         model = wiseale_jax.load(workdir)
     config = configs.read_stored(model.config, workdir)
     train = setup.load_train(config, data_dir, **preparing)[: config.train_examples]

@@ -1,9 +1,9 @@
-"""What each method gives up for what: `python -m experiments.frontier --dataset=mnist`.
+"""The trade-offs of each method: `python -m experiments.frontier --dataset=mnist`.
 
 Trains every method of `METHODS` that has a weight, at each weight of its sweep and with every seed,
-skips what is finished, and writes one table, runs.csv and pictures: the reconstruction error
+and skips finished runs. Writes tables, runs.csv and pictures. They show the reconstruction error
 against the quality of samples of the prior, against the aggregate posterior's KL, and against the
-smoothness of the decoder. The Pareto set and the paper's settings are marked.
+smoothness of the decoder. The Pareto set and the published settings are marked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wiseale_jax.plots import images as image_plots
 
 FLAGS = flags.FLAGS
 
-# WiSE-ALE is several methods: by what its aggregate is of.
+# WiSE-ALE has several variants, which differ in the aggregate.
 _VARIANTS = {
     "wiseale": {
         "wiseale": {},
@@ -36,8 +36,8 @@ _VARIANTS = {
     }
 }
 
-# Weights that are stars in the picture, by method and data set: Eq. 27's, AEVB's, and those of
-# Tolstikhin et al. (2017) on the scale of this package (their 10 and 100 are of other scales).
+# Weights that are stars in the picture, by method and data set: Eq. 27's, AEVB's, and Tolstikhin et
+# al.'s (2017) on the scale of this package (their 10 and 100 are on other scales).
 _PUBLISHED: dict[str, dict[str, float]] = {
     "wiseale": dict.fromkeys(configs.CONFIGS, 1.0),
     "beta_vae": dict.fromkeys(configs.CONFIGS, 1.0),
@@ -45,7 +45,7 @@ _PUBLISHED: dict[str, dict[str, float]] = {
     "wae_gan": {"mnist": 200.0, "celeba": 500.0},
 }
 
-# What is drawn against the reconstruction error.
+# The numbers drawn against the reconstruction error.
 _PANELS = {
     "aggregate_kl": "KL[q(z) || p(z)] of the test set (nats)",
     "moment_matched_kl": "lower bound on it, by mean and covariance (nats)",
@@ -54,10 +54,10 @@ _PANELS = {
 _OF_IMAGES = {"frechet_samples": "Fréchet distance of samples of the prior"}
 _OF_WAVES = {"wave_distance_samples": "squared distance of samples from a sine wave"}
 
-# Samples of a model in a picture of them, and how many models one holds.
+# How many samples of each model the picture of samples shows, and of how many models at most.
 _SAMPLES, _MOST_SAMPLED = 36, 12
 
-# The table's, besides.
+# The table's other numbers.
 _NUMBERS = (
     "frechet_reconstructions",
     "frechet_mixture",
@@ -77,9 +77,9 @@ _NUMBERS = (
 
 
 def families() -> dict[str, dict[str, dict[str, Any]]]:
-    """The runs of each curve of the frontier: by its name, by label, fields of `Config`.
+    """The fields of `Config` of each run of the frontier, by the curve's name and the run's label.
 
-    A method is one curve, with a point for each weight of its sweep.
+    A method, or a variant of it, is one curve, with a point for each weight of its sweep.
     """
     return {
         family: {
@@ -119,7 +119,7 @@ def report(
     settings: Settings,
     **preparing: Any,
 ) -> None:
-    """Writes the tables and the picture of finished runs."""
+    """Writes the tables and the pictures of finished runs."""
     columns = studies.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl")
     title = f"{studies.title_of(done)}, {done[0].config.latent_dim} latent dimensions"
     panels = (_OF_WAVES if done[0].config.dataset == "sine" else _OF_IMAGES) | _PANELS
@@ -149,11 +149,11 @@ def report(
 def curves(
     done: Sequence[studies.Run], numbers: Mapping[str, Sequence[float | None]]
 ) -> dict[str, list[frontier_plots.Point]]:
-    """The points of each curve that has any.
+    """The points of each curve that has points.
 
     Args:
       done: the runs.
-      numbers: by name, a value for every run.
+      numbers: a value for every run, by name.
     """
     found: dict[str, list[frontier_plots.Point]] = {}
     for family, rows in families().items():
@@ -172,7 +172,7 @@ def curves(
 
 
 def is_published(config: configs.Config, fields: Mapping[str, Any]) -> bool:
-    """Whether a run has its method's published weight, and nothing of ours."""
+    """Whether a run has its method's published weight, and no setting of ours."""
     setting = METHODS[config.method].sweep[0]
     published = _PUBLISHED.get(config.method, {}).get(config.dataset)
     return getattr(config, setting) == published and not fields.keys() - {"method", setting}

@@ -1,4 +1,4 @@
-"""What the sections on images share: one report, of numbers and of pictures side by side."""
+"""Shared code of the sections on images: a report of numbers, and of pictures side by side."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def report(
 
     Args:
       done: the runs.
-      output: the folder.
-      data_dir: prepared data sets; None for tfds's own.
-      settings: how thoroughly the runs are evaluated.
-      numbers: of the evaluation, for a table of their own.
-      figures: `(models, test, title)` to figures by name; by default reconstructions, samples,
-        traversals and interpolations.
-      **preparing: how the data set is prepared, as `setup.prepare` takes it.
+      output: the folder of the tables and figures.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      settings: how thoroughly to evaluate the runs.
+      numbers: the numbers in the evaluation's table.
+      figures: gives figures by name from `(models, test, title)`. By default, the figures are
+        reconstructions, samples, traversals and interpolations.
+      **preparing: how to prepare the data set, as in `setup.prepare`.
     """
     test = setup.load_test(done[0].config, data_dir, **preparing)
     title = studies.title_of_first(done)
@@ -65,7 +65,7 @@ def report(
 
 
 def as_model(models: Models, stored: np.ndarray) -> jax.Array:
-    """Examples of the models' data set, as they take them."""
+    """Examples of the models' data set, preprocessed for the models."""
     config = next(iter(models.values())).config
     preprocess = preprocessing(config["dataset"], config["binarize"])
     return preprocess(jnp.asarray(stored), jax.random.key(0))

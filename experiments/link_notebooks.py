@@ -1,7 +1,7 @@
 """Writes the repository's address into the notebooks: `python -m experiments.link_notebooks`.
 
-The address stands in one place, `url` under `[metadata]` of setup.cfg. From there it goes into each
-notebook's badge, which then opens that notebook on Colab, and into its install cell. Without an
+The address is kept in one place, `url` under `[metadata]` of setup.cfg. It is written into each
+notebook's badge, which then opens the notebook on Colab, and into its install cell. Without an
 address, both say what to do.
 """
 
@@ -45,7 +45,7 @@ def read_url(path: Path) -> str | None:
     """The address in setup.cfg, https://github.com/OWNER/NAME; None if there is none.
 
     Raises:
-      ValueError: it is another kind of address, which Colab cannot open.
+      ValueError: the address is of another kind, which Colab cannot open.
     """
     parser = configparser.ConfigParser()
     parser.read(path, encoding="utf-8")
@@ -56,12 +56,12 @@ def read_url(path: Path) -> str | None:
 
 
 def link(folder: Path, url: str | None, *, write: bool) -> list[str]:
-    """The names of the notebooks that have another address; they get this one, if asked to.
+    """The names of the notebooks that have another address; writes this address if asked to.
 
     Args:
-      folder: of the notebooks.
-      url: as `read_url` gives it.
-      write: whether to write them.
+      folder: the folder of the notebooks.
+      url: the address, from `read_url`.
+      write: whether to write the address into the notebooks.
 
     Raises:
       ValueError: a notebook has no badge or no install cell.

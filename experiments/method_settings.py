@@ -1,4 +1,4 @@
-"""The settings of the methods, as fields that `configs.Config` inherits: a flag each."""
+"""The settings of the methods, as fields that `configs.Config` inherits; each field is a flag."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def field(
     """A field of a config.
 
     Args:
-      help_: of its flag.
-      default: its value where none is given.
-      least: the smallest number that it may be; None where others check it.
-      known: the words that it may be.
+      help_: the help of the field's flag.
+      default: the value if none is given.
+      least: the smallest allowed number; None if it is checked elsewhere.
+      known: the allowed words; None for any value.
     """
     metadata = {"help": help_, "least": least, "known": known}
     return dataclasses.field(default=default, metadata=metadata)
@@ -30,9 +30,9 @@ def field(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MethodSettings:
-    """What the losses, and their own parameters, may be told, by the names that they have there.
+    """The settings of the losses and of the losses' own parameters, by the names used there.
 
-    A method's own docstring says what is published, and on which scale.
+    A method's own docstring says which values are published, and on which scale.
     """
 
     kl_weight: float | str = field(

@@ -1,8 +1,8 @@
 """The paper's Figure 1, MNIST in two latent dimensions: `python -m experiments.mnist`.
 
-Trains every method of a study with every seed, skips what is finished, and writes tables
-(Markdown and CSV) and figures (PNG and PDF): the posteriors of 64 test digits as densities in the
-latent plane, the whole labelled test set in that plane, and what the decoder draws over it.
+Trains every method of a study with every seed, and skips finished runs. Writes tables (Markdown and
+CSV) and figures (PNG and PDF): the posteriors of 64 test digits as densities in the latent plane,
+the whole labelled test set in this plane, and decoded images over the plane.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ STUDIES = {
     },
     "rivals": studies.RIVALS,
     "weights": studies.WEIGHTS,
-    # The same at a weight of 1, in batches whose posteriors overlap; Adam's steps are longer, as
-    # they are fewer.
+    # Both KLs at a weight of 1, in batches whose posteriors overlap. There are fewer steps, so the
+    # learning rate is larger.
     "aggregate": {
         f"{label}, M = 1,024": {
             **studies.WEIGHTS[label],
@@ -47,7 +47,7 @@ _HELP = (
     "in large batches"
 )
 
-# Section 5.2's words as numbers, and what they rest on.
+# Numbers for the claims of Section 5.2, and the numbers behind them.
 NUMBERS = (
     "decoder_sensitivity",
     "interpolation_energy",
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
 
 
 def figures(models: image_study.Models, test: setup.TestSet, title: str) -> dict[str, Any]:
-    """The latent planes of models."""
+    """The figures of the models' latent planes, by name."""
     x = image_study.as_model(models, test.examples)
     posteriors = {
         label: tuple(np.asarray(a) for a in trained.encode(x)) for label, trained in models.items()

@@ -1,6 +1,6 @@
 """Prepares a data set without training: `python -m experiments.prepare --dataset=mnist`.
 
-Training prepares what it needs by itself; this is for doing it beforehand. Run again, it checks
+Training prepares its data set by itself; this command does so beforehand. Run again, it checks
 every byte of the arrays that training on `--split` reads, and repairs them.
 """
 
@@ -16,7 +16,7 @@ FLAGS = flags.FLAGS
 
 
 def main(argv: list[str]) -> None:
-    """Prepares what the flags ask for, and says how many examples it holds."""
+    """Prepares the data set that the flags name, and prints how many examples it holds."""
     del argv
     config = configs.config_from_flags()
     builder = setup.prepare(config, FLAGS.data_dir, **setup.preparing_from_flags())

@@ -3,9 +3,9 @@
 Nothing is trained. Figure 3: which variance of two one-dimensional posteriors do AEVB's and
 WiSE-ALE's prior losses prefer? Figure 4: how far may mean and variance go before a loss is more
 than --tolerance nats above its minimum? The paper says that WiSE-ALE admits "a wider range of
-acceptable mean and variance". The tighter Bhattacharyya bound and the true KL, by quadrature, stand
-beside them. Writes figures (PNG and PDF), tables (Markdown and CSV) and, drawn from the tables, a
-verdict.
+acceptable mean and variance". The tighter Bhattacharyya bound and the true KL, by quadrature, are
+shown beside them. Writes figures (PNG and PDF), tables (Markdown and CSV), and a verdict drawn from
+the tables.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from wiseale_jax.plots import constraint as constraint_plots
 FLAGS = flags.FLAGS
 
 Loss = Callable[[Array, Array], Array]
-# What places two posteriors, given the mean and log sigma that vary: mean and logvar, [2, 1].
+# Gives the mean and logvar, [2, 1], of two posteriors, from the mean and log sigma that vary.
 Placing = Callable[[Array, Array], tuple[Array, Array]]
 
 MEANS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -50,12 +50,12 @@ def true_kl(
 ) -> Float[Array, ""]:
     """KL[(1/M) sum_i N(mean_i, exp(logvar_i)) || N(0, 1)] in nats, by Gauss-Legendre quadrature.
 
-    On panels that are as narrow as the posteriors are, wherever one of them lies.
+    The panels are as narrow as the posteriors, wherever a posterior lies.
     """
     ends = jnp.sort((mean + jnp.exp(0.5 * logvar) * _ENDS).ravel())
     half = jnp.diff(ends)[:, None] / 2
     z = ends[:-1, None] + half * (1 + _NODES)
-    # Less log 2 pi / 2, as is the prior's.
+    # Without the term -log(2 pi) / 2, which the prior lacks below, too.
     each = [-0.5 * ((z - m) ** 2 * jnp.exp(-v) + v) for m, v in zip(mean, logvar, strict=True)]
     log_q = functools.reduce(jnp.logaddexp, each) - np.log(len(each))
     density = jnp.exp(log_q) / np.sqrt(2 * np.pi)
@@ -75,7 +75,7 @@ LOSSES: dict[str, Loss] = {
     "Bhattacharyya": functools.partial(wiseale_kl, bound="bhattacharyya"),
     "true KL": true_kl,
 }
-# Eq. 27 charges the batch one KL; per example, as AEVB's is counted, that is KL / M.
+# Eq. 27 charges one KL per batch. Per example, as for AEVB, this charge is KL / M.
 CHARGED = "WiSE-ALE, per example (KL / M)"
 
 
@@ -99,7 +99,7 @@ VIEWS: dict[str, tuple[Placing, np.ndarray]] = {
 
 
 class Preferred(NamedTuple):
-    """At given means: the sigma of a loss's minimum, the minimum, and the acceptable sigmas."""
+    """For given means: the sigma at a loss's minimum, the minimum, and the acceptable sigmas."""
 
     sigma: float
     loss: float
@@ -128,8 +128,8 @@ def prefer(loss: Loss, m: float, tolerance: float) -> Preferred:
     """The variance that a loss prefers for two posteriors at means -m and m.
 
     Args:
-      loss: in nats.
-      m: at least 0.
+      loss: the loss, in nats.
+      m: the mean, at least 0.
       tolerance: nats above the minimum that are still acceptable.
     """
     at, slope, _ = _compiled(loss, pair)
@@ -137,7 +137,7 @@ def prefer(loss: Loss, m: float, tolerance: float) -> Preferred:
     def root(f, low, high):
         return brentq(lambda x: float(f(m, x)), low, high, xtol=1e-7)
 
-    # The slope's root is the minimum to more digits than the loss itself would show.
+    # The slope's root gives the minimum to more digits than the loss itself would.
     best = root(slope, LOG_SIGMA[0], LOG_SIGMA[-1])
     least = float(at(m, best))
 
@@ -149,7 +149,7 @@ def prefer(loss: Loss, m: float, tolerance: float) -> Preferred:
 
 
 class Region(NamedTuple):
-    """Where a loss is at most so many nats above its minimum over mean and sigma."""
+    """The ranges of mean and sigma in which a loss is within a tolerance of its minimum."""
 
     mean_low: float
     mean_high: float
@@ -166,11 +166,11 @@ class Region(NamedTuple):
 
 
 def region(values: np.ndarray, means: np.ndarray, tolerance: float) -> Region:
-    """The means for which some sigma is acceptable, and the sigmas for which some mean is.
+    """The range of means with an acceptable sigma, and of sigmas with an acceptable mean.
 
     Args:
-      values: of `loss_map`.
-      means: of its rows.
+      values: the values of `loss_map`.
+      means: the means of the rows of `values`.
       tolerance: nats above the minimum that are acceptable.
     """
     above = values - values.min() - tolerance
@@ -180,7 +180,7 @@ def region(values: np.ndarray, means: np.ndarray, tolerance: float) -> Region:
 
 
 def _ends(at: np.ndarray, above: np.ndarray) -> tuple[float, float]:
-    """The outermost zeros of `above`, interpolated; an end of `at` where it is below zero there."""
+    """The outermost zeros of `above`, interpolated; an end of `at` if `above` is negative there."""
     inside = np.flatnonzero(above <= 0)
     ends = []
     for i, outside in ((inside[0], inside[0] - 1), (inside[-1], inside[-1] + 1)):
@@ -193,7 +193,7 @@ def _ends(at: np.ndarray, above: np.ndarray) -> tuple[float, float]:
 
 
 def preferred_table(tolerance: float) -> list[dict[str, Any]]:
-    """A row for every loss and pair of means: what it prefers and admits."""
+    """A row for every loss and pair of means: the sigma it prefers, and the sigmas it admits."""
     table = []
     for m in MEANS:
         for name, loss in LOSSES.items():
@@ -215,7 +215,7 @@ def preferred_table(tolerance: float) -> list[dict[str, Any]]:
 def regions(
     maps: Mapping[str, Mapping[str, np.ndarray]], tolerance: float
 ) -> dict[str, dict[str, Region]]:
-    """By view and loss, what is acceptable; WiSE-ALE's also as Eq. 27 charges it."""
+    """The acceptable region by view and loss; for WiSE-ALE, also as Eq. 27 charges it."""
     found = {}
     for view, (_, means) in VIEWS.items():
         found[view] = {n: region(v, means, tolerance) for n, v in maps[view].items()}
@@ -248,7 +248,8 @@ def region_table(
 def verdict(found: Mapping[str, Mapping[str, Region]], tolerance: float) -> str:
     """Whether WiSE-ALE admits a wider range of mean and variance than AEVB, by the regions.
 
-    The ranges of Eq. 27's charge, KL / M, are told besides: a smaller weight widens any range.
+    The text also gives the ranges of Eq. 27's charge, KL / M, but they do not decide: a smaller
+    weight widens any range.
     """
     lines, wider = [], []
     for name in ("WiSE-ALE", CHARGED):
@@ -277,7 +278,7 @@ def main(argv: list[str]) -> None:
     if not 0 < FLAGS.tolerance <= 1:
         raise ValueError(f"tolerance must be in (0, 1] nats, got {FLAGS.tolerance:g}")
     output = files.make_folder(FLAGS.output, "output")
-    # The true KL is all but flat where two posteriors nearly make up the prior.
+    # The true KL is almost flat where two posteriors nearly make up the prior.
     jax.config.update("jax_enable_x64", True)
     write(output, FLAGS.tolerance)
 

@@ -1,6 +1,6 @@
 """A picture of 8x8 examples of a data set: `python -m experiments.samples --dataset=mnist`.
 
-The examples are drawn from the training split by the seed, and shown as the model sees them.
+The examples are drawn from `--split` with `--seed`, and shown as the model sees them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ COUNT = 64
 
 
 def main(argv: list[str]) -> None:
-    """Draws what the flags ask for."""
+    """Draws the picture that the flags describe."""
     del argv
     config = configs.config_from_flags()
     output = Path(FLAGS.output or f"{config.dataset}-samples.png").expanduser()

@@ -1,8 +1,8 @@
 """The paper's Section 5.1, sine waves: `python -m experiments.sine`.
 
-Trains every method of a study with every seed, skips what is finished, and writes tables (Markdown
-and CSV) and figures (PNG and PDF): Figure 6, the training's reconstruction error, AEVB KL and ELBO
-by epoch; and Figure 5a, reconstructions by method, with low frequencies and low amplitudes apart.
+Trains every method of a study with every seed, and skips finished runs. Writes tables (Markdown and
+CSV) and figures (PNG and PDF). Figure 6 shows the training's reconstruction error, AEVB KL and ELBO
+by epoch. Figure 5a shows reconstructions by method, with low frequencies and low amplitudes apart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ METHODS = {
 STUDIES = {
     "methods": METHODS,
     "rivals": studies.RIVALS,
-    # The same where no network may lose its encoder in the first steps.
+    # The same with warm-up, so that no network loses its encoder in the first steps.
     "warmup": {
         f"{label}, warm-up": {**fields, "warmup_epochs": 2} for label, fields in METHODS.items()
     },
@@ -66,7 +66,7 @@ _HELP = (
     "at equal weight"
 )
 
-# What the latents know of the waves.
+# How much the latents tell about the waves.
 NUMBERS = (
     "linear_r2_amplitude",
     "linear_r2_frequency",
@@ -80,7 +80,7 @@ NUMBERS = (
     "log_likelihood",
 )
 
-# Below these a wave counts as low in frequency (Hz) and in amplitude.
+# A wave below these values counts as low in frequency (Hz) or low in amplitude.
 LOW_FREQUENCY, LOW_AMPLITUDE = 2.0, 0.2
 
 
@@ -115,10 +115,10 @@ def report(done: list[studies.Run], output: Path, data_dir: str | None, settings
 
 
 def errors_by_group(error: np.ndarray, factors: dict[str, np.ndarray]) -> dict[str, float]:
-    """The mean error of all waves, of those of low frequency and of those of low amplitude.
+    """The mean error of all waves, of low-frequency waves and of low-amplitude waves.
 
     Args:
-      error: `[size]`.
+      error: the error of each wave, `[size]`.
       factors: `frequency` in Hz and `amplitude`, `[size]` each.
     """
     groups = {
@@ -130,7 +130,7 @@ def errors_by_group(error: np.ndarray, factors: dict[str, np.ndarray]) -> dict[s
 
 
 def choose_waves(factors: dict[str, np.ndarray]) -> np.ndarray:
-    """Four test waves: two ordinary ones, one of low frequency, one of low amplitude."""
+    """The places of four test waves: two ordinary, one of low frequency, one of low amplitude."""
     wanted = [(6.0, 1.0), (15.0, 1.0), (0.8, 1.0), (6.0, 0.12)]
     distance = [
         np.abs(factors["frequency"] - f) / 20 + np.abs(factors["amplitude"] - a) for f, a in wanted

@@ -1,8 +1,8 @@
 """Kills a training again and again: `python -m experiments.soak --minutes=5`.
 
-Trains a short run without interruption; then trains it again, killed (kill -9) at random moments
-and started anew until it is finished, and compares parameters and metrics bit by bit; and so on
-until the time is up. `--memory_epochs=200` instead trains so many epochs and watches the resident
+Trains a short run without interruption. Then trains it again, kills it (kill -9) at random moments
+and restarts it until it is finished, and compares parameters and metrics bit by bit. Repeats this
+until the time is up. `--memory_epochs=200` instead trains 200 epochs and watches the resident
 memory.
 """
 
@@ -32,14 +32,14 @@ from wiseale_jax import run_folder
 FLAGS = flags.FLAGS
 
 _SHORT = ("--dataset=sine", "--train_examples=640", "--batch_size=32")
-# The share of a run that a start goes through at most before it is killed.
+# The largest share of a run that a start goes through before it is killed.
 _SHARE = 0.2
 # The share of the epochs that is warm-up.
 _WARM_UP = 0.25
 
 
 def main(argv: list[str]) -> None:
-    """Runs what the flags ask for."""
+    """Runs the test that the flags choose."""
     del argv
     if FLAGS.memory_epochs:
         cli.refuse_given(("minutes", "kills", "epochs", "seed"), "is not for --memory_epochs")
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    shutil.rmtree(folder)  # Only now: of a run that failed, it is the evidence.
+    shutil.rmtree(folder)  # Only now: after a failure, the folder is the evidence.
 
 
 def soak(
@@ -65,27 +65,27 @@ def soak(
     epochs: int,
     seed: int,
 ) -> str:
-    """Kills and restarts runs, and compares each with one that nothing interrupted.
+    """Kills and restarts runs, and compares each with an uninterrupted run.
 
     Args:
-      folder: of the runs.
-      arguments: of every training besides its own.
-      minutes: no new run is begun after so many.
-      kills: of the whole soak: the run under way is then finished, and is the last; None for no
-        limit.
-      epochs: of each run.
-      seed: of the moments of killing.
+      folder: the folder of the runs.
+      arguments: flags for every training, besides its own.
+      minutes: no new run begins after so many minutes.
+      kills: how many kills there are in all. The run under way is then finished, and is the last
+        run. None for no limit.
+      epochs: the epochs of each run.
+      seed: the seed of the moments of killing.
 
     Returns:
-      A table of one line.
+      A table with one row.
 
     Raises:
-      ValueError: a run differs from the uninterrupted one, or fails.
+      ValueError: a run differs from the uninterrupted run, or fails.
     """
     end = time.monotonic() + 60 * minutes
     moments = random.Random(seed)
     whole = folder / "whole"
-    _train(folder / "first", 1, arguments)  # Compiles, so that the moments are those of training.
+    _train(folder / "first", 1, arguments)  # This compiles, so that kills hit the training.
     first, total = _train(whole, epochs, arguments)
     done = killed = 0
     while done == 0 or (time.monotonic() < end and (kills is None or killed < kills)):
@@ -114,7 +114,7 @@ def soak(
 
 
 def _train(workdir: Path, epochs: int, arguments: Sequence[str]) -> tuple[float, float]:
-    """Trains without interruption; the seconds to the end of the first epoch, and of the run."""
+    """Trains without interruption; returns the seconds to epoch 1's end and to the run's end."""
     start = time.monotonic()
     first = 0.0
     command = _command(workdir, epochs, arguments)
@@ -131,7 +131,7 @@ def check_same(workdir: Path, whole: Path) -> None:
     """Compares final parameters and metrics bit by bit.
 
     Raises:
-      ValueError: they differ.
+      ValueError: the parameters or the metrics differ.
     """
     rows, wanted = (
         [
@@ -153,7 +153,7 @@ def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
     """Trains and watches the resident memory after every epoch; Linux only.
 
     Returns:
-      A table of one line.
+      A table with one row.
 
     Raises:
       ValueError: the run fails.
@@ -178,7 +178,7 @@ def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
 
 @contextlib.contextmanager
 def _running(command: Sequence[str], **given: Any) -> Iterator[subprocess.Popen]:
-    """A command that ends when the block does, and is killed if that is broken off."""
+    """Runs a command during a block and waits for its end; kills it if the block raises."""
     with subprocess.Popen(command, **given) as process:
         try:
             yield process

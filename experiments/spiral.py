@@ -1,8 +1,9 @@
 """The spiral of the Gaussian-mixture VAE: `python -m experiments.spiral`.
 
-Five arcs of circles in the plane, as in Dilokthanakul et al. (2016), Section 4.1, and a GM-VAE of
-eight clusters with their settings, with and without the term that keeps clusters consistent.
-Writes a table of clustering accuracies and a picture of the clusters.
+The data are five arcs of circles in the plane, as in Dilokthanakul et al. (2016), Section 4.1. A
+GM-VAE of eight clusters is trained on them, with and without the term that keeps clusters
+consistent. Its settings are the authors', except for the epochs and the learning rate. Writes a
+table of clustering accuracies and a picture of the clusters.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ FLAGS = flags.FLAGS
 ARCS = 5
 # The authors' settings: points, clusters, dimensions of z and of w, units, batch.
 POINTS, CLUSTERS, LATENT, UNITS, BATCH = 10_000, 8, 2, 100, 200
-# Of the points.
+# The standard deviation of the noise of the points.
 NOISE = 0.05
 NETWORK = Architecture(
     (2,), (Dense(UNITS),) * 2, (Dense(UNITS), Dense(UNITS), Dense(2, relu=False))
@@ -86,14 +87,15 @@ def main(argv: list[str]) -> None:
 
 
 def arcs(count: int, seed: int) -> tuple[Float[np.ndarray, "count 2"], Int[np.ndarray, " count"]]:
-    """Points on five arcs of circles that leave the origin, with noise, and each point's arc.
+    """Points on five arcs of circles that lead away from the origin, with noise, and their arcs.
 
-    Each arc is of radius 1 and 115 degrees long, begins 0.3 from the origin, and is the one before
-    it turned by 72 degrees. The noise has a deviation of `NOISE`. (The authors do not give theirs.)
+    Each arc has radius 1, is 115 degrees long, and begins 0.3 from the origin. It is the previous
+    arc turned by 72 degrees. The noise has a standard deviation of `NOISE`. (The authors do not
+    give theirs.)
 
     Args:
-      count: points.
-      seed: of the points.
+      count: how many points to draw.
+      seed: the seed of the points.
     """
     rng = np.random.default_rng(seed)
     arc = rng.integers(0, ARCS, count)
@@ -109,12 +111,12 @@ def arcs(count: int, seed: int) -> tuple[Float[np.ndarray, "count 2"], Int[np.nd
 
 
 def picture(x: np.ndarray, drawn: Mapping[str, np.ndarray], title: str) -> Figure:
-    """The points, a panel for each way of colouring them.
+    """A figure of the points, with a panel for each way of colouring them.
 
     Args:
-      x: `[size, 2]`.
-      drawn: by label, the group of each point, in 0..9.
-      title: of the figure.
+      x: the points, `[size, 2]`.
+      drawn: the group of each point, in 0..9, by label.
+      title: the title of the figure.
     """
     columns = min(4, len(drawn))
     rows = -(-len(drawn) // columns)

@@ -1,4 +1,4 @@
-"""What the sections of the paper share: many runs, one after the other, and their numbers."""
+"""Shared code of the paper's sections: trains many runs, and collects their numbers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from wiseale_jax.evaluation import Settings
 from wiseale_jax.models.trained import TrainedAutoencoder, load
 from wiseale_jax.plots import comparison as comparison_plots
 
-# The KL of the aggregate posterior and that of each posterior, each of a weight of 1/M and of 1 for
-# an example: what is the aggregate's doing, and what that of a weak prior? For M = 64.
+# The KL of the aggregate posterior and the KL of each posterior, both with a weight of 1/M and of 1
+# per example: which effects come from the aggregate, and which from a weak prior? M = 64.
 WEIGHTS = {
     "WiSE-ALE": {"method": "wiseale"},
     "beta-VAE, beta 1/64": {"method": "beta_vae", "beta": 1 / 64},
@@ -47,10 +47,10 @@ class Run(NamedTuple):
     """One finished run of a section.
 
     Attributes:
-      label: what it is called in tables and figures.
-      config: of the run.
-      workdir: its folder.
-      rows: of its metrics.jsonl.
+      label: the run's name in tables and figures.
+      config: the run's config.
+      workdir: the run's folder.
+      rows: the rows of metrics.jsonl.
     """
 
     label: str
@@ -100,18 +100,19 @@ def train_all(
 
     Args:
       dataset: a name in `DATASETS`.
-      variants: by label, the fields of `Config` that make the variant.
-      output: gets a folder `runs/`.
-      seeds: of the runs.
-      given: fields of `Config` for all of them; None is left out.
-      data_dir: prepared data sets; None for tfds's own.
+      variants: the fields of `Config` that make each variant, by label.
+      output: the folder in which `runs/` is made.
+      seeds: the seeds of the runs.
+      given: fields of `Config` for all runs; None is left out.
+      data_dir: where prepared data sets are kept; None for tfds's default.
       settings: how thoroughly the runs are evaluated later.
-      at_once: how many runs to train in one program, where they differ only in numbers.
-      **preparing: how the data set is prepared, as `setup.prepare` takes it.
+      at_once: how many runs to train in one program, if they differ only in numbers.
+      **preparing: how to prepare the data set, as in `setup.prepare`.
 
     Raises:
-      ValueError, OSError: as `loop.train`; a finished run lacks what its numbers are of; or the
-        runs cannot be evaluated with the settings. Before anything is trained.
+      ValueError, OSError: before anything is trained: a folder holds another run, a finished run
+        lacks its metrics or its checkpoint, or the runs cannot be evaluated with the settings. Or
+        as in `loop.train`.
       FloatingPointError: no run got to its end.
     """
     given = {name: value for name, value in given.items() if value is not None}
@@ -172,18 +173,18 @@ def run_section(
     given: Mapping[str, Any],
     **preparing: Any,
 ) -> None:
-    """Trains what the flags choose, and reports on it: what every section does.
+    """Trains the runs that the flags choose, and reports on them, as every section does.
 
     Args:
       dataset: a name in `DATASETS`.
-      variants: by label, the fields of `Config` that make the variant.
-      report: `(done, output, data_dir, settings, **preparing)`, writes tables and figures.
+      variants: the fields of `Config` that make each variant, by label.
+      report: `(done, output, data_dir, settings, **preparing)`; it writes tables and figures.
       output: folder of the runs, tables and figures.
       given: fields of `Config` for all runs; None is left out.
-      **preparing: how the data set is prepared, as `setup.prepare` takes it.
+      **preparing: how to prepare the data set, as in `setup.prepare`.
 
     Raises:
-      ValueError, OSError: a flag is wrong; or as `train_all`. Before anything is trained.
+      ValueError, OSError: a flag is wrong, before anything is trained; or as in `train_all`.
     """
     values = flags.FLAGS
     seeds = parse_seeds(cli.listed("seeds"))
@@ -214,18 +215,18 @@ def evaluate_all(
     data_dir: str | None,
     **preparing: Any,
 ) -> dict[str, list[float | None]]:
-    """Numbers of `evaluate.evaluate_run`, by name, for every run, as `tables.tabulate` takes them.
+    """The numbers of `evaluate.evaluate_run` for every run, by name, as for `tables.tabulate`.
 
-    With their standard errors, as `<name>_stderr`.
+    The standard errors are among them, as `<name>_stderr`.
 
     Args:
       done: the runs.
-      settings: how thoroughly.
-      data_dir: prepared data sets; None for tfds's own.
-      **preparing: how the data set is prepared, as `setup.prepare` takes it.
+      settings: how thoroughly to evaluate.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      **preparing: how to prepare the data set, as in `setup.prepare`.
 
     Raises:
-      ValueError, OSError: as `evaluate.evaluate_run`.
+      ValueError, OSError: as in `evaluate.evaluate_run`.
     """
     found = []
     for number, run in enumerate(done, 1):
@@ -242,12 +243,12 @@ def _slug(label: str) -> str:
 def choose(
     variants: Mapping[str, Mapping[str, Any]], only: Sequence[str], flag: str = "only"
 ) -> dict[str, Any]:
-    """The variants of the labels given; all of them if there is none.
+    """The variants with the given labels; all variants if no label is given.
 
     Args:
-      variants: by label.
-      only: labels.
-      flag: whose labels they are, for the message.
+      variants: the variants by label.
+      only: the labels to choose.
+      flag: the flag that gives the labels, for the message.
 
     Raises:
       ValueError: a label is unknown; the message lists the known ones.
@@ -262,7 +263,7 @@ def parse_seeds(seeds: Sequence[str]) -> list[int]:
     """The seeds of a flag.
 
     Raises:
-      ValueError: there is none, or one is not a number or comes twice.
+      ValueError: there is no seed, a seed is not a number, or a seed comes twice.
     """
     numbers = [int(seed) for seed in seeds if seed.isdecimal()]
     if not seeds or len(set(numbers)) < len(seeds):
@@ -279,26 +280,28 @@ def write_numbers(
     data_dir: str | None,
     **preparing: Any,
 ) -> dict[str, list[float | None]]:
-    """Writes what every section has: a table of metrics, one of the evaluation, and all by run.
+    """Writes a table of metrics, a table of the evaluation, and runs.csv with all numbers by run.
 
-    What both have is of the last epoch, and `evaluation_<name>` of the evaluation.
-
-    The tables are printed, too. Gives the evaluation, as `evaluate_all`.
+    In runs.csv, `<name>` is the last epoch's number, and `evaluation_<name>` is the evaluation's
+    number of the same name. The tables are printed, too.
 
     Args:
       done: the runs.
       output: the folder of the tables.
-      columns: of the table of metrics: by name, a value for every run.
-      names: of the evaluation, those of its table; what no run has, for lack of scikit-learn or of
-        a network for FID, is left out.
+      columns: the columns of the table of metrics: a value for every run, by name.
+      names: the numbers in the evaluation's table. A number that no run has, for lack of
+        scikit-learn or of a network for FID, is left out.
       settings, data_dir, **preparing: as in `evaluate_all`.
+
+    Returns:
+      The evaluation, as `evaluate_all` gives it.
     """
     labels = [run.label for run in done]
     print(tables.write_tables(output, "table", tables.tabulate(labels, columns)))
     numbers = evaluate_all(done, settings, data_dir, **preparing)
     chosen = {name: numbers[name] for name in names if name in numbers}
     print(tables.write_tables(output, "evaluation", tables.tabulate(labels, chosen)))
-    more = {  # What both have is of other draws there, or of fewer examples.
+    more = {  # The evaluation uses other draws, or fewer examples.
         f"evaluation_{name}" if name.removesuffix("_stderr") in columns else name: values
         for name, values in numbers.items()
     }
@@ -314,12 +317,12 @@ def write_numbers(
 
 
 def load_first(done: Sequence[Run]) -> dict[str, TrainedAutoencoder]:
-    """By label, the trained model of its first run; with its seed, where others have another."""
+    """The trained models of `first_runs`, by label."""
     return {label: load(run.workdir) for label, run in first_runs(done).items()}
 
 
 def first_runs(done: Sequence[Run]) -> dict[str, Run]:
-    """By label, its first run; the label says the seed where not all of these have the same."""
+    """Each label's first run, by label; the labels name the seed if the seeds differ."""
     first: dict[str, Run] = {}
     for run in done:
         first.setdefault(run.label, run)
@@ -331,23 +334,23 @@ def first_runs(done: Sequence[Run]) -> dict[str, Run]:
 
 
 def title_of_first(done: Sequence[Run]) -> str:
-    """What the runs of `first_runs` are, for the title of a picture."""
+    """The title of a picture of the runs of `first_runs`."""
     seeds = {run.config.seed for run in first_runs(done).values()}
     return title_of(done) + (f", seed {min(seeds)}" if len(seeds) == 1 else "")
 
 
 def title_of(done: Sequence[Run]) -> str:
-    """What runs have in common, for the title of a picture."""
+    """The title of a picture of runs: the data set and the epochs that they share."""
     return f"{done[0].config.dataset}, {messages.count(done[0].config.epochs, 'epoch')}"
 
 
 def write_figures(done: Sequence[Run], output: Path, figures: Mapping[str, Figure]) -> None:
-    """Writes figures by name, and what every section has: the training by epoch, as "curves".
+    """Writes the given figures, and a figure of the training by epoch, as "curves".
 
     Args:
       done: the runs.
-      output: the folder.
-      figures: by name.
+      output: the folder of the figures.
+      figures: the figures by name.
     """
     counts = sorted(Counter(run.label for run in done).values())
     seeds = messages.count(counts[-1], "seed")

@@ -1,8 +1,8 @@
 """Rendered teapots, a set of the paper's Appendix D: `python -m experiments.teapot`.
 
-Trains WiSE-ALE, beta-VAE and AEVB with every seed, skips what is finished, and writes tables
-(Markdown and CSV) and figures (PNG and PDF). The figures are latent traversals, reconstructions,
-samples and interpolations side by side. The tables say how well the latents recover the true
+Trains WiSE-ALE, beta-VAE and AEVB with every seed, and skips finished runs. Writes tables (Markdown
+and CSV) and figures (PNG and PDF). The figures are latent traversals, reconstructions, samples and
+interpolations side by side. The tables say how well the latents recover the true
 factors: disentanglement, completeness and informativeness (Eastwood and Williams, 2018), and the
 mutual information gap (Chen et al., 2018).
 """

@@ -1,11 +1,14 @@
 """How tight the bounds are: `python -m experiments.tightness`.
 
-A table of each bound beside the Monte-Carlo truth, for 64 posteriors of one width whose aggregate
-is about as wide as the prior: means from N(0, 1 - sigma^2), every standard deviation sigma. With
-`--workdir=RUN`, for the posteriors of a trained model instead, by the size of the batch; and how
-the paper's bound differs from the mean KL of one posterior there: by the share that a posterior's
-pair with itself has in its sum over pairs, and by the cosine between the gradients of the two. At a
-share and cosines of 1, WiSE-ALE trains as a beta-VAE of beta = kl_weight / M does.
+Prints a table of each bound beside the Monte-Carlo truth, for 64 posteriors of one width. Their
+means are drawn from N(0, 1 - sigma^2), and every standard deviation is sigma, so that their
+aggregate is about as wide as the prior.
+
+With `--workdir=RUN`, the table is for the posteriors of a trained model instead, by batch size. It
+also says how the paper's bound differs from the mean KL of one posterior. "Own share" is the share
+of a posterior's pair with itself in the bound's sum over pairs. The cosines are between the
+gradients of the bound and of the mean KL. If the share and the cosines are 1, WiSE-ALE trains like
+a beta-VAE with beta = kl_weight / M.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ FLAGS = flags.FLAGS
 
 SIZES = (64, 256, 1024, 4096, 16384)
 _BOUNDS = ("jensen", "bhattacharyya")
-# Orders of all examples that a gradient is the mean of, where there are so many batches.
+# A gradient is averaged over so many orders of the examples, or over fewer if fewer batches fit.
 _SHUFFLES = 64
 # Examples on the device at once.
 _AT_ONCE = 1000
@@ -47,16 +50,16 @@ def row(latent: int, sigma: float, size: int, samples: int, seed: int) -> dict[s
 def rows_by_size(
     mean: np.ndarray, logvar: np.ndarray, samples: int, seed: int
 ) -> dict[int, dict[str, float]]:
-    """By batch size, the means over a set's whole batches.
+    """The means of each number over a set's whole batches, by batch size.
 
     Args:
       mean, logvar: `[size, latent]`, of all examples, in any order.
-      samples: draws for the truth, of all batches together.
-      seed: of the draws.
+      samples: draws for the truth, over all batches together.
+      seed: the seed of the draws.
 
     Returns:
-      By size of a batch, as `row` does, the standard error that of the draws; "own", `own_share`;
-      and those of `gradient_cosines`.
+      By batch size: the numbers of `row`, where the standard error counts only the draws; "own",
+      from `own_share`; and the cosines of `gradient_cosines`.
     """
     found = {}
     for size in [size for size in SIZES if size < len(mean)] + [len(mean)]:
@@ -77,9 +80,10 @@ class GradientCosines(NamedTuple):
     """Cosines between the gradients of the paper's bound and of the mean KL of one posterior.
 
     Attributes:
-      by_mean_in_a_batch: of their derivatives by the means of all examples, each once in a batch.
-      by_mean: the same, where the bound's is the mean over many batches for each example.
-      by_logvar: as `by_mean`, of the log variances.
+      by_mean_in_a_batch: the cosine of the derivatives by the means of all examples, with each
+        example in one batch.
+      by_mean: the same, with the bound's derivatives averaged over many batches for each example.
+      by_logvar: same as `by_mean`, for the log variances.
     """
 
     by_mean_in_a_batch: float
@@ -90,14 +94,14 @@ class GradientCosines(NamedTuple):
 def gradient_cosines(
     mean: np.ndarray, logvar: np.ndarray, size: int, shuffles: int, seed: int
 ) -> GradientCosines:
-    """How the paper's bound pulls at posteriors, beside how the mean KL of one does.
+    """Compares the gradients of the paper's bound and of the mean KL of one posterior.
 
     Args:
       mean, logvar: `[size, latent]`, of all examples.
-      size: of a batch.
-      shuffles: how often all examples are cut into batches, each time in another order; what is
-        over is in no batch.
-      seed: of the orders.
+      size: the batch size.
+      shuffles: how often all examples are cut into batches, each time in another order. Left-over
+        examples are in no batch.
+      seed: the seed of the orders.
     """
     rng = np.random.default_rng(seed)
     whole = len(mean) // size * size
@@ -120,7 +124,7 @@ def gradient_cosines(
 
 @jax.jit
 def _gradients(mean: Array, logvar: Array) -> tuple[Array, Array]:
-    """The bound's, of each batch; `[batches, size, latent]`."""
+    """The bound's gradients for each batch, `[batches, size, latent]`."""
     return jax.lax.map(lambda batch: jax.grad(wiseale_kl, (0, 1))(*batch), (mean, logvar))
 
 
@@ -132,8 +136,8 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 def own_share(mean: Float[Array, "batch latent"], logvar: Float[Array, "batch latent"]) -> Array:
     """The mean over i of N(mu_i; mu_i, 2 sigma_i^2) / sum_j N(mu_i; mu_j, sigma_i^2 + sigma_j^2).
 
-    Of the pairs of the paper's bound, Eq. 21. Range: 1/M, all posteriors are one, to 1, none
-    overlap. Beyond -40..40, logvar is the nearest of these.
+    This is the share of a posterior's pair with itself in the paper's bound, Eq. 21. It ranges from
+    1/M, where all posteriors are the same, to 1, where none overlap. logvar is clipped to -40..40.
     """
     logvar = jnp.clip(logvar, -LOGVAR_LIMIT, LOGVAR_LIMIT)
     posteriors = gaussians(mean, logvar, JENSEN)
@@ -148,7 +152,7 @@ def _compare(mean: np.ndarray, logvar: np.ndarray, samples: int, seed: int) -> d
 
 
 def _cells(row: dict[str, float]) -> str:
-    """Truth and bounds, the smaller one in bold."""
+    """The truth and the bounds, with the smaller bound in bold."""
     jensen, bhattacharyya = (f"{row[bound]:.3f}" for bound in _BOUNDS)
     if row["jensen"] < row["bhattacharyya"]:
         jensen = f"**{jensen}**"
@@ -186,11 +190,11 @@ def main(argv: list[str]) -> None:
 def posteriors(
     workdir: str | os.PathLike, data_dir: str | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and log variance, `[size, latent]`, of a run's test set, in random order.
+    """Mean and log variance, `[size, latent]`, of a run's test examples in random order.
 
     Raises:
-      ValueError: the encoder is deterministic, or as `wiseale_jax.load` does.
-      OSError: as `load_examples` does.
+      ValueError: the encoder is deterministic; or as in `wiseale_jax.load`.
+      OSError: as in `load_examples`.
     """
     trained = load(workdir)
     if not trained.model.has_density:

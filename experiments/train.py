@@ -1,7 +1,7 @@
 """Trains one model: `python -m experiments.train --dataset=sine --method=wiseale`.
 
-Leaves a run folder with config.json, metrics.jsonl, checkpoints/, figures/ and summary.json. The
-same command again resumes where it stopped, or says that it is finished.
+Writes a run folder with config.json, metrics.jsonl, checkpoints/, figures/ and summary.json. The
+same command resumes a run that stopped, or says that the run is finished.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["main", "train"]
 
 
 def main(argv: list[str]) -> None:
-    """Trains what the flags ask for."""
+    """Trains the run that the flags describe."""
     del argv
     processes.join()
     config = configs.config_from_flags()

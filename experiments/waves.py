@@ -1,4 +1,4 @@
-"""Numbers about generated sine waves, whose truth is known: how near each is to a real one."""
+"""Numbers about generated sine waves: how near each wave is to a true sine wave."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from wiseale_jax.evaluation import estimates, generation
 from wiseale_jax.evaluation.estimates import Estimate
 from wiseale_jax.models.trained import TrainedAutoencoder
 
-# As many waves of each source: the nearest sine wave takes about a millisecond.
+# So many waves of each source are used: finding the nearest sine wave takes about a millisecond.
 _COUNT = 2000
 
 
 def generated_waves(
     trained: TrainedAutoencoder, test: np.ndarray, train: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """`catalogue.METRICS` of generated waves: distances, amplitudes and frequencies.
+    """The `catalogue.METRICS` of generated waves: distances, amplitudes and frequencies.
 
     Args:
       trained: the model.
-      test: waves `[size, 256, 1]`; the first 2,000 count.
-      train: training waves, whose codes the aggregate and the mixture are of.
-      seed: of all draws.
+      test: test waves, `[size, 256, 1]`; the first 2,000 are used.
+      train: training waves; their codes give the aggregate and the mixture.
+      seed: the seed of all draws.
     """
     size = min(_COUNT, len(test))
     keys = jax.random.split(jax.random.key(seed))

@@ -1,7 +1,7 @@
-"""Which kind of device programs are made for.
+"""The kind of device that programs are made for.
 
-The fastest form of a convolution and of the pairwise sum depends on the kind of device. It is that
-of JAX's default backend, but for programs that are compiled for a device that is not there.
+The fastest form of a convolution and of the pairwise sum depends on the kind of device. Programs
+are made for JAX's default backend, unless `compiling_for` names another platform.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def on_cpu() -> bool:
 
 @contextlib.contextmanager
 def compiling_for(platform: str) -> Iterator[None]:
-    """Within it, what is traced is made for another platform, such as "tpu" or "cuda".
+    """A context in which traced functions are made for another platform, such as "tpu" or "cuda".
 
-    JAX's caches know nothing of it: they are emptied on both sides.
+    JAX's caches do not depend on the platform set here, so they are emptied on entry and on exit.
     """
     global _compiled_for
     before = _compiled_for

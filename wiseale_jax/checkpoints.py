@@ -1,7 +1,8 @@
 """Saving and restoring a training state, with orbax, so that a damaged checkpoint is noticed.
 
-Beside the state a checkpoint holds a record: what wrote it, and a digest of the state. One rename
-commits both. What does not have the digest that it was saved with is damaged, and is not used.
+Beside the state, a checkpoint holds a record: the configuration and versions that wrote it, and a
+digest of the state. One rename commits both. A state that does not match its digest is damaged, and
+is not used.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Restored(NamedTuple):
     """A checkpoint that was read.
 
     Attributes:
-      step: of the checkpoint.
-      state: what was saved.
-      record: what was saved beside it.
+      step: the checkpoint's step.
+      state: the saved pytree.
+      record: the record saved beside it.
       damaged: by step, why newer checkpoints were not used.
     """
 
@@ -49,18 +50,18 @@ class _OfAnotherRun(ValueError):
 def open_checkpoints(
     folder: str | os.PathLike, read_only: bool = False
 ) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints of a folder, made if need be; on leaving, the last save is waited for.
+    """Opens a folder of checkpoints; on leaving, waits for the last save.
 
     Args:
-      folder: where they are.
-      read_only: leave the folder as it is; else what an interrupted save has left is removed.
+      folder: the folder of the checkpoints; made if it does not exist, unless read_only.
+      read_only: leave the folder as it is; otherwise the remains of interrupted saves are removed.
 
     Raises:
-      OSError: as in `wait`.
+      OSError: the last save failed, see `wait`.
     """
     options = ocp.CheckpointManagerOptions(
         cleanup_tmp_directories=not read_only,
-        # orbax's own read_only warns that it is what was asked for.
+        # Not orbax's own read_only, which warns even though it was asked for.
         create=not read_only,
     )
     checkpoints = ocp.CheckpointManager(
@@ -75,38 +76,38 @@ def open_checkpoints(
         yield checkpoints
         wait(checkpoints)
     finally:
-        # Of what has failed already, closing would complain once more.
+        # After a failure, closing would raise once more.
         with contextlib.suppress(Exception):
             checkpoints.close()
 
 
 def interrupted(folder: str | os.PathLike) -> list[str]:
-    """The steps, as text, whose save was interrupted, before `open_checkpoints` removes them."""
+    """The steps, as text, whose save was interrupted; `open_checkpoints` removes their remains."""
     return sorted(path.name.split(".")[0] for path in Path(folder).glob("*.orbax-checkpoint-tmp*"))
 
 
 def save(
     checkpoints: ocp.CheckpointManager, step: int, state: Any, record: Mapping[str, Any]
 ) -> None:
-    """Begins to save a pytree as the checkpoint of a step; `wait` ends it.
+    """Begins to save a pytree as the checkpoint of a step; `wait` waits until it is saved.
 
     The pytree is copied before this returns, and written in the background; a rename commits it.
 
     Args:
       checkpoints: from `open_checkpoints`.
-      step: its number.
+      step: the step's number.
       state: the pytree.
-      record: what is to be known about it, as JSON has it; "config" is compared on restoring.
+      record: facts about the state, as a JSON object; "config" is compared on restoring.
 
     Raises:
-      OSError: it, or the one before it, cannot be written; the checkpoints that there are stay as
-        they are.
+      OSError: this checkpoint, or the one before it, cannot be written; existing checkpoints stay
+        as they are.
     """
     wait(checkpoints)
     folder = Path(checkpoints.directory)
     if not folder.is_dir():  # orbax would make it anew.
         raise OSError(f"cannot write checkpoint {step}: {folder} is gone")
-    # Found here, as orbax fills the terminal with what its threads say of a full disk.
+    # Checked here, as orbax's threads fill the terminal with messages when the disk is full.
     needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _BESIDE
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(
@@ -123,20 +124,20 @@ def save(
 
 
 def holds(checkpoints: ocp.CheckpointManager, step: int, state: Any) -> bool:
-    """Whether the checkpoint of a step is of this very state, by its record."""
+    """Whether the checkpoint of a step holds exactly this state, by the digest in its record."""
     if step not in checkpoints.all_steps():
         return False
     try:
         return _restore_record(checkpoints, step)["digest"] == _digest(state)
-    except Exception:  # Damage has as many exceptions as orbax has files.
+    except Exception:  # A damaged checkpoint can raise almost any exception.
         return False
 
 
 def wait(checkpoints: ocp.CheckpointManager) -> None:
-    """Waits until what `save` has begun is committed.
+    """Waits until the save that `save` began is committed.
 
     Raises:
-      OSError: it cannot be written; the checkpoints that there are stay as they are.
+      OSError: the checkpoint cannot be written; existing checkpoints stay as they are.
     """
     with _named(Path(checkpoints.directory)):
         checkpoints.wait_until_finished()
@@ -146,16 +147,16 @@ def wait(checkpoints: ocp.CheckpointManager) -> None:
 def _named(folder: Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # Whatever orbax and TensorStore make of a full disk.
+    except Exception as error:  # orbax and TensorStore raise many kinds for a full disk.
         raise OSError(f"cannot write a checkpoint in {folder}: {_reason(error)}") from error
 
 
 def prune(checkpoints: ocp.CheckpointManager, keep: int, best: int | None = None) -> None:
-    """Deletes all checkpoints but the newest `keep` and that of the step `best`.
+    """Deletes all checkpoints except the newest `keep` and the checkpoint of step `best`.
 
     Raises:
-      OSError: one cannot be deleted; or as in `wait`, as none is deleted for one that is not
-        committed.
+      OSError: a checkpoint cannot be deleted; or the last save failed, see `wait`, and then nothing
+        is deleted.
     """
     wait(checkpoints)
     for step in sorted(checkpoints.all_steps())[:-keep]:
@@ -173,21 +174,22 @@ def restore(
     like: Any = None,
     step: int | None = None,
 ) -> Restored:
-    """The newest checkpoint that is not damaged, or that of a step.
+    """Reads the newest checkpoint that is not damaged, or the checkpoint of a given step.
 
     Args:
       checkpoints: from `open_checkpoints`.
-      config: the configuration that it must have been written with.
-      like: a pytree of the structure, shapes, types and devices to restore to, arrays or
-        `ShapeDtypeStruct`s; None restores nested dicts and lists to the first device, whatever
-        devices they were saved from.
-      step: of the checkpoint; None for the newest.
+      config: the configuration that the checkpoint must have been written with.
+      like: a pytree of arrays or `ShapeDtypeStruct`s with the structure, shapes, types and devices
+        to restore to; None restores nested dicts and lists to the first device, whatever devices
+        they were saved from.
+      step: the checkpoint's step; None for the newest.
 
     Raises:
-      ValueError: there is none, or none of that step; all are damaged, or the one asked for; or it
-        is another configuration's; the message says which.
-      PermissionError, MemoryError, jax.errors.JaxRuntimeError: the newest cannot be read by this
-        process, or there is too little memory for it.
+      ValueError: there is no checkpoint, or none of the given step; every checkpoint, or the one
+        asked for, is damaged; or the checkpoint was written by another configuration or release.
+        The message says which.
+      PermissionError, MemoryError, jax.errors.JaxRuntimeError: this process may not read the
+        checkpoint, or has too little memory for it.
     """
     damaged = {}
     steps = sorted(checkpoints.all_steps(), reverse=True)
@@ -207,12 +209,12 @@ def restore(
             return Restored(step, state, record, damaged)
         except (_OfAnotherRun, MemoryError, PermissionError):
             raise
-        except Exception as error:  # Damage has as many exceptions as orbax has files.
+        except Exception as error:  # A damaged checkpoint can raise almost any exception.
             if "RESOURCE_EXHAUSTED" in str(error):  # JAX's word for too little memory.
                 raise
             checkpoints.reload()
             if newest and checkpoints.latest_step() not in (None, steps[0]):
-                # The process that trains has saved a newer one, and may have deleted this one.
+                # The training process has saved a newer checkpoint, and may have deleted this one.
                 return restore(checkpoints, config, like)
             damaged[step] = _reason(error)
     folder = checkpoints.directory
@@ -224,7 +226,7 @@ def restore(
 
 
 def set_aside(checkpoints: ocp.CheckpointManager, step: int) -> Path:
-    """Renames a damaged checkpoint, so that its step can be saved again; gives its new place."""
+    """Renames a damaged checkpoint, so that its step can be saved again; returns the new path."""
     folder = Path(checkpoints.directory)
     aside = next(
         path for n in range(10**6) if not (path := folder / f"damaged-{step}-{n}").exists()
@@ -249,7 +251,7 @@ def _check_record(record: Mapping[str, Any], config: Mapping[str, Any], what: st
         raise _OfAnotherRun(
             f"{what} has format {record['format']!r}; this release reads format {run_folder.FORMAT}"
         )
-    # A setting that the record lacks was not there yet.
+    # A setting that the record lacks did not exist yet when it was written.
     if differs := run_folder.difference({**config, **record["config"]}, config):
         raise _OfAnotherRun(f"{what} was written by another configuration: {differs}")
 
@@ -268,7 +270,7 @@ def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any, dig
         state = checkpoints.restore(step, args=arguments).state
     except ValueError:
         if like is not None:
-            # Of other arrays than these: is it damaged, or as it was saved, by another release?
+            # The arrays differ: is the checkpoint damaged, or intact and from another release?
             saved = leaves_by_path(_restore_state(checkpoints, step, None, digest))
             if differs := sorted(saved.keys() ^ leaves_by_path(abstract).keys()):
                 raise _OfAnotherRun(
@@ -283,7 +285,7 @@ def _restore_state(checkpoints: ocp.CheckpointManager, step: int, like: Any, dig
 
 
 def _check_types(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> None:
-    """Raises _OfAnotherRun if numbers were saved in other types than they are restored to."""
+    """Raises _OfAnotherRun if arrays were saved in types other than those to restore to."""
     saved = leaves_by_path(checkpoints.item_metadata(step).state.tree)
     wanted = saved if like is None else leaves_by_path(like)
     for name, leaf in saved.items():
@@ -297,7 +299,7 @@ def _check_types(checkpoints: ocp.CheckpointManager, step: int, like: Any) -> No
 
 
 def _digest(state: Any) -> str:
-    """A digest of every array of a pytree, whether it is of named tuples or of dicts."""
+    """A digest of all arrays of a pytree, the same for named tuples and for dicts."""
     leaves = leaves_by_path(state)
     result = hashlib.sha256()
     for name in sorted(leaves):
@@ -312,7 +314,7 @@ def _sha256(record: Mapping[str, Any]) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """What an exception of orbax's says, in one short line."""
+    """The message of an orbax exception, in one short line."""
     for word in ("No space left on device", "Disk quota exceeded", "Read-only file system"):
         if word in str(error):
             return word

@@ -1,7 +1,7 @@
 """Divergences of approximate posteriors from the prior N(0, I), as pure functions, in nats.
 
-The posterior of example i is N(mean_i, diag exp(logvar_i)); the aggregate posterior is the equal
-mixture q(z) = (1/M) sum_i N(z; mean_i, diag exp(logvar_i)) over the M rows given.
+The posterior of example i is N(mean_i, diag exp(logvar_i)). The aggregate posterior is their
+equally weighted mixture q(z) = (1/M) sum_i N(z; mean_i, diag exp(logvar_i)) over the M given rows.
 """
 
 import math
@@ -33,9 +33,10 @@ BOUNDS = (*_TERMS, "tightest")
 
 
 class AggregateKL(NamedTuple):
-    """Monte-Carlo estimates about an aggregate posterior q(z), in nats.
+    """Monte-Carlo estimates for an aggregate posterior q(z), in nats.
 
-    `kl + mutual_information == mean_kl` by construction, so both share one standard error.
+    `kl + mutual_information == mean_kl` by construction, so the two estimates have the same
+    standard error.
 
     Attributes:
       kl: KL[q(z) || N(0, I)].
@@ -79,7 +80,7 @@ def gaussian_kl(
     are not [batch, latent], an empty array, or an integer dtype. Kingma & Welling 2013, Appendix B.
     """
     mean, logvar = _check_posterior("gaussian_kl", mean, logvar)
-    # expm1 keeps the figures of a posterior near the prior, where exp(logvar) - 1 would cancel.
+    # expm1 keeps digits for a posterior near the prior, where exp(logvar) - 1 would cancel.
     return 0.5 * jnp.sum(mean**2 + (jnp.expm1(logvar) - logvar), axis=1)
 
 
@@ -96,48 +97,48 @@ def wiseale_kl(
 ) -> Float[Array, ""]:
     """Upper bound on KL[(1/M) sum_i N(mean_i, diag exp(logvar_i)) || N(0, I)], in nats.
 
-    One number for the whole batch. The paper's loss, Eq. 27, takes 1/M of it for each example, on
-    top of the negative log-likelihood in nats, summed over the values of an example and averaged
-    over the batch. Time is quadratic in M and memory linear, with the gradient too; forward mode
-    and second derivatives work as well.
+    The result is one number for the whole batch. The paper's loss per example, Eq. 27, is 1/M of it
+    plus the negative log-likelihood in nats, summed over the values of an example and averaged over
+    the batch. Time is quadratic in M and memory is linear, also with the gradient. Forward mode and
+    second derivatives work too. The function is jitted: `bound`, `tile_size` and `axis_name` are
+    static.
 
     Args:
-      mean, logvar: [M, d], the posterior of each example; bfloat16 is computed in float32. A logvar
-        outside of -40..40 is clipped in the terms of pairs, which go on with the slope that they
-        have there, so that the gradient does not vanish: exact, unless two means agree to nine
-        digits.
-      bound: "jensen" is the paper's (Lin et al. 2019, Eq. 21-24), d/2 (1 - ln 2) = 0.153 d too
-        large for identical posteriors and for well-separated ones; it may be more where a narrow
-        one lies inside of a wide one. "bhattacharyya" is that of Kolchinsky & Tracey (2017), exact
-        for both; between them, in few dimensions, Jensen's may be the smaller. "tightest" is the
-        smaller of the two, with its gradient. Static, as the last two are; what computes is
-        jitted, and needs no `jit` of its own.
-      spread: h, the standard deviation of a blur of both sides: the bound is then on the spread
+      mean, logvar: [M, d], the posterior of each example; bfloat16 is computed in float32. The pair
+        terms clip logvar to -40..40 and continue linearly beyond, so that the gradient does not
+        vanish. This is exact, unless two means agree to nine digits.
+      bound: "jensen" is the paper's (Lin et al. 2019, Eq. 21-24). It is d/2 (1 - ln 2) = 0.153 d
+        too large for identical and for well-separated posteriors, and may be further off where a
+        narrow posterior lies inside a wide one. "bhattacharyya" (Kolchinsky & Tracey, 2017) is
+        exact in both of these cases; between them, in few dimensions, "jensen" may be smaller.
+        "tightest" is the smaller of the two, with its gradient.
+      spread: h, the standard deviation of a blur of both sides. The bound is then on the spread
         divergence KL[q * N(0, h^2 I) || N(0, (1 + h^2) I)] (Zhang et al., ICML 2020), which is at
-        most the KL itself, and 0 only where that is. Posteriors that do not overlap do so when
-        they are blurred, so that the aggregate acts in small batches too; a logvar of -inf, that
-        of a deterministic encoder, is allowed. "auto" is M^(-1/d), the gap between neighbours
-        among M draws of the prior.
-      memory: posteriors of earlier batches, held fixed: what is bounded is then the KL of the
-        aggregate posterior of the whole data set, estimated from the batch and them, by Eq. 21 for
-        all N. It is no sure bound: the logarithm of a sum over a sample is too low. Until the
-        memory is full, and for M of "auto", see `dataset_kl`.
+        most the KL itself, and 0 only where the KL is 0. The blur makes separate posteriors
+        overlap, so that the aggregate acts in small batches too. It also allows the logvar of -inf
+        of a deterministic encoder. "auto" is M^(-1/d), the gap between neighbours among M draws of
+        the prior.
+      memory: posteriors of earlier batches, held fixed. The result is then an estimate, from the
+        batch and the memory, of Eq. 21 for all N: the bound for the aggregate posterior of the
+        whole data set. The estimate is not itself a bound: the logarithm of a sum over a sample is
+        too low in expectation. See `dataset_kl` for the result until the memory is full, and for
+        the M that "auto" uses.
       dataset_size: N, with a memory.
-      tile_size: columns of a tile of pairs, for speed alone; None chooses from the shape.
-      axis_name: inside `shard_map`, the mesh axis that the batch is split over (as well as the
-        axis of `vmap(axis_name=...)`); the result is then the bound for the whole batch, the same
-        on every device, and M of Eq. 27 is `len(mean) * jax.lax.axis_size(axis_name)`. Without it,
-        it is that of the device's own part, and the mean of these is another number. Inside `jit`
-        alone the batch is whole, whatever devices it lies on, and needs no name. With
-        `check_vma=False` a gradient taken inside is too large by the number of devices, as that of
-        any `psum` is.
+      tile_size: columns of a tile of pairs, which only affects speed; None chooses from the shape.
+      axis_name: inside `shard_map`, the mesh axis that the batch is split over, or the axis of
+        `vmap(axis_name=...)`. The result is then the bound for the whole batch, the same on every
+        device, and M of Eq. 27 is `len(mean) * jax.lax.axis_size(axis_name)`. Without it, each
+        device computes the bound for its own part, and the mean of these bounds is a different
+        number. Inside `jit` alone the batch is whole, whatever devices it lies on, and needs no
+        name. With `check_vma=False`, a gradient taken inside is too large by a factor of the number
+        of devices, like the gradient of any `psum`.
 
     Raises ValueError, while tracing, for
 
-      * arrays whose shapes differ or are not [M, d], with M or d of 0, or of integers;
-      * an unknown bound, or a spread that is negative, not finite or another word;
-      * a memory without a dataset_size of at least M, or with another bound than Jensen's;
-      * tile_size < 1, or an axis name outside of `shard_map`.
+      * integer arrays, and arrays whose shapes differ, are not [M, d] or have M or d of 0;
+      * an unknown bound, or a spread that is negative, non-finite or an unknown word;
+      * a memory without a dataset_size of at least M, or with a bound other than "jensen";
+      * tile_size < 1, or an axis name outside `shard_map`.
     """
     if memory is not None or dataset_size is not None:
         if bound != "jensen" or axis_name is not None:
@@ -183,21 +184,22 @@ def dataset_kl(
 ) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
     """The paper's Eq. 21 for all N examples of a data set, estimated from a batch and a memory.
 
-    Its gradient by the batch's posteriors is the data set's, N/M times: they are components of the
-    stored examples' sums, too, which their `log_density` stands for. Until the memory is full, it
+    Its gradient with respect to the batch's posteriors is N/M times the gradient of Eq. 21 for the
+    data set. It includes the sums of the stored examples, of which the batch's posteriors are
+    components: `log_density` holds the values of these sums. Until the memory is full, the result
     is `wiseale_kl` of the batch alone.
 
     Args:
       mean, logvar: [M, d], the batch's posteriors.
       memory: see `memory.Memory`; K posteriors, at least M.
       dataset_size: N, at least M.
-      spread: as for `wiseale_kl`; "auto" is that of M + K posteriors.
+      spread: as for `wiseale_kl`; "auto" is for M + K posteriors.
 
     Returns:
       The KL in nats; and log of each example's sum over pairs, [M], for `memory.push`.
 
-    Raises ValueError as `wiseale_kl` does, and for a memory of other dimensions, or smaller than
-    the batch, or without a dataset_size of at least M.
+    Raises ValueError as `wiseale_kl` does, and for a memory whose dimensions differ from the
+    batch's, that is smaller than the batch, or that comes without a dataset_size of at least M.
     """
     if memory is None or dataset_size is None:
         raise ValueError("memory and dataset_size go together: one of them is missing")
@@ -228,7 +230,7 @@ def _dataset_kl(
     mean, logvar = blurred(_whole(mean), _whole(logvar), spread, size)
     stored = memory._replace(mean=stored[0], logvar=_in_range(stored[1]))
     sums, as_component = log_densities(mean, _in_range(logvar), stored, dataset_size)
-    # `_bound` averages over the batch; the weights of these sums are theirs already.
+    # `_bound` subtracts log M, but these sums are weighted already.
     pairs = jnp.mean(sums) + as_component / len(mean) + jnp.log(len(mean))
     kl = _bound("jensen", mean, logvar, pairs)
     return jnp.where(memory.filled < len(memory.mean), batch_kl, kl), sums
@@ -256,9 +258,9 @@ def _in_range(logvar: Array) -> Array:
 
 
 def _whole(array: Array) -> Array:
-    """Every row on every device, where the type says how an array is split (explicit sharding).
+    """An array with every row on every device, under explicit sharding.
 
-    Otherwise, the compiler sees to it.
+    Otherwise the compiler moves the rows.
     """
     split = jax.typeof(array).sharding
     if any(axis is not None for axis in split.spec):
@@ -267,10 +269,10 @@ def _whole(array: Array) -> Array:
 
 
 def _bound(name: str, mean: Array, logvar: Array, pairs: Array, axis_name: str | None = None):
-    """The bound, given mean_i log sum_j of its pair terms, those of `_in_range(logvar)`.
+    """The bound, given mean_i log sum_j of its pair terms for `_in_range(logvar)`.
 
-    Out of range a posterior's pair with itself decides, whose logarithm falls by half of logvar.
-    Without this slope nothing would keep a posterior from ever smaller variances.
+    Out of range, a posterior's pair with itself dominates; its logarithm falls by half of logvar.
+    Without this slope, nothing would keep a posterior's variance from shrinking further.
 
     Jensen: Eq. 21-24; the d/2 log 2 pi of the pair term and of the prior cancel. Bhattacharyya:
     Kolchinsky & Tracey 2017, Eq. 8 with the Chernoff coefficient 1/2, less E_q[log p(z)].
@@ -300,7 +302,7 @@ def wiseale_kl_of_dataset(
 ) -> float:
     """`wiseale_kl` over a whole data set, the paper's Eq. 21 for all N, with a progress bar.
 
-    It gives a float, and cannot be part of a jitted function or of a gradient: `wiseale_kl` can.
+    It returns a float. Unlike `wiseale_kl`, it can be neither jitted nor differentiated.
 
     Args:
       mean, logvar: [N, d], the posterior of each example.
@@ -339,22 +341,22 @@ def aggregate_kl(
     """Monte-Carlo estimate of KL[q(z) || N(0, I)] for the aggregate posterior q, with its error.
 
     Draws z from q `num_samples` times and estimates the mutual information
-    I_q(x; z) = E[log q(z | x) - log q(z)]; the KL is the mean of the closed-form `gaussian_kl` less
-    that, which has far smaller variance than averaging log q(z) - log p(z): none at all where the
-    posteriors coincide or are well separated. Range of the mutual information: [0, log M], up to
-    its standard error. Hoffman & Johnson 2016.
+    I_q(x; z) = E[log q(z | x) - log q(z)]. The KL is the mean of the closed-form `gaussian_kl`
+    minus this estimate. Its variance is far smaller than the variance of averaging log q(z) -
+    log p(z), and zero where the posteriors coincide or are well separated. Range of the mutual
+    information: [0, log M], up to its standard error. Hoffman & Johnson 2016.
 
-    Of M examples drawn from many, it is in expectation an upper bound on the KL of the aggregate of
-    all, and at least mean_kl - log M: of very narrow posteriors, which leave gaps, it is about
-    that, wherever they lie.
+    For M examples drawn from a larger set, the KL is in expectation an upper bound on the KL of the
+    larger set's aggregate. It is at least mean_kl - log M, and about equal to it for very narrow
+    posteriors with gaps between them, wherever they lie.
 
     `num_samples` is static, a Python int: `jax.jit(aggregate_kl, static_argnums=3)`. Memory is
-    linear in M and in num_samples, but that of the gradient is their product. For the mutual
+    linear in M and in num_samples; the gradient's memory grows with their product. For the mutual
     information, logvar is clipped to -40..40.
 
-    With a `spread`, as for `wiseale_kl`, all numbers are those of the blurred posteriors.
+    With a `spread`, as for `wiseale_kl`, all numbers are for the blurred posteriors.
 
-    Raises ValueError as `gaussian_kl` does, for num_samples < 2, and for a spread that is none.
+    Raises ValueError as `gaussian_kl` does, for num_samples < 2, and for an invalid spread.
     """
     return _aggregate_kl(key, mean, logvar, num_samples, width(spread))
 
@@ -377,7 +379,7 @@ def _aggregate_kl(
     component = jax.random.randint(component_key, (num_samples,), 0, size)
     noise = jax.random.normal(noise_key, (num_samples, mean.shape[1]), mean.dtype)
     z = mean[component] + jnp.exp(0.5 * logvar[component]) * noise
-    # As z was rounded: else a narrow posterior's own term would be of another z.
+    # From the rounded z: else a narrow posterior's own term would be for a different z.
     noise = (z - mean[component]) * jnp.exp(-0.5 * logvar[component])
     # log q(z | x), like log q(z) without its d/2 log 2 pi.
     conditional = -0.5 * jnp.sum(noise**2 + logvar[component], axis=1)
@@ -392,8 +394,8 @@ def aggregate_log_density(
     mean: Float[Array, "batch latent"],
     logvar: Float[Array, "batch latent"],
 ) -> Float[Array, " points"]:
-    """log q(z) + d/2 log 2 pi of each point, in nats; beyond -40..40, logvar is the nearest."""
-    # Pairs of a point, which has no variance, and a Gaussian.
+    """log q(z) + d/2 log 2 pi of each point, in nats; logvar is clipped to -40..40."""
+    # Pairs of a point, as a Gaussian of variance 0, and a Gaussian.
     points = Gaussians(z, jnp.zeros_like(z), jnp.zeros(z.shape[0], z.dtype))
     everyone = gaussians(mean, _in_range(logvar), JENSEN)
     return log_sum_exp(points, everyone, JENSEN.distance) - jnp.log(mean.shape[0])
@@ -431,7 +433,7 @@ def mmd(
     scales = [scale * 2 * z.shape[1] for scale in _MMD_SCALES]
 
     def kernel(a, b):
-        # It depends on differences only: an origin near the data keeps |a - b|^2 exact.
+        # Only differences matter: an origin near the data keeps |a - b|^2 accurate.
         origin = jax.lax.stop_gradient(jnp.mean(a, axis=0))
         a, b = a - origin, b - origin
         inner = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)

@@ -1,6 +1,6 @@
-"""Files that are whole or not there: every one is written beside its place, and then renamed.
+"""Writing files atomically: each is written under another name beside its place, then renamed.
 
-A reader, or a process that was killed, never finds half of a file.
+A reader never finds half of a file, even after a process was killed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 
 
 def make_folder(path: str | os.PathLike, what: str) -> Path:
-    """Makes a folder, with its parents, and checks that it can be written.
+    """Makes a folder, with its parents, and checks that it can be written to.
 
     Args:
       path: the folder; `~` is expanded.
-      what: its name in the message.
+      what: the name of the folder in the message.
 
     Raises:
-      OSError: it cannot be made or written; the message is one line.
+      OSError: it cannot be made or written to; the message is one line.
     """
     folder = Path(path).expanduser()
     probe = folder / f".write-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink(missing_ok=True)  # Processes in containers may share their number.
+        probe.unlink(missing_ok=True)  # Processes in two containers may have the same number.
     except OSError as error:
         raise OSError(f"cannot write to {what} {folder}: {error.strerror}") from error
     return folder
@@ -38,18 +38,21 @@ def make_folder(path: str | os.PathLike, what: str) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside a file's, for what is to replace it; whole, or not at all.
+    """Yields a temporary path beside a file; on leaving, the new file there replaces the old one.
+
+    Yields:
+      The path to write to.
 
     Raises:
-      OSError: it cannot be written; what was there before is left.
+      OSError: the file cannot be written; the old one is left as it was.
     """
-    # A name of its own: two processes may write the same file.
+    # The name is unique, as two processes may write the same file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        # Libraries raise it with a text of their own, too.
+        # An OSError that a library raises may have no strerror.
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
@@ -57,14 +60,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_partials(folder: Path) -> None:
-    """Removes what a killed process has left of its writes; only while no other one writes."""
+    """Removes the partial files of killed processes; only safe while no other process writes."""
     for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 
 
 def trim(folder: Path, most: float) -> None:
-    """Removes files of a folder, those that were used longest ago, until they have at most so many
-    bytes. Another process may do the same.
+    """Removes a folder's least recently used files until the rest have at most `most` bytes.
+
+    Another process may do the same at the same time.
     """
     found = []
     for path in folder.iterdir():
@@ -93,12 +97,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object; what is not finite becomes null, as JSON has no word for it."""
+    """Writes a JSON object; non-finite numbers become null, as JSON cannot express them."""
     write_text(path, json.dumps(finite(value), indent=2, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:
-    """A JSON value with null for every number that is not finite."""
+    """A JSON value with None (JSON's null) for every non-finite number."""
     if isinstance(value, Mapping):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Observation models log p(x|z), and what goes with each: the decoder's mean and the error.
+"""Observation models log p(x|z), each with its mean E[x|z] and its reconstruction error.
 
-All sums run over the pixels or samples of one example, never a mean; all log-likelihoods hold
-their normalising constants and are in nats. float16 and bfloat16 are computed in float32. Arrays of
-different shapes and of integers raise `ValueError`, while tracing.
+Values are summed, never averaged, over the pixels or samples of one example. All log-likelihoods
+are in nats and include their normalising constants. float16 and bfloat16 are computed in float32.
+Integer arrays, and arrays whose shapes differ, raise `ValueError` while tracing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def bernoulli_log_likelihood(
     """log p(x|z) of independent Bernoulli pixels.
 
     Args:
-      x: `[batch, ...]` in [0, 1]; grey values are taken as probabilities.
+      x: `[batch, ...]` in [0, 1]; grey values are treated as probabilities.
       logits: `[batch, ...]`, log-odds of a pixel being 1.
 
     Returns:
@@ -50,6 +50,9 @@ def gaussian_log_likelihood(
 
     Returns:
       `[batch]`, in nats.
+
+    Raises:
+      ValueError: logvar is not a scalar; or as the module's docstring says.
     """
     if jnp.shape(logvar):
         raise ValueError(f"logvar must be a scalar, got shape {jnp.shape(logvar)}")
@@ -61,7 +64,7 @@ def gaussian_log_likelihood(
 def squared_error(
     x: Float[Array, "batch *shape"], mean: Float[Array, "batch *shape"]
 ) -> Float[Array, " batch"]:
-    """Sum of squares over each example, `[batch]`, in squared units of the data."""
+    """Sum of squared differences over each example, `[batch]`, in squared units of the data."""
     x, mean = _flat(x, mean)
     return jnp.sum(jnp.square(x - mean), axis=-1)
 
@@ -76,19 +79,19 @@ def _flat(x: Array, reconstruction: Array) -> tuple[Array, Array]:
             f"{x.shape} {x.dtype} and {reconstruction.shape} {reconstruction.dtype}"
         )
     dtype = jnp.result_type(x.dtype, reconstruction.dtype, jnp.float32)
-    # Flat before anything else: XLA's CPU sums over a last axis of length 1 are ten times slower.
+    # Flattened first: XLA's CPU sums over a last axis of length 1 are ten times slower.
     flat = (x.shape[0], math.prod(x.shape[1:]))
     return x.astype(dtype).reshape(flat), reconstruction.astype(dtype).reshape(flat)
 
 
 class Likelihood(NamedTuple):
-    """An observation model, as an objective needs it.
+    """An observation model, in the form that an objective needs.
 
     Attributes:
       log_prob: `(x, reconstruction, observation_logvar) -> [batch]`, log p(x|z) in nats.
       error: `(x, reconstruction) -> [batch]`, the reconstruction error per example: squared units
         of the data for "gaussian", nats of cross-entropy for "bernoulli".
-      mean: `reconstruction -> E[x|z]`, from the decoder's output.
+      mean: `reconstruction -> E[x|z]`; the argument is the decoder's output.
       error_unit: "squared" or "nats", for the axes of figures.
     """
 
@@ -98,7 +101,7 @@ class Likelihood(NamedTuple):
     error_unit: str
 
 
-# By name, and not lambdas: a likelihood can then be pickled.
+# Named functions instead of lambdas, so that a likelihood can be pickled.
 def _itself(reconstruction: Array) -> Array:
     return reconstruction
 

@@ -1,8 +1,9 @@
 """The data set's aggregate posterior from a batch, with a memory of posteriors of earlier batches.
 
-Eq. 21 over all N examples has, for each of them, a sum over the others. A batch and a memory are a
-sample of the others: the own posterior weighs 1/N, and the K others share (N - 1)/N. The sum is
-then unbiased for that over the data set; its logarithm is too low, the less so the larger K is.
+Eq. 21 over all N examples has a sum over all posteriors for each example. The batch and the memory
+are a sample of these posteriors. An example's own posterior weighs 1/N, and the K others in the
+sample share (N - 1)/N. The sum is then an unbiased estimate of the sum over the data set. Its
+logarithm is too low in expectation, less so the larger K is.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ class Memory(NamedTuple):
     """Posteriors of earlier examples, the newest first.
 
     Attributes:
-      mean, logvar: `[size, latent]`, as they were when their batch was trained on.
-      log_density: `[size]`, log of each one's sum over pairs at that time, in nats.
-      filled: how many of them there are; the rest is not yet.
+      mean, logvar: `[size, latent]`, the posteriors as they were when their batch was trained on.
+      log_density: `[size]`, log of each example's sum over pairs at that time, in nats.
+      filled: how many rows are filled; the rows after them are unused so far.
     """
 
     mean: Float[Array, "size latent"]
@@ -34,15 +35,15 @@ def empty(size: int, latent_dim: int) -> Memory:
     """A memory without any posterior.
 
     Args:
-      size: of how many it can be, at least 1.
-      latent_dim: their dimensions.
+      size: how many posteriors it can hold, at least 1.
+      latent_dim: dimensions of z.
     """
     zeros = jnp.zeros((size, latent_dim))
     return Memory(zeros, zeros, jnp.zeros(size), jnp.int32(0))
 
 
 def push(memory: Memory, mean: Array, logvar: Array, log_density: Array) -> Memory:
-    """The memory with a batch of posteriors more, and as many of the oldest less."""
+    """The memory with a batch of posteriors added; the oldest ones are dropped if it is full."""
     size = len(memory.mean)
 
     def newest(new: Array, old: Array) -> Array:
@@ -62,19 +63,20 @@ def log_densities(
     memory: Memory,
     dataset_size: int | Array,
 ) -> tuple[Float[Array, " batch"], Float[Array, ""]]:
-    """Of each example, log of its sum over pairs of Eq. 21, the data set's by batch and memory.
+    """Log of each example's sum over pairs in Eq. 21, for the data set, from batch and memory.
 
-    Dense: batch x (batch + size) numbers are in memory.
+    It is computed densely: an array of batch x (batch + size) numbers is held.
 
     Args:
       mean, logvar: the batch's posteriors, finite.
-      memory: those of earlier batches, held fixed.
+      memory: posteriors of earlier batches, held fixed.
       dataset_size: N.
 
     Returns:
-      The logarithms, less d/2 log 2 pi; and a number that is 0, with the gradient that the stored
-      examples' own sums have by the batch's posteriors, which are components of them: summed over
-      them, not averaged.
+      The logarithms, without d/2 log 2 pi; and a number whose value is 0. The batch's posteriors
+      are also components of the stored examples' sums. The number's gradient is the gradient of
+      the logarithms of those sums with respect to the batch's posteriors, summed over the stored
+      examples, not averaged.
     """
     batch = len(mean)
     among, beside = (
@@ -95,7 +97,7 @@ def log_densities(
 
 
 def _pairs(mean: Array, logvar: Array, others: Array, their_logvar: Array) -> Array:
-    """log N(mean_i; mean_j, variance_i + variance_j) + d/2 log 2 pi, of all pairs."""
+    """log N(mean_i; mean_j, variance_i + variance_j) + d/2 log 2 pi for all pairs."""
     variance, theirs = jnp.exp(logvar), jnp.exp(their_logvar)
     total = jnp.zeros((len(mean), len(others)), mean.dtype)
     for k in range(mean.shape[1]):

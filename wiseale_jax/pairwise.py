@@ -1,4 +1,4 @@
-"""The pairwise log-sum-exp over diagonal Gaussians that every mixture bound here stands on.
+"""The pairwise log-sum-exp over diagonal Gaussians, which every mixture bound here uses.
 
 For Gaussians N(mean_i, diag v_i), v = exp(logvar), and two constants (distance, entropy):
 
@@ -10,12 +10,12 @@ For Gaussians N(mean_i, diag v_i), v = exp(logvar), and two constants (distance,
 l is symmetric. So the derivative of mean_i lse_i with respect to Gaussian j needs one weight per
 pair, W_ij + W_ji where W_ij = exp(l_ij - lse_i), and one sum over i of a closed form.
 
-Nothing of size M x M is ever in memory, but where M is small. Sources (i) are taken `rows` at a
-time against targets (j); the log-sum-exp is kept online, and the gradient computes each tile again.
-On a CPU the targets lie along the lanes, in blocks that fit the innermost cache. Sums over sources
-are written there as sums of `rows` elementwise terms: XLA's CPU backend vectorises those, and does
-not vectorise a reduction. Elsewhere steps are few and large: every step is some kernels, which
-wait for those of the step before.
+No array of size M x M is held in memory, unless M is small. Sources (i) are taken `rows` at a time
+against targets (j). The log-sum-exp is updated online, and the gradient computes each tile again.
+On a CPU the targets lie along the lanes, in blocks that fit the innermost cache. There, sums over
+sources are written as sums of `rows` elementwise terms, because XLA's CPU backend vectorises such
+terms but not a reduction. On other devices steps are few and large, because every step is a few
+kernels that wait for the kernels of the step before.
 """
 
 import math
@@ -29,20 +29,20 @@ from jaxtyping import Array, Float
 
 from wiseale_jax import backend
 
-# Beyond these, logvar counts as the nearest of them: the product of two variance sums, and the
-# square of one, then stay within float32's range.
+# Callers clip logvar to +-this: the product of two variance sums, and the square of one, then stay
+# within float32's range.
 LOGVAR_LIMIT = 40.0
 
-# The shape of a tile: that of `python -m experiments.benchmarks.kl` at its fastest.
+# The shape of a tile, the fastest one in `python -m experiments.benchmarks.kl`.
 _ROWS, _FEW_ROWS = 32, 16
 _LANES = 2048
 _GROUP_LANES = 4096
 _UNROLLED = 64
 
-# Sources of a step on an accelerator, at most.
+# The most sources in a step on an accelerator.
 _MANY_ROWS = 1024
 
-# What is less than every log term, without the trouble of infinities.
+# Less than every log term, and finite, as infinities can give nan.
 _NONE = -1e30
 
 
@@ -61,9 +61,9 @@ class Gaussians(NamedTuple):
     """Gaussians as one side of the pairs.
 
     Attributes:
-      mean: `[..., d]`, as given: what is computed of it, a compiler may round in two ways for the
-        two sides, and then a mean has a distance from itself.
-      variance: `[..., d]`; on one side of the pairs it may be 0.
+      mean: `[..., d]`, unmodified: a derived value could be rounded differently on each side, and a
+        mean would then differ from itself.
+      variance: `[..., d]`; it may be 0 on one side of the pairs.
       bias: `[...]`, the a_i.
     """
 
@@ -106,7 +106,7 @@ def gaussians(mean: Array, logvar: Array, term: PairTerm) -> Gaussians:
 
 
 def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
-    """`[steps, rows, ...]`; what is added to fill the last step has no weight."""
+    """`[steps, rows, ...]`; the rows that fill up the last step have no weight."""
     size = side.bias.shape[0]
     missing = -size % tiling.rows
     filled = _fill(side, missing)
@@ -115,7 +115,7 @@ def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
 
 
 def _as_targets(side, tiling: _Tiling):
-    """`[groups, blocks, d, lanes]`, or without d; the last row fills the last block."""
+    """`[groups, blocks, d, lanes]`, or without d; copies of the last row fill the last block."""
     shape = (tiling.groups, tiling.blocks, tiling.lanes)
     filled = _fill(side, math.prod(shape) - jax.tree.leaves(side)[0].shape[0])
 
@@ -132,7 +132,7 @@ def _fill(side, missing: int):
 
 
 def _multiply_in(exponent: Array, mantissa: Array, factor: Array) -> tuple[Array, Array]:
-    """mantissa * 2^exponent times a factor; the mantissa grows by that of the factor, in [1, 2)."""
+    """mantissa * 2^exponent times a factor, whose mantissa in [1, 2) multiplies the mantissa."""
     info = jnp.finfo(factor.dtype)
     integer = jnp.int32 if info.bits == 32 else jnp.int64
     bits = lax.bitcast_convert_type(factor, integer)
@@ -146,8 +146,8 @@ def _log_terms(
 ) -> Float[Array, "blocks rows lanes"]:
     """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`.
 
-    Two dimensions share a division, a/s + b/t = (at + bs) / (st), and st also goes into the product
-    of all s, which is kept as mantissa and exponent and so needs one logarithm.
+    Two dimensions share a division, a/s + b/t = (at + bs) / (st). The product st also goes into the
+    product of all s, which is kept as mantissa and exponent, so that one logarithm is enough.
     """
     latent = sources.mean.shape[1]
 
@@ -192,7 +192,7 @@ def _log_terms(
 
 
 def _differentiable_log_terms(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
-    """`_log_terms` for derivatives: the bits of `_multiply_in` have none."""
+    """`_log_terms` in a differentiable form: the bit operations of `_multiply_in` are not."""
     spread = sources.variance[:, :, None] + targets.variance[:, None]
     difference = sources.mean[:, :, None] - targets.mean[:, None]
     total = jnp.sum(distance * difference**2 / spread + 0.5 * jnp.log(spread), axis=2)
@@ -200,7 +200,7 @@ def _differentiable_log_terms(sources: Gaussians, targets: Gaussians, distance: 
 
 
 def _zeros(like: Array) -> Array:
-    # Not jnp.zeros_like: inside shard_map, what a loop carries must vary like its inputs.
+    # Not jnp.zeros_like: inside shard_map, a loop's carry must vary like the loop's inputs.
     return jnp.minimum(jnp.abs(like), 0.0)
 
 
@@ -211,15 +211,16 @@ def _take(sources, step):
 def _tile(log_terms, sources, targets, distance):
     if not backend.on_cpu():
         return log_terms(sources, targets, distance)
-    # Behind barriers, it stays one loop over the tile: nothing is moved out of the loop over
-    # sources, into memory of its own, and nothing is computed again where the tile is used.
-    # One barrier an array: JAX 0.12 cannot transpose one of arrays of which some have a tangent.
+    # The barriers keep this one loop over the tile: XLA moves nothing out of the loop over sources
+    # into separate memory, and computes nothing again where the tile is used.
+    # Each array has its own barrier: JAX 0.12 cannot transpose a barrier around several arrays if
+    # only some of them have a tangent.
     sides = jax.tree.map(lax.optimization_barrier, (sources, targets))
     return lax.optimization_barrier(log_terms(*sides, distance))
 
 
 def _over_groups(one_group, targets):
-    """one_group of every group of targets, with results `[blocks, ..., lanes]`, as rows."""
+    """Applies one_group to every group of targets; its results `[blocks, ..., lanes]`, as rows."""
     groups = jax.tree.leaves(targets)[0].shape[0]
     if groups == 1:
         results = jax.tree.map(lambda a: a[None], one_group(jax.tree.map(lambda a: a[0], targets)))
@@ -266,7 +267,7 @@ def _log_sum_exp(targets, sources, distance, tile_size, log_terms=_log_terms):
 def log_sum_exp(
     targets: Gaussians, sources: Gaussians, distance: float, tile_size: int | None = None
 ) -> Float[Array, " targets"]:
-    """lse_j = log sum_i exp(l_ij) of every target over all sources, in memory linear in both."""
+    """lse_j = log sum_i exp(l_ij) of every target j over all sources i, in linear memory."""
     return _log_sum_exp(targets, sources, distance, tile_size)
 
 
@@ -279,9 +280,9 @@ def _log_sum_exp_jvp(distance, tile_size, primals, tangents):
 
 
 def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_terms):
-    """Derivatives of sum_i lse_i by the targets' mean, logvar (but for its share in a) and a.
+    """Derivatives of sum_i lse_i with respect to the targets' mean, logvar (with a fixed) and a.
 
-    The lse of targets and sources are over the same Gaussians, of which the targets are some.
+    The lse of targets and of sources are both over all sources. The targets are among the sources.
     """
     size, latent = targets.mean.shape
     tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
@@ -303,8 +304,9 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
             rows, weights = weights_of(i)
             weights = lax.optimization_barrier(weights)
 
-            # Real part by mean, imaginary part by variance: a complex sum is one loop, which
-            # divides once, where two sums would be two loops.
+            # The real part is the derivative with respect to the mean, the imaginary part with
+            # respect to the variance. A complex sum is one loop, which divides once; two sums would
+            # be two loops.
             for r in range(tiling.rows):
                 inverse = 1.0 / (rows.variance[r][:, None] + targets.variance)
                 slope = (rows.mean[r][:, None] - targets.mean) * inverse
@@ -356,7 +358,7 @@ def mean_log_sum_exp(
     """mean_i log sum_j exp(l_ij) for floating inputs with logvar within +-LOGVAR_LIMIT.
 
     Inside `shard_map`, `axis_name` names the mesh axis that the rows are split over: each device
-    takes its own rows against everyone's.
+    pairs its own rows with the rows of all devices.
 
     The derivative is a dot product of the closed-form gradient with the tangents, so forward mode,
     reverse mode and second derivatives all follow from one rule.
@@ -369,14 +371,14 @@ def mean_log_sum_exp(
 @mean_log_sum_exp.defjvp
 def _mean_log_sum_exp_jvp(term, tile_size, axis_name, primals, tangents):
     value, gradient = _value_and_gradient(*primals, term, tile_size, axis_name)
-    # Not as a matrix product, which some devices round to fewer bits.
+    # Not a matrix product, which some devices round to fewer bits.
     tangent = sum(jnp.sum(g * t) for g, t in zip(gradient, tangents, strict=True))
     return value, tangent if axis_name is None else lax.psum(tangent, axis_name)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _value_and_gradient(mean, logvar, term, tile_size, axis_name):
-    """mean_log_sum_exp, and its derivatives by the rows given."""
+    """mean_log_sum_exp, and its derivatives with respect to the given rows."""
     return _compute_both(mean, logvar, term, tile_size, axis_name, _log_terms)
 
 

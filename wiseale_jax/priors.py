@@ -1,6 +1,6 @@
 """Priors p(z): their log density, in nats, and their draws.
 
-Where a method has no prior of its own, it is N(0, I), or uniform on the unit sphere for a
+For a method without its own prior, the prior is N(0, I), or uniform on the unit sphere for a
 `"spherical"` encoder.
 """
 
@@ -19,7 +19,7 @@ from wiseale_jax.divergences import aggregate_log_density
 
 
 class Prior(Protocol):
-    """A density over z. A pytree, which compiled functions take as an argument."""
+    """A density over z: a pytree, so that compiled functions can take it as an argument."""
 
     def log_prob(self, z: Float[Array, "size latent"]) -> Float[Array, " size"]:
         """log p(z) of each row, in nats."""
@@ -50,12 +50,12 @@ class StandardNormal:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Sphere:
-    """The uniform density on the unit sphere of `latent_dim` dimensions, by its surface."""
+    """The uniform density, per surface area, on the unit sphere in `latent_dim` dimensions."""
 
     latent_dim: int = _static()
 
     def log_prob(self, z: Float[Array, "size latent"]) -> Float[Array, " size"]:
-        """Minus the log of the sphere's surface, for each row; rows are taken to be on it."""
+        """Minus the log of the sphere's area, for each row; rows must be on the sphere."""
         half = self.latent_dim / 2
         surface = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
         return jnp.full(z.shape[0], -surface, z.dtype)
@@ -66,18 +66,17 @@ class Sphere:
 
 
 class Mixture(NamedTuple):
-    """The equal mixture of Gaussians of diagonal covariance.
+    """A mixture of Gaussians of diagonal covariance, all with the same weight.
 
     Attributes:
-      mean, logvar: `[components, latent]`; in `log_prob`, a logvar beyond -40..40 counts as the
-        nearest of these.
+      mean, logvar: `[components, latent]`; `log_prob` clips logvar to -40..40.
     """
 
     mean: Float[Array, "components latent"]
     logvar: Float[Array, "components latent"]
 
     def log_prob(self, z: Float[Array, "size latent"]) -> Float[Array, " size"]:
-        """log p(z) of each row, in nats. Time is the product of rows and components."""
+        """log p(z) of each row, in nats; time grows with the product of rows and components."""
         density = aggregate_log_density(jnp.asarray(z), self.mean, self.logvar)
         return density - 0.5 * z.shape[1] * math.log(2 * math.pi)
 
@@ -90,13 +89,16 @@ class Mixture(NamedTuple):
 
 
 def normalized(z: Float[Array, "size latent"]) -> Float[Array, "size latent"]:
-    """Each row divided by its Euclidean norm; below 1e-10 by that, so that gradients are finite."""
+    """Each row divided by its Euclidean norm, or by 1e-10 if that is larger.
+
+    The lower limit keeps gradients finite.
+    """
     squares = jnp.sum(jnp.square(z), axis=1, keepdims=True)
     return z * jax.lax.rsqrt(jnp.maximum(squares, 1e-20))
 
 
 def of_model(model: Any) -> StandardNormal | Sphere:
-    """The prior of a model whose method has none of its own.
+    """The prior of a model whose method has no prior of its own.
 
     Args:
       model: an `Autoencoder`.

@@ -1,4 +1,4 @@
-"""Pytrees by the paths of their leaves."""
+"""Access to the leaves of pytrees by their paths."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def leaves_by_path(tree: Any) -> dict[str, Any]:
 def in_structure_of(tree: Any, other: Any) -> Any:
     """The leaves of `other` in the structure of `tree`, found by their paths.
 
-    What a checkpoint gives is nested dicts with text for keys, whatever was saved.
+    A restored checkpoint is nested dicts with text keys, whatever structure was saved.
 
     Returns:
-      None if the two have not the same paths and shapes.
+      The pytree; None if the paths or shapes of the two differ.
     """
     wanted, known = leaves_by_path(tree), leaves_by_path(other)
     shapes = [{path: np.shape(leaf) for path, leaf in leaves.items()} for leaves in (wanted, known)]

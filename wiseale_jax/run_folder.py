@@ -12,7 +12,7 @@ from typing import Any
 from wiseale_jax import files
 from wiseale_jax.version import __version__
 
-# Of config.json and of checkpoints.
+# The format number of config.json and of checkpoints.
 FORMAT = 2
 
 CONFIG = "config.json"
@@ -24,7 +24,7 @@ PROFILE = "profile"
 _MAX_CONFIG = 1_000_000
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
-# What may change from one start of a run to the next: how far it goes, and where its data are.
+# Settings that may change when a run is started again: how far it goes, and where its data are.
 _MAY_DIFFER = ("epochs", "skip_nonfinite", "source")
 
 
@@ -35,10 +35,10 @@ def write_metrics(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Reads metrics.jsonl; `[]` where there is none.
+    """Reads metrics.jsonl; `[]` where there is no such file.
 
     Raises:
-      ValueError: it is damaged; the message names the line.
+      ValueError: the file is damaged; the message names the line.
     """
     path = folder / METRICS
     if not path.exists():
@@ -56,7 +56,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def describe(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What config.json and every checkpoint say: configuration, format, versions of packages."""
+    """The part that config.json and all checkpoints share: configuration, format, versions."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "format": FORMAT,
@@ -71,12 +71,12 @@ def write_config(
     model: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes config.json: the configuration, the format and the versions it was written by.
+    """Writes config.json: the configuration, the format and the package versions.
 
     Args:
-      folder: of the run.
-      config: what its results depend on.
-      model: what `models.description.describe` says of its model.
+      folder: the run's folder.
+      config: the settings that the run's results depend on.
+      model: the model's description, from `models.description.describe`.
       data: how many examples there are, and their SHA-256.
     """
     given = {"model": model, "data": data}
@@ -85,13 +85,14 @@ def write_config(
 
 
 def difference(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str | None:
-    """What differs between two configurations, but for what may differ; None if nothing.
+    """Describes the differences between two configurations; None if there are none.
 
-    How far a run goes may, and where its images are: which those are, their SHA-256 tells.
+    Settings for how far a run goes, and for where its images are, may differ. The images are
+    identified by their SHA-256 instead.
 
     Args:
-      stored: the one of a run folder or a checkpoint.
-      asked: the one that is expected.
+      stored: the configuration in a run folder or a checkpoint.
+      asked: the expected configuration.
     """
     differ = [
         f"{name} is {_said(stored.get(name))} there, {_said(asked.get(name))} here"
@@ -106,17 +107,21 @@ def _said(value: Any) -> str:
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The configuration of a run; None where there is none.
+    """The configuration of a run; None where there is no config.json.
 
     Raises:
-      ValueError: config.json is damaged, or of a format that this release does not know.
+      ValueError: config.json is damaged, or has a format that this release does not know.
     """
     stored = _read(folder)
     return None if stored is None else stored["config"]
 
 
 def read_model(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """The description of a run's model; None where there is none. Raises as `read_config`."""
+    """The description of a run's model; None where there is none.
+
+    Raises:
+      ValueError: config.json is damaged, or has a format that this release does not know.
+    """
     stored = _read(folder) or {}
     described = stored.get("model")
     if described is not None and not isinstance(described, dict):
@@ -125,9 +130,10 @@ def read_model(folder: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
-    """The SHA-256 of a run's "training" and "test" examples; `{}` where it does not say.
+    """The SHA-256 of a run's "training" and "test" examples; `{}` if config.json has none.
 
-    Raises as `read_config`.
+    Raises:
+      ValueError: config.json is damaged, or has a format that this release does not know.
     """
     found = (_read(folder) or {}).get("data")
     found = found.get("sha256") if isinstance(found, dict) else None
@@ -137,7 +143,11 @@ def read_checksums(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def read_train_size(folder: str | os.PathLike) -> int | None:
-    """How many training examples a run has; None where it does not say. Raises as `read_config`."""
+    """How many training examples a run has; None if config.json does not say.
+
+    Raises:
+      ValueError: config.json is damaged, or has a format that this release does not know.
+    """
     found = (_read(folder) or {}).get("data")
     found = found.get("examples") if isinstance(found, dict) else None
     size = found.get("train") if isinstance(found, dict) else None
@@ -157,7 +167,7 @@ def _read(folder: str | os.PathLike) -> dict[str, Any] | None:
             raise ValueError(f"it has more than {_MAX_CONFIG:,} characters")
         stored = json.loads(text)
         found, config = stored["format"], stored["config"]
-    # RecursionError, as brackets may be nested too deep.
+    # RecursionError: brackets may be nested too deeply.
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     if found != FORMAT or not isinstance(config, dict):

@@ -1,6 +1,6 @@
-"""Densities of z that are fitted after a training, and drawn from in the prior's place.
+"""Densities of z that are fitted after training, to draw z from instead of the prior.
 
-Each has `sample(key, size)`, as a prior has. They are kept beside a model, in a file of arrays.
+Each has `sample(key, size)`, as a prior has. They are saved beside a model, in a file of arrays.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from wiseale_jax import files
 from wiseale_jax.priors import Mixture
 
-# Gaussians of the mixture: as many as Ghosh et al. (2020) fit.
+# The number of Gaussians in the mixture, the same as in Ghosh et al. (2020).
 COMPONENTS = 10
 
 FILE = "samplers.npz"
 
-# What reading a damaged one raises.
+# The exceptions that reading a damaged file raises.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile)
 
 
@@ -35,7 +35,7 @@ class FullMixture(NamedTuple):
     """A mixture of Gaussians of full covariance.
 
     Attributes:
-      weights: `[components]`, which sum to 1.
+      weights: `[components]`, with sum 1.
       mean: `[components, latent]`.
       cholesky: `[components, latent, latent]`, lower triangular factors of the covariances.
     """
@@ -55,11 +55,11 @@ class FullMixture(NamedTuple):
 
 
 class SecondStage(nn.Module):
-    """Three layers of ReLU; their input joins what the last one gives (Dai and Wipf, 2019).
+    """Three ReLU layers, whose output is concatenated with their input (Dai and Wipf, 2019).
 
     Attributes:
-      width: units of a layer.
-      features: of one more, linear layer; None for no such layer.
+      width: units of each layer.
+      features: units of a linear layer after the concatenation; None for no such layer.
     """
 
     width: int
@@ -78,9 +78,9 @@ class TwoStage(NamedTuple):
     """The decoder of a second VAE, whose data are codes: z = center + scale (f(u) + noise).
 
     Attributes:
-      params: of f, a `SecondStage`.
+      params: the parameters of f, a `SecondStage`.
       logvar: scalar, log variance of the noise.
-      center, scale: `[latent]`, of the codes.
+      center, scale: `[latent]`, mean and standard deviation of the codes.
     """
 
     params: Mapping[str, Any]
@@ -89,7 +89,7 @@ class TwoStage(NamedTuple):
     scale: Float[Array, " latent"]
 
     def sample(self, key: PRNGKeyArray, size: int) -> Float[Array, "size latent"]:
-        """`size` independent draws, by u from N(0, I)."""
+        """`size` independent draws, each from its own u ~ N(0, I)."""
         keys = jax.random.split(key)
         u, noise = (jax.random.normal(k, (size, len(self.center))) for k in keys)
         width = self.params["Dense_0"]["bias"].shape[0]
@@ -104,10 +104,10 @@ KINDS: dict[str, type] = {"aggregate": Mixture, "mixture": FullMixture, "two_sta
 
 
 def check(names: str | Iterable[str]) -> list[str]:
-    """The names of samplers, as a list; one may stand alone.
+    """Checks names of samplers and returns them as a list; a single name may be a string.
 
     Raises:
-      ValueError: one is unknown.
+      ValueError: a name is unknown.
     """
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
@@ -120,31 +120,31 @@ def fit_gaussians(codes: Float[np.ndarray, "size latent"], seed: int) -> Any:
     """scikit-learn's mixture of 10 Gaussians of full covariance, fitted to codes.
 
     Args:
-      codes: at least 100.
-      seed: of its beginning.
+      codes: at least 100 rows.
+      seed: for the initialisation.
 
     Raises:
-      ImportError: there is no scikit-learn.
+      ImportError: scikit-learn is not installed.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
     mixture = GaussianMixture(COMPONENTS, random_state=seed, max_iter=200)
-    with warnings.catch_warnings():  # Where it has not converged, it is a mixture all the same.
+    with warnings.catch_warnings():  # The mixture is usable even if it has not converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return mixture.fit(np.float64(codes))
 
 
 def save(path: Path, samplers: Mapping[str, Sampler], step: int) -> None:
-    """Writes samplers into an npz file, by name; no part of it is a pickle.
+    """Writes samplers into an npz file without pickles, replacing any file that is there.
 
     Args:
-      path: of the file.
-      samplers: all that it will hold.
-      step: of the model whose codes they are fitted to.
+      path: the file.
+      samplers: all samplers that the file will hold, by name.
+      step: the training step of the model whose codes the samplers are fitted to.
 
     Raises:
-      OSError: it cannot be written.
+      OSError: the file cannot be written.
     """
     arrays = {
         f"{name}/{part}": np.asarray(array)
@@ -157,17 +157,17 @@ def save(path: Path, samplers: Mapping[str, Sampler], step: int) -> None:
 
 
 def read(path: Path, step: int) -> dict[str, Sampler]:
-    """Reads what `save` has written; nothing where there is no file.
+    """Reads samplers that `save` has written; `{}` where there is no file.
 
     Args:
-      path: of the file.
-      step: of the model that they are for.
+      path: the file.
+      step: the training step of the model that the samplers are for.
 
     Raises:
       ValueError: the file is damaged; the message says what to do.
 
     Warns:
-      UserWarning: they are fitted to another step's codes, and are left out.
+      UserWarning: the samplers are fitted to another step's codes, and are left out.
     """
     if not path.exists():
         return {}

@@ -1,4 +1,4 @@
-"""The blur of a spread divergence: both sides of a KL by the same noise, N(0, h^2 I).
+"""The blur of a spread divergence, which adds the same noise N(0, h^2 I) to both sides of a KL.
 
 Zhang, Hayes, Bird, Habib and Barber, "Spread Divergence" (ICML 2020).
 """
@@ -16,11 +16,15 @@ from jaxtyping import Array
 
 
 class Auto(NamedTuple):
-    """A spread by the rule: a pytree without leaves, which a jitted function takes as it is."""
+    """The spread "auto", as a pytree without leaves, which a jitted function can take."""
 
 
 def width(spread: float | str | Array) -> Array | Auto | None:
-    """A spread, checked, as a jitted function takes it; None for 0, which changes nothing."""
+    """Checks a spread and returns it as a jitted function takes it; None for 0, which is no blur.
+
+    Raises:
+      ValueError: it is a string other than "auto", or `check_spread` rejects it.
+    """
     if isinstance(spread, str):
         if spread != "auto":
             raise ValueError(f"spread must be a number or 'auto', got {spread!r}")
@@ -34,7 +38,7 @@ def check_spread(spread: ArrayLike) -> float:
     """A spread as a float.
 
     Raises:
-      ValueError: it is not one number, negative or not finite.
+      ValueError: it is not one number, or is negative or non-finite.
     """
     if np.ndim(spread) or isinstance(spread, str) or not 0 <= float(spread) < math.inf:
         raise ValueError(f"spread must be one number, at least 0 and finite, got {spread!r}")
@@ -42,11 +46,11 @@ def check_spread(spread: ArrayLike) -> float:
 
 
 def auto_spread(size: int, latent: int) -> float:
-    """The standard deviation of the blur by the rule: M^(-1/d).
+    """The standard deviation of the blur for the spread "auto": M^(-1/d).
 
     Args:
-      size: M, the posteriors in the sum.
-      latent: d, their dimensions.
+      size: M, the number of posteriors in the sum.
+      latent: d, the dimensions of z.
     """
     return size ** (-1 / latent)
 
@@ -56,7 +60,8 @@ def blurred(
 ) -> tuple[Array, Array]:
     """Posteriors blurred by N(0, h^2 I), and scaled so that the blurred prior is N(0, I) again.
 
-    A KL does not change when both sides are scaled: of these, every bound is its own spread form.
+    A KL does not change when both sides are scaled. So any bound on the KL to N(0, I), computed for
+    these posteriors, bounds the spread divergence.
     """
     if spread is None:
         return mean, logvar
@@ -64,7 +69,7 @@ def blurred(
         spread = auto_spread(size, mean.shape[1])
     spread = jnp.asarray(spread, mean.dtype)
     wider = 1 + spread**2
-    # log((v + h^2) / (1 + h^2)): near v = 1 by what v differs from it, else by logarithms.
+    # log((v + h^2) / (1 + h^2)): near v = 1 from the difference v - 1, else from logarithms.
     near = jnp.abs(logvar) < 1
     change = jnp.expm1(jnp.where(near, logvar, 0.0)) / wider
     far = jnp.logaddexp(logvar, 2 * jnp.log(spread)) - jnp.log1p(spread**2)

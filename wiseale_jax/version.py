@@ -1,3 +1,3 @@
-"""The one place where the package's version stands."""
+"""The package's version, defined only here."""
 
 __version__ = "0.4.0"

@@ -1,10 +1,10 @@
-"""What a TPU's compiler makes of this project: `python -m experiments.benchmarks.aot --output=DIR`.
+"""Compiles this project for TPUs: `python -m experiments.benchmarks.aot --output=DIR`.
 
-No TPU is needed: libtpu (the extra `aot`) compiles for a topology that is only described. Compiled
-are the training step of every network and method, on one chip and on all, and `wiseale_kl` with its
-gradient. The table says how long compiling takes, what a program keeps in memory, what it computes,
-the compiler's own estimate of its time, and which collectives it has. Every row is written as it
-comes; the same command again goes on with the rows that are missing.
+No TPU is needed: libtpu (the extra `aot`) compiles for a topology that is only described. The
+programs are the training step of every network and method, and `wiseale_kl` with its gradient, on
+one chip and on all chips. The table gives each program's compile time, memory, operations and
+collectives, and the compiler's own estimate of its run time. Every row is written as it comes. The
+same command again adds the missing rows.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 
 
 class Program(NamedTuple):
-    """What is compiled.
+    """A program to compile: a training step, or `wiseale_kl` and its gradient.
 
     Attributes:
-      network: of a training step; None of `wiseale_kl`.
-      method: of a training step.
-      precision: of a training step.
-      size: examples of a step, or `(M, d)`.
-      chips: devices that share it.
+      network: the network of a training step; None for `wiseale_kl`.
+      method: the method of a training step.
+      precision: the precision of a training step.
+      size: examples per training step, or `(M, d)` for `wiseale_kl`.
+      chips: how many devices share the program.
     """
 
     network: str | None
@@ -62,7 +62,7 @@ class Program(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """The program's name in the table."""
         chips = f"{self.chips} chip{'s' if self.chips > 1 else ''}"
         if self.network is None:
             return f"wiseale_kl and gradient, {self.size[0]:,} x {self.size[1]}, {chips}"
@@ -70,7 +70,7 @@ class Program(NamedTuple):
 
 
 def main(argv: list[str]) -> None:
-    """Compiles what is missing, and writes the table."""
+    """Compiles the missing programs, and writes the table."""
     del argv
     jax.config.update("jax_exec_time_optimization_effort", FLAGS.effort)
     devices = describe(FLAGS.topology)
@@ -93,10 +93,10 @@ def main(argv: list[str]) -> None:
 
 
 def describe(topology: str) -> list[Any]:
-    """The devices of a topology that is not there, such as "v5e:2x2".
+    """The devices of a topology that need not be there, such as "v5e:2x2".
 
     Raises:
-      ValueError: libtpu is missing, or does not know it.
+      ValueError: libtpu is missing, or does not know the topology.
     """
     generation, _, shape = topology.partition(":")
     sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"\d+(x\d+)*", shape) else []
@@ -114,7 +114,7 @@ def describe(topology: str) -> list[Any]:
             chip_config_name="default",
             chips_per_host_bounds=[*sides, *[1] * (3 - len(sides))],
         )
-    except Exception as error:  # XLA's, of kinds that it does not export.
+    except Exception as error:  # XLA does not export its kinds of errors.
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"cannot compile for {topology}: {reason} (pip install 'wiseale_jax[aot]')"
@@ -123,7 +123,7 @@ def describe(topology: str) -> list[Any]:
 
 
 def choose(chips: int) -> Iterator[Program]:
-    """What the flags ask for: small programs first."""
+    """The programs that the flags ask for, small programs first."""
     counts = sorted({1, chips})
     for size in _PAIRS if "wiseale_kl" in cli.listed("networks") else ():
         for count in counts:
@@ -146,7 +146,7 @@ def choose(chips: int) -> Iterator[Program]:
 
 
 def measure(program: Program, devices: list[Any]) -> dict[str, Any]:
-    """Compiles a program for the first devices; what the compiler says of it."""
+    """Compiles a program for the first devices, and returns the compiler's numbers about it."""
     mesh = Mesh(np.array(devices[: program.chips]), (AXIS,)) if program.chips > 1 else None
     whole = NamedSharding(mesh, P()) if mesh else SingleDeviceSharding(devices[0])
     started = time.perf_counter()

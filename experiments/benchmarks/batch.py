@@ -1,8 +1,8 @@
-"""How cost grows with the batch: `python -m experiments.benchmarks.batch`.
+"""How the cost grows with the batch size: `python -m experiments.benchmarks.batch`.
 
 WiSE-ALE's KL is a sum over all pairs of the batch, and AEVB's is not. Both train the sine network
-on batches of 64 to 16,384 examples, each in a process of its own. The two take turns; what WiSE-ALE
-takes longer is the pairwise term.
+on batches of 64 to 16,384 examples, with a process for each batch size. The two take turns. The
+pairwise term is the extra time of WiSE-ALE.
 """
 
 from __future__ import annotations

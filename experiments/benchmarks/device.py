@@ -1,10 +1,10 @@
-"""What a device can do: `python -m experiments.benchmarks.device --minutes=8 --output=DIR`.
+"""Measures a device: `python -m experiments.benchmarks.device --minutes=8 --output=DIR`.
 
-Measures this project on the device that JAX finds, beside PyTorch on the same one, with arrays of
-the right shape made on the spot: no data set and no network is needed, but MNIST is the real one if
-$WISEALE_DATA_DIR has its files. Every part writes its results as they come, the most wanted first,
-and none begins after the time is up: a cut costs nothing. DIR then holds results.jsonl and
-report.md.
+Measures this project, and PyTorch beside it, on the device that JAX finds. The data are random
+arrays of the right shape, so that no data set and no network connection is needed. MNIST is the
+real data set if $WISEALE_DATA_DIR has its files. The most important parts run first, and no part
+begins after the time is up. Every part writes its results as they come, so that nothing is lost if
+the command is stopped. DIR then holds results.jsonl and report.md.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FLAGS = flags.FLAGS
 
 
 class Size:
-    """How much is measured: all of it, or as little as shows that it works."""
+    """How much to measure: everything, or just enough to show that it works."""
 
     def __init__(self, tiny: bool):
         self.tiny = tiny
@@ -55,7 +55,7 @@ class Size:
         self.pairs = (
             ((64, 2), (300, 4)) if tiny else tuple(map(kl_benchmark.parse_size, kl_benchmark.SIZES))
         )
-        # Those of the paper.
+        # The paper's sizes.
         self.epoch_examples = {"mnist": 256 if tiny else 60_000, "sine": 256 if tiny else 200_000}
         self.embeddings = (3000, 4) if tiny else (200_000, 64)
         self.matrix = 256 if tiny else 8192
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
 
 
 def _rows(part: str, size: Size, end: float) -> Iterator[Row]:
-    """A part's results; one that fails, or that there is no time for, is a row that says so."""
+    """A part's results; if the part fails, or there is no time for it, a row says so."""
     if time.monotonic() > end:
         yield {"what": part, "note": "not measured: the time was up"}
         return
@@ -106,7 +106,7 @@ def _rows(part: str, size: Size, end: float) -> Iterator[Row]:
 
 
 def environment(size: Size) -> Iterator[Row]:
-    """Versions, and what the device reaches in a large product and a large copy."""
+    """Versions, and the device's speed in a large matrix product and a large copy."""
     versions = {}
     for name in ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "torch"):
         try:
@@ -133,7 +133,7 @@ def environment(size: Size) -> Iterator[Row]:
 
 
 def _median(function: Callable, *arguments: Any, rounds: int) -> float:
-    """Median seconds of a call, waited for; of short ones, many at once."""
+    """Median seconds of a call until its result is there; short calls are timed many at once."""
     jax.block_until_ready(function(*arguments))
     start = time.perf_counter()
     jax.block_until_ready(function(*arguments))
@@ -149,7 +149,7 @@ def _median(function: Callable, *arguments: Any, rounds: int) -> float:
 
 
 def smoke(size: Size) -> Iterator[Row]:
-    """Ten steps of every network: does the loss fall, is it finite, are resumed bits the same."""
+    """Ten steps of every network: does the loss fall, is it finite, does a resume change bits?"""
     for network, batch in size.smoke_batch.items():
         started = time.perf_counter()
         recipe, data = _case(network, batch)
@@ -186,13 +186,13 @@ def smoke(size: Size) -> Iterator[Row]:
 
 
 def _case(network: str, batch: int, **given: Any) -> tuple[Recipe, jax.Array]:
-    """A recipe, and random data of its shape on the device, two batches of it."""
+    """A recipe, and two batches of random data of its shape on the device."""
     config, data = train_benchmark.make_case(network, batch, 1, **given)
     return train_benchmark.make_recipe(config), jax.device_put(data)
 
 
 def celeba(size: Size) -> Iterator[Row]:
-    """The training step of CelebA's network: speed, share of the peak, memory, and PyTorch's."""
+    """The training step of CelebA's network, ours and PyTorch's: speed, share of peak, memory."""
     for batch in size.celeba_batches:
         config, data = train_benchmark.make_case("celeba", batch, 1)
         architecture = train_benchmark.make_recipe(config).model.architecture
@@ -219,7 +219,7 @@ def celeba(size: Size) -> Iterator[Row]:
 
 
 def torch_contestants(size: Size, precisions: Iterable[str]) -> dict[str, Callable]:
-    """PyTorch as its users run it; compiled in the first precision only."""
+    """PyTorch's training as its users run it; it is compiled in the first precision only."""
     found = {}
     for precision in precisions:
         for how in ("indexed", "compiled") if not found and not size.tiny else ("indexed",):
@@ -231,7 +231,7 @@ def torch_contestants(size: Size, precisions: Iterable[str]) -> dict[str, Callab
 
 
 def _trained(what: str, config, data, build, size: Size) -> Row:
-    """Milliseconds of a step, the median over rounds of a third of a second each."""
+    """The median milliseconds of a step, over rounds of a third of a second each."""
     try:
         started = time.perf_counter()
         train = build(config, data)
@@ -258,7 +258,7 @@ def _trained(what: str, config, data, build, size: Size) -> Row:
 
 
 def _gigabytes(config: configs.Config, data: np.ndarray, precision: str) -> float:
-    """Bytes of a training step by its compiled program, without the data held on the device."""
+    """Gigabytes of a training step by its compiled program, without the data on the device."""
     recipe = train_benchmark.make_recipe(dataclasses.replace(config, precision=precision))
     state = steps.create_state(recipe, 0, data)
     order = steps.epoch_order(state.key, 1, len(data))
@@ -269,7 +269,7 @@ def _gigabytes(config: configs.Config, data: np.ndarray, precision: str) -> floa
 
 
 def pairs(size: Size) -> Iterator[Row]:
-    """`wiseale_kl` and its gradient beside its peers, and the arithmetic of its pairs."""
+    """The time of `wiseale_kl` and its gradient beside its peers, and its speed in TFLOP/s."""
     names = [name for name in kl_benchmark.usable() if name != "C"]
     for count, latent in size.pairs:
         for gradient in (False, True):
@@ -290,7 +290,7 @@ def pairs(size: Size) -> Iterator[Row]:
 
 
 def epochs(size: Size) -> Iterator[Row]:
-    """Whole epochs, from the device and streamed from memory of the host, and PyTorch's."""
+    """The time of whole epochs: from the device, streamed from the host, and in PyTorch."""
     for network, examples in size.epoch_examples.items():
         config, data = train_benchmark.make_case(network, None, examples)
         real = network == "mnist" and (found := _mnist()) is not None
@@ -325,14 +325,14 @@ def _mnist() -> np.ndarray | None:
 
 
 def every_method(size: Size) -> Iterator[Row]:
-    """The training step of every method, with MNIST's network."""
+    """The time of every method's training step, with MNIST's network."""
     for method in methods.METHODS:
         config, data = train_benchmark.make_case("mnist", None, 1000, method=method)
         yield _trained(f"mnist, {method}", config, data, train_benchmark.scanned, size)
 
 
 def embeddings(size: Size) -> Iterator[Row]:
-    """The pairwise sum over as many posteriors as a data set has."""
+    """The time and memory of the pairwise sum over as many posteriors as a data set has."""
     mean, logvar = kl_benchmark.example(*size.embeddings)
     for name, function in (
         ("value", jax.jit(wiseale_kl)),
@@ -349,7 +349,7 @@ def embeddings(size: Size) -> Iterator[Row]:
 
 
 def profile(size: Size) -> Iterator[Row]:
-    """Where the time of CelebA's step goes."""
+    """The time of each part of CelebA's training step."""
     batch = size.celeba_batches[0]
     recipe, data = _case("celeba", batch, precision="bfloat16")
     state = steps.create_state(recipe, 0, data)

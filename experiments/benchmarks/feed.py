@@ -1,7 +1,7 @@
-"""What streaming costs: `python -m experiments.benchmarks.feed --dataset=mnist`.
+"""The cost of streaming: `python -m experiments.benchmarks.feed --dataset=mnist`.
 
-Trains whole epochs on a data set, with its examples held on the device and streamed from disk. The
-two take turns, as machines have moods; the table shows medians over the rounds.
+Trains whole epochs on a data set, with its examples held on the device or streamed from disk. The
+two ways take turns, as a machine's speed varies. The table shows medians over the rounds.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def measure(recipe: Recipe, data: np.ndarray, rounds: int, seed: int = 0) -> dic
     """Seconds of each epoch, by feed.
 
     Args:
-      recipe: what is trained.
+      recipe: the recipe to train.
       data: `[size, ...]`, the training examples as stored, in memory or memory-mapped.
-      rounds: epochs of each feed that count; one more of each comes first, and compiles.
-      seed: of the run.
+      rounds: how many epochs of each feed count; one more epoch of each comes first, to compile.
+      seed: the seed of the run.
     """
     state = steps.create_state(recipe, seed, data)
     on_device = jax.device_put(np.asarray(data))
@@ -75,7 +75,7 @@ def _train(
     recipe: Recipe, state: steps.TrainState, parts: Iterable[batches.Steps]
 ) -> steps.TrainState:
     for part in parts:
-        # Waited for, as a run does, which shows its loss.
+        # A run waits here, too, as it shows its loss.
         state = jax.block_until_ready(steps.train_steps(recipe, state, *part))
     return state
 

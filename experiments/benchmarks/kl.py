@@ -1,10 +1,10 @@
-"""How fast `wiseale_kl` is, and how much memory it takes: `python -m experiments.benchmarks.kl`.
+"""The speed and memory of `wiseale_kl`: `python -m experiments.benchmarks.kl`.
 
-Peers, timed in turns with ours in one process: Eq. 21-24 by broadcasting, in JAX with its autodiff
-and in eager PyTorch; KeOps, where it is installed; and C with OpenMP for the value, where a
-compiler is. A peer is left out where its [M, M, d] arrays would not fit, and one whose first call
-takes long is timed by its second. Memory is the peak of the resident set of a process of its own
-that computes once, less what it was before; not on GPUs.
+The peers take turns with our implementation in one process. They are Eq. 21-24 by broadcasting, in
+JAX with its autodiff and in eager PyTorch; KeOps, if it is installed; and C with OpenMP for the
+value, if there is a compiler. A peer is left out if its [M, M, d] arrays would not fit. A peer
+whose first call takes long is timed on its second call alone. Memory is the peak of the resident
+set of a separate process that computes once, less its peak before. It is not measured on GPUs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from wiseale_jax import wiseale_kl
 FLAGS = flags.FLAGS
 
 SIZES = ("64x2", "256x64", "1024x64", "4096x16", "4096x64", "16384x16", "65536x2")
-# More numbers than this a peer may not have in one array.
+# The most numbers that a peer may have in one array.
 _LARGEST = 3 * 10**8
-# Seconds after which a peer gets one more call, which is timed, and no others.
+# A peer whose first call takes more seconds than this gets only one more call, which is timed.
 _PATIENCE = 10.0
 
 Peer = Callable[[np.ndarray, np.ndarray, bool], Callable[[], object]]
@@ -108,7 +108,7 @@ def _by_hand(mean: np.ndarray, logvar: np.ndarray, gradient: bool) -> Callable[[
     built = Path(tempfile.mkdtemp(), "pair_kl.o")
     options = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
     subprocess.run(["cc", *options, "-c", source, "-o", built], check=True)
-    # Without -ffast-math: linked with it, the library makes 0 of the process's smallest numbers.
+    # Linked with -ffast-math, the library would set the process's smallest numbers to 0.
     library = built.with_suffix(".so")
     subprocess.run(["cc", "-shared", "-fopenmp", built, "-o", library, "-lm"], check=True)
     function = ctypes.CDLL(str(library)).mean_log_sum_exp
@@ -130,7 +130,7 @@ PEERS: dict[str, Peer] = {
 
 
 def usable() -> list[str]:
-    """The peers that this machine has what they need for."""
+    """The names in `PEERS` that can run on this machine."""
     names = ["ours", "naive JAX"]
     for name, module in (("PyTorch", "torch"), ("KeOps", "pykeops.torch")):
         try:
@@ -181,11 +181,11 @@ def measure(size: int, latent: int, gradient: bool, names: list[str], rounds: in
         for name, call in calls.items():
             if name in slow and number:
                 continue
-            # The threads of the peer before go on waiting for work for a while, at full speed.
+            # The previous peer's threads keep waiting for work for a while, at full speed.
             time.sleep(0.05)
             if name not in slow:
                 call()
-            # Of short ones, many, so that the clock is not what is measured.
+            # Short calls are repeated, so that the clock's error does not count.
             start, count = time.perf_counter(), 0
             while count == 0 or (time.perf_counter() - start < 0.02 and count < 50):
                 call()
@@ -195,7 +195,7 @@ def measure(size: int, latent: int, gradient: bool, names: list[str], rounds: in
 
 
 def _memory(name: str, size: int, latent: int, gradient: bool) -> int:
-    """Peak MB of a process that computes once, less what it had after imports and a tiny call."""
+    """Peak MB of a process that computes once, less its peak after imports and a tiny call."""
     command = [sys.executable, "-m", "experiments.benchmarks.kl", f"--only={name}"]
     command += [f"--sizes={size}x{latent}", f"--gradient={gradient}"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

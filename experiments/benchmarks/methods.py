@@ -1,7 +1,7 @@
-"""What a step of each method costs: `python -m experiments.benchmarks.methods`.
+"""The cost of a step of each method: `python -m experiments.benchmarks.methods`.
 
-Every method trains the same network on random data held in memory, ours and, with the extra `bench`
-and `pip install pythae`, pythae's own where it has the method. All take turns; the table shows
+Every method trains the same network on random data held in memory. With the extra `bench` and
+`pip install pythae`, pythae trains the methods that it has, too. All take turns. The table shows
 medians over the rounds.
 """
 
@@ -24,7 +24,7 @@ from wiseale_jax.methods.transport import HAS_OTT
 
 FLAGS = flags.FLAGS
 
-# What every other is compared with.
+# The method that every other method is compared with.
 _AGAINST = "aevb"
 
 
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
 
 
 def peer(config: configs.Config, data: np.ndarray) -> Contestant:
-    """pythae's training of the method of a config, on the same network."""
+    """pythae's training with the method of a config, on the same network."""
     settings = {}
     if config.method == "vampprior":
         settings["number_components"] = config.pseudo_inputs

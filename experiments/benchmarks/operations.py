@@ -1,4 +1,4 @@
-"""How many floating-point operations a network's training step has, counted by hand."""
+"""The number of floating-point operations of a network's training step, counted by hand."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from wiseale_jax.models import networks
 
 
 def operations(architecture: networks.Architecture, latent_dim: int) -> int:
-    """Floating-point operations of a forward and a backward pass, of one example.
+    """Floating-point operations of a forward and a backward pass of one example.
 
-    Those of convolutions and products: two for a multiplication and its sum, three times the
-    forward pass's, without the gradient by the example.
+    Only convolutions and matrix products count, with two operations for a multiplication and its
+    sum. The total is three times the forward pass, less the gradient with respect to the example.
     """
     total, first = 0, 0
     shape = architecture.shape

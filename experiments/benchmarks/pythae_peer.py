@@ -1,7 +1,7 @@
-"""The methods that pythae has, too, on our networks and with its own trainers, to measure against.
+"""pythae's methods on our networks, with pythae's own trainers, as peers for benchmarks.
 
-`pip install pythae`: it is no dependency. Its methods have its own settings, but for those that a
-step's time depends on.
+This needs `pip install pythae`, which is no dependency. The methods have pythae's own settings,
+except the settings that a step's time depends on.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from wiseale_jax.models.networks import Architecture
 
 
 class Peer(NamedTuple):
-    """A method of pythae's.
+    """A method of pythae.
 
     Attributes:
-      model: its class; the settings' is of this name with `config`.
-      config: the class of its settings.
-      trainer: the class of its trainer; the settings' is of this name with "Config".
+      model: the name of the method's class.
+      config: the name of the class of the method's settings.
+      trainer: the name of the trainer's class; with "Config" appended, of the trainer's settings.
       rates: the learning rates that the trainer takes.
-      takes_loss: whether it takes `reconstruction_loss`.
+      takes_loss: whether the settings take `reconstruction_loss`.
     """
 
     model: str
@@ -73,15 +73,15 @@ def contestant(
     bernoulli: bool,
     **settings: Any,
 ) -> Callable[[int], None]:
-    """A training of pythae's for a number of steps.
+    """A training by pythae, as a function of the number of steps.
 
     Args:
-      method: in `PEERS`.
+      method: a name in `PEERS`.
       architecture: the network, which `torch_peer` builds.
-      data: examples.
-      latent_dim, batch_size, learning_rate: as ours.
-      bernoulli: whether p(x|z) is; a method that takes no other than squared errors has those.
-      **settings: of the model.
+      data: the examples.
+      latent_dim, batch_size, learning_rate: same as for our training.
+      bernoulli: whether p(x|z) is Bernoulli; a method that takes only squared errors uses them.
+      **settings: other settings of the model.
     """
     logging.disable(logging.INFO)
     import torch
@@ -123,7 +123,7 @@ def contestant(
     prepared: dict[int, Any] = {}
 
     def train(steps: int) -> None:
-        if steps not in prepared:  # Its epoch is its data set: one of as many batches as steps.
+        if steps not in prepared:  # The data set, one epoch, has `steps` batches.
             repeats = -(-steps * batch_size // len(examples))
             chosen = examples.repeat(repeats, *[1] * (examples.ndim - 1))[: steps * batch_size]
             prepared[steps] = trainer(

@@ -1,4 +1,4 @@
-"""Results as they come, and as tables: a row is what was measured, and figures or a sentence."""
+"""Shows results as lines and as tables: a row names a measurement, and has figures or a note."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Row = dict[str, Any]
 
 
 def line(row: Row) -> str:
-    """A result on one line, as it comes."""
+    """A result on one line."""
     figures = (f"{k} {_figure(v)}" for k, v in row.items() if k not in ("part", "what"))
     return f"{row['part']}: {row['what']}: {', '.join(figures)}"
 
@@ -22,7 +22,7 @@ def _figure(value: Any) -> str:
 
 
 def report(title: str, rows: list[Row]) -> str:
-    """The results as Markdown: a table for every part, columns in the order of their coming."""
+    """The results as Markdown: a table for every part, with columns in the order of appearance."""
     lines = [f"# {title}", ""]
     for part in dict.fromkeys(row["part"] for row in rows):
         own = [row for row in rows if row["part"] == part]

@@ -1,8 +1,8 @@
-"""What a run costs among others in one program: `python -m experiments.benchmarks.together`.
+"""The cost of a run in a program of several: `python -m experiments.benchmarks.together`.
 
-The paper's network trains with WiSE-ALE on random data held in memory: one run by itself, and some
-of other seeds and weights together. All take turns; the table shows medians over the rounds, by run
-and step, and the memory of the runs' states.
+The paper's network trains with WiSE-ALE on random data held in memory: one run by itself, and
+several runs with other seeds and weights together. All take turns. The table shows medians over the
+rounds, per run and step, and the memory of the runs' states.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def many(config: configs.Config, data: np.ndarray, count: int) -> tuple[Contestant, float]:
-    """The training of so many runs together, and the megabytes of their states."""
+    """The training of `count` runs together, and the megabytes of their states."""
     recipe = train_benchmark.make_recipe(config)
     swept = [{"kl_weight": 1.0 + run} for run in range(count)]
     runs = together.plan(recipe, range(count), swept, data)

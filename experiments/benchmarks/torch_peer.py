@@ -1,6 +1,6 @@
 """The same autoencoder and training step in PyTorch: the peer that benchmarks measure against.
 
-Needs the extra `bench`. Not used for anything but comparison.
+It needs the extra `bench`, and is used for comparison only.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class SameConv(nn.Module):
 def build_stack(
     layers: tuple[networks.Layer, ...], shape: tuple[int, ...]
 ) -> tuple[nn.Sequential, tuple[int, ...]]:
-    """A stack of layers, channels first, and the shape of what it gives.
+    """A stack of layers, channels first, and the shape of its output.
 
     Args:
-      layers: as in `networks.Architecture`.
-      shape: of the input without the batch, channels last.
+      layers: the layers, as in `networks.Architecture`.
+      shape: the shape of the input without the batch, channels last.
     """
     modules: list[nn.Module] = []
     for layer in layers:

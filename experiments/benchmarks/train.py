@@ -1,9 +1,9 @@
-"""Speed of training: `python -m experiments.benchmarks.train`, needs the extra `bench`.
+"""The speed of training: `python -m experiments.benchmarks.train`; it needs the extra `bench`.
 
 Trains each network with the WiSE-ALE objective on random data held in memory, for a fixed number
 of steps. The contestants take turns, and the table shows medians over the rounds. Peak memory, and
-the time from a start to the end of the first step, are measured in a process of each contestant's
-own. The compilations of the last start are on disk then.
+the time from the start to the end of the first step, are measured in a separate process for each
+contestant. This process finds the compilations of an earlier start on disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from wiseale_jax.training.steps import create_state, epoch_order, train_step, tr
 
 FLAGS = flags.FLAGS
 
-# Trains for a number of steps, from where it was.
+# Trains for a number of steps, from where the last call stopped.
 Contestant = Callable[[int], None]
 
 # Examples held in memory; batches of CelebA's network that a CPU takes in reasonable time.
@@ -95,8 +95,8 @@ def make_case(
     """The config of a network, and random data of its shape, as stored.
 
     Args:
-      network: in `_EXAMPLES`.
-      batch: examples a step.
+      network: a name in `_EXAMPLES`.
+      batch: examples per step.
       count: examples in all.
       **given: other fields of the config.
     """
@@ -113,7 +113,7 @@ def make_case(
 
 
 def measure(contestants: dict[str, Contestant], steps: int, rounds: int) -> dict[str, float]:
-    """Median seconds of each contestant for so many steps; they take turns."""
+    """Median seconds of each contestant for `steps` steps; the contestants take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
         for name, contestant in contestants.items():
@@ -125,7 +125,7 @@ def measure(contestants: dict[str, Contestant], steps: int, rounds: int) -> dict
 
 
 def measure_first_step(network: str, contestant: str) -> dict[str, float]:
-    """Seconds to the first step, and peak memory, of a contestant in a process of its own."""
+    """Seconds to the first step, and peak memory, of a contestant in a separate process."""
     command = [sys.executable, "-m", "experiments.benchmarks.train"]
     command += [f"--networks={network}", f"--only={contestant}"]
     for _ in range(2):  # The second start finds what the first one compiled.
@@ -136,7 +136,7 @@ def measure_first_step(network: str, contestant: str) -> dict[str, float]:
 
 
 def first_step(network: str, contestant: str) -> None:
-    """Runs one step, then some more, and prints the time to the first and the peak memory."""
+    """Runs one step, then some more, and prints the time to the first step and the peak memory."""
     train = CONTESTANTS[contestant](*make_case(network))
     train(1)
     seconds = time.time() - float(os.environ["BENCHMARK_START"])
@@ -201,7 +201,11 @@ def _one_call_per_step(config: configs.Config, data: np.ndarray) -> Contestant:
 def torch_contestant(
     config: configs.Config, data: np.ndarray, how: str, precision: str = "float32"
 ) -> Contestant:
-    """Batches by "indexed" or a "DataLoader", or "compiled"; bfloat16: channels last, autocast."""
+    """PyTorch's training with WiSE-ALE on the same network.
+
+    `how` is "indexed" or "DataLoader", which say how batches are made, or "compiled", which is
+    "indexed" with torch.compile. bfloat16 uses autocast and, for images, channels last.
+    """
     import torch
 
     from experiments.benchmarks import torch_peer

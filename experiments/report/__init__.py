@@ -1,1 +1,1 @@
-"""What is made of many runs: tables and pages."""
+"""Reports on many runs: tables and pages."""

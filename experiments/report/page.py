@@ -1,4 +1,4 @@
-"""The page of a comparison: one HTML file that asks for nothing else.
+"""The page of a comparison: one HTML file that loads no other file.
 
 Everything that comes from a run is escaped, and the page's own policy lets no other script run.
 """
@@ -24,10 +24,10 @@ class Column(NamedTuple):
     """One column of a table.
 
     Attributes:
-      title: what heads it.
-      unit: below the title, and which way is better.
+      title: the heading of the column.
+      unit: the unit and which way is better, shown below the title.
       description: shown when the pointer rests on the title.
-      is_text: whether it is sorted as text.
+      is_text: whether the column is sorted as text.
     """
 
     title: str
@@ -52,19 +52,19 @@ def heading(level: int, text: str) -> str:
 
 
 def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph, of a class of the page's style."""
+    """A paragraph; `kind` is a class of the page's style."""
     return f'<p class="{kind}">{html.escape(text)}</p>' if kind else f"<p>{html.escape(text)}</p>"
 
 
 def notes(lines: Sequence[str]) -> str:
-    """What the reader should know first; nothing if there is nothing."""
+    """A box of lines to read first; empty if there are no lines."""
     if not lines:
         return ""
     return f'<div class="notes">{"".join(paragraph(line) for line in lines)}</div>'
 
 
 def command(text: str, name: str) -> str:
-    """A command, in a box that scrolls; `name` says what it is to who cannot see it."""
+    """A command in a box that scrolls; `name` describes it to screen readers."""
     return _scroll(f"<pre><code>{html.escape(text)}</code></pre>", name)
 
 
@@ -72,9 +72,10 @@ def table(name: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -
     """A table that sorts, in a box that scrolls.
 
     Args:
-      name: what it shows.
-      columns: of the table.
-      rows: of cells: text, numbers, `Spread`; None is a number that is infinite or does not exist.
+      name: the name of the table.
+      columns: the columns of the table.
+      rows: rows of cells, which are text, numbers or `Spread`. None is a number that is infinite or
+        does not exist.
     """
     head = "".join(_header(column) for column in columns)
     lines = []
@@ -111,7 +112,7 @@ def _cell(value: Any, column: Column) -> str:
 
 
 def plain_table(name: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table of text that does not sort, its first column as headers."""
+    """A table of text that does not sort; the first column holds headers."""
     first = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in head)
     lines = [
         f'<tr><th scope="row">{html.escape(str(row[0]))}</th>'
@@ -127,7 +128,7 @@ def plain_table(name: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -
 
 
 def picture(path: Path, description: str) -> str:
-    """A PNG as part of the page; a line in its place where it is none or very large."""
+    """A PNG as part of the page; a line of text if it is unreadable, not a PNG or very large."""
     try:
         size = path.stat().st_size
         data = path.read_bytes() if size <= _LARGEST_PICTURE else b""
@@ -144,7 +145,7 @@ def picture(path: Path, description: str) -> str:
 
 
 def details(summary: str, body: Sequence[str]) -> str:
-    """A part that opens; `body` is HTML."""
+    """A part that opens on a click; `body` is HTML."""
     return (
         f"<details><summary>{html.escape(summary)}</summary>\n" + "\n".join(body) + "\n</details>"
     )

@@ -1,4 +1,4 @@
-"""Trained runs as their folders tell them: what they are called, and the command that made each."""
+"""Summaries of trained runs, read from their folders: their numbers, labels and commands."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from experiments import configs, evaluate
 from wiseale_jax import plots, run_folder
 
 _NOT_METRICS = ("epoch", "step", "split", "skipped", "examples_per_second")
-# What makes no other method: runs that differ in these alone share a label.
+# Runs that differ only in these fields share a label.
 _NOT_IN_LABEL = ("seed", "skip_nonfinite")
 # The state of a run that went through all its epochs.
 FINISHED = "finished"
-# What every command says.
+# The fields that every command gives.
 _GIVEN = ("dataset", "method", "source")
 
 
 class RunSummary(NamedTuple):
-    """One run of those compared.
+    """One of the compared runs.
 
     Attributes:
-      workdir: its folder.
-      config: as it is stored.
-      rows: of metrics.jsonl; at least one is of the test set.
-      evaluation: numbers of evaluation.json, `{}` if there is none.
+      workdir: the run's folder.
+      config: the stored config.
+      rows: the rows of metrics.jsonl; at least one row is of the test set.
+      evaluation: the numbers of evaluation.json; `{}` if there is no such file.
       made_with: the step and the settings of the evaluation.
-      state: "finished", or how far it is.
-      data: stands for the SHA-256 of its training and test examples; None if the folder lacks them.
+      state: "finished", or how far the run is.
+      data: a short checksum of the training and test examples; None if the folder has none.
     """
 
     workdir: Path
@@ -47,9 +47,10 @@ class RunSummary(NamedTuple):
 
     @property
     def numbers(self) -> dict[str, float | None]:
-        """The evaluation's numbers, and the last epoch's on the test set where it has none.
+        """The evaluation's numbers, and the last epoch's numbers on the test set.
 
-        Of an evaluation before the last epoch, only those that the epoch has not.
+        A number that both have is the evaluation's number, or the last epoch's number if the
+        evaluation is of an earlier step.
         """
         test = [row for row in self.rows if row["split"] == "test"][-1]
         last = {name: value for name, value in test.items() if name not in _NOT_METRICS}
@@ -58,10 +59,10 @@ class RunSummary(NamedTuple):
 
 
 def find(workdirs: Sequence[str]) -> list[Path]:
-    """The run folders of a flag, each once; `*` and `?` stand for what the shell has them for.
+    """The run folders that a flag names, each once; `*` and `?` match as in the shell.
 
     Raises:
-      ValueError: there is none, or a pattern matches no folder.
+      ValueError: no folder is given, or a pattern matches no folder.
     """
     found: list[Path] = []
     for given in filter(None, workdirs):
@@ -80,9 +81,9 @@ def find(workdirs: Sequence[str]) -> list[Path]:
 
 
 def read_all(workdirs: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
-    """The runs that can be read, and a line for each that cannot.
+    """The runs that can be read, and a line for each folder that is left out.
 
-    Of several folders of the same run, the one that is furthest.
+    If several folders hold the same run, the folder that has trained furthest is kept.
     """
     left_out = []
     furthest: dict[tuple[configs.Config, str | None], RunSummary] = {}
@@ -92,7 +93,7 @@ def read_all(workdirs: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
         except (ValueError, OSError) as error:
             left_out.append(f"left out: {error}")
             continue
-        # So many steps that are not finite may be skipped: hardly another run.
+        # Another number of non-finite steps to skip does not make another run.
         key = dataclasses.replace(run.config, skip_nonfinite=0), run.data
         one, other = run, furthest.get(key)
         if other is not None:
@@ -107,10 +108,11 @@ def _how_far(run: RunSummary) -> tuple[bool, int, bool]:
 
 
 def read_run(workdir: Path) -> RunSummary:
-    """Reads what a run folder tells, without its checkpoints.
+    """Reads a run folder, without its checkpoints.
 
     Raises:
-      ValueError: it is no run folder, is damaged, or has no epoch yet; the message names it.
+      ValueError: the folder is no run folder, is damaged, or has no epoch yet; the message names
+        the folder.
       OSError: a file cannot be read.
     """
     stored = run_folder.read_config(workdir)
@@ -167,13 +169,13 @@ def _read_evaluation(path: Path) -> tuple[dict[str, float | None], dict[str, Any
 
 
 def steps(run: RunSummary) -> tuple[int, int] | None:
-    """The steps of a run's evaluation and of its last epoch; None if one is not known."""
+    """The steps of a run's evaluation and of its last epoch; None if one step is unknown."""
     step, last = run.made_with.get("step"), run.rows[-1].get("step")
     return (step, last) if isinstance(step, int) and isinstance(last, int) else None
 
 
 def doubts(runs: Sequence[RunSummary]) -> list[str]:
-    """A line for what keeps the numbers from being compared."""
+    """A line for each reason why the runs' numbers may not be comparable."""
     evaluated = [run for run in runs if run.evaluation]
     lines = [f"{run.workdir}: {run.state}" for run in runs if run.state != FINISHED]
     for run in evaluated:
@@ -182,7 +184,7 @@ def doubts(runs: Sequence[RunSummary]) -> list[str]:
             lines.append(
                 f"{run.workdir}: evaluated at step {step:,}, and its last epoch ends at {last:,}"
             )
-    # Each data set has test examples, and a classifier, of its own.
+    # Each data set has its own test examples and its own classifier.
     own = ("features", "test_sha256")
     differ = [
         name
@@ -202,16 +204,17 @@ def doubts(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _differs(runs: Sequence[RunSummary], name: str, *, by_dataset: bool) -> bool:
-    """Whether runs, or those of one data set, were evaluated with different values."""
+    """Whether runs, or the runs of one data set, were evaluated with different values."""
     values = {(run.config.dataset * by_dataset, repr(run.made_with[name])) for run in runs}
     return len(values) > len({group for group, _ in values})
 
 
 def name_runs(runs: Sequence[RunSummary]) -> list[str]:
-    """A label for each run: its method, and in what it differs from others and from the default.
+    """A label for each run: its method, and the fields in which it differs from other runs.
 
-    Runs that differ in their seed alone have the same label, all others different ones; those of
-    one configuration on other data are told apart by "data" and eight digits of their checksum.
+    Fields with the default value are left out. Runs that differ only in seed or skip_nonfinite have
+    the same label; all other runs have different labels. Runs of one configuration on different
+    data are told apart by "data" and eight digits of a checksum.
     """
     groups = [dataclasses.replace(run.config, **dict.fromkeys(_NOT_IN_LABEL, 0)) for run in runs]
     different = differing_fields(runs)
@@ -238,7 +241,7 @@ def name_runs(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def differing_fields(runs: Sequence[RunSummary]) -> list[str]:
-    """The fields of `Config`, but for the seed, in which the runs are not all the same."""
+    """The fields of `Config`, except seed and skip_nonfinite, in which the runs differ."""
     return [
         field.name
         for field in dataclasses.fields(configs.Config)
@@ -248,7 +251,7 @@ def differing_fields(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _default(config: configs.Config) -> configs.Config:
-    """What the data set, the method and the source alone give."""
+    """The default config of a run's data set, method and source."""
     given = {name: getattr(config, name) for name in _GIVEN}
     return configs.make_config({name: v for name, v in given.items() if v is not None})
 

@@ -14,7 +14,7 @@ from wiseale_jax import files
 
 
 def _rounded(value: float, digits: int) -> str:
-    """To significant digits, without a power of ten from 0.0001 to a million."""
+    """A number to significant digits, without a power of ten from 0.0001 to a million."""
     return f"{float(f'{value:.{digits}g}'):g}"
 
 
@@ -30,7 +30,7 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float | None]) -> Spread | None:
-    """Mean and standard deviation; None where a value is missing or not finite."""
+    """Mean and standard deviation; None if a value is missing or non-finite."""
     if not values or any(value is None or not math.isfinite(value) for value in values):
         return None
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
@@ -42,8 +42,8 @@ def tabulate(
     """One row per label, with the spread over its runs.
 
     Args:
-      labels: of every run.
-      columns: by name, a value for every run.
+      labels: the label of every run.
+      columns: a value for every run, by name.
     """
     return [
         {
@@ -75,7 +75,7 @@ def write_tables(folder: Path, name: str, table: Sequence[Mapping[str, Any]]) ->
 def markdown(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Some columns of a table as Markdown.
 
-    None is a number that is infinite or does not exist, and "" one that was not asked for.
+    None is a number that is infinite or does not exist, and "" is a number that was not asked for.
     """
     lines = ["| " + " | ".join(columns) + " |"]
     lines.append("| --- |" + " ---: |" * (len(columns) - 1))
@@ -86,7 +86,7 @@ def markdown(table: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes rows of cells, the first of them the names of columns."""
+    """Writes rows of cells; the first row holds the names of the columns."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     files.write_text(path, buffer.getvalue())

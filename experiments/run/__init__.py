@@ -1,1 +1,1 @@
-"""How one run is trained: set up, trained, saved, resumed."""
+"""Trains one run: sets it up, trains, saves and resumes it."""

@@ -1,4 +1,4 @@
-"""What the commands share: how one starts, how its errors are shown, and flags that are lists."""
+"""Shared code of the commands: how a command starts, shows errors and reads list flags."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from experiments.run import signals
 from wiseale_jax import files
 
 _M_ARENA_MAX = -8  # M_ARENA_MAX in malloc.h.
-# What a start leaves of the compiled programs: hundreds of them.
+# Each start trims the cache of compiled programs to this size, which holds hundreds of programs.
 _CACHE_BYTES = 2e9
 
 
 def run(main: Callable[[list[str]], None]) -> None:
-    """Runs an entry point; what a user can mend ends in one line and exit code 2.
+    """Runs an entry point; an error that a user can fix ends in one line and exit code 2.
 
-    With WISEALE_TRACEBACK in the environment it is raised instead, to find a mistake in the code.
-    A training that was asked to stop ends with `signals.EXIT_CODE`; --help shows our own flags.
+    If WISEALE_TRACEBACK is in the environment, ValueError, OSError and FloatingPointError are
+    raised instead, to find a mistake in the code. A training that was asked to stop ends with
+    `signals.EXIT_CODE`. --help shows our own flags.
     """
     _open_streams()
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
@@ -35,7 +36,7 @@ def run(main: Callable[[list[str]], None]) -> None:
                 flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
     def guarded(argv: list[str]) -> None:
-        # What is wrong is raised: orbax also logs it, with tracebacks.
+        # Errors are raised. orbax would also log them, with tracebacks.
         logging.set_verbosity(logging.FATAL)
         _cache_compilations()
         _share_arenas()
@@ -77,10 +78,10 @@ def run(main: Callable[[list[str]], None]) -> None:
 
 
 def _open_streams() -> None:
-    """Has standard streams that are there, and that take every character.
+    """Opens the standard streams that are closed, and makes the outputs take every character.
 
-    A closed one would hand its number to the next file that is opened, and what is printed would
-    be written into that. In a terminal that is not Unicode, what it lacks is replaced.
+    The next file that is opened would get a closed stream's number, and prints would be written
+    into that file. A terminal that is not Unicode shows a replacement for a character it lacks.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -95,7 +96,7 @@ def _open_streams() -> None:
 
 
 def _missing_backend() -> str | None:
-    """What JAX_PLATFORMS asks for, if JAX cannot have it."""
+    """The value of JAX_PLATFORMS, if JAX finds no device for it; else None."""
     asked = os.environ.get("JAX_PLATFORMS")
     try:
         jax.devices()
@@ -107,8 +108,8 @@ def _missing_backend() -> str | None:
 def _cache_compilations() -> None:
     """Keeps compiled programs on disk, so that only a first start compiles.
 
-    In `$JAX_COMPILATION_CACHE_DIR`, else in `~/.cache/wiseale_jax`, of which a start leaves 2 GB;
-    nowhere if that cannot be written, or there is no home.
+    The folder is `$JAX_COMPILATION_CACHE_DIR`, or else `~/.cache/wiseale_jax`, which each start
+    trims to 2 GB. If the latter cannot be written, or there is no home, nothing is kept.
     """
     if jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -120,10 +121,10 @@ def _cache_compilations() -> None:
 
 
 def _share_arenas() -> None:
-    """Has all threads allocate memory from two arenas, where the C library is glibc.
+    """Makes all threads allocate memory from two arenas, where the C library is glibc.
 
-    Each of the many threads that write checkpoints would fill one of its own, and no memory comes
-    back from them: a long run would grow.
+    Otherwise each of the many threads that write checkpoints would fill its own arena. Arenas give
+    no memory back, so a long run would grow.
     """
     if "MALLOC_ARENA_MAX" not in os.environ:
         with contextlib.suppress(OSError, AttributeError):
@@ -145,7 +146,7 @@ def refuse_given(names: Iterable[str], reason: str) -> None:
     """Refuses flags that have no use here.
 
     Raises:
-      ValueError: one of them is given.
+      ValueError: one of the flags is given.
     """
     for name in names:
         if flags.FLAGS[name].present:

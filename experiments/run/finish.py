@@ -85,6 +85,6 @@ def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str
         labels = [f"{frequency:.1f} Hz, amplitude {amplitude:.2f}" for frequency, amplitude in some]
         clean = factors["clean"][rows]
         return run_plots.wave_reconstructions(np.asarray(x), reconstruction, title, labels, clean)
-    # Anything else as lines, of its first channel.
+    # Other data are drawn as lines, from their first channel.
     lines = (np.reshape(a, (*a.shape[:2], -1))[..., :1] for a in (x, reconstruction))
     return run_plots.wave_reconstructions(*lines, title)

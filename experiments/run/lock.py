@@ -18,7 +18,7 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def lock_for_all(folder: Path) -> Iterator[None]:
-    """`lock`, held by the first of the processes that train together, and if refused, to all.
+    """Holds `lock` in the first process of a run; if it is refused, every process raises.
 
     Raises:
       ValueError, OSError: as in `lock`.
@@ -42,11 +42,11 @@ def lock_for_all(folder: Path) -> Iterator[None]:
 def lock(folder: Path) -> Iterator[None]:
     """Keeps other processes out of a folder while this is open.
 
-    The operating system drops the lock of a process that ends, however it ends: a file that a
-    killed process left behind keeps nobody out.
+    The operating system drops a process's lock when the process ends, however it ends. A file that
+    a killed process left behind therefore keeps nobody out.
 
     Args:
-      folder: is there and can be written.
+      folder: an existing folder that can be written.
 
     Raises:
       ValueError: another process holds the lock; the message names it.
@@ -69,7 +69,7 @@ def lock(folder: Path) -> Iterator[None]:
         try:
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 raise FileNotFoundError
-        except FileNotFoundError:  # Its holder has ended, and removed it, this very moment.
+        except FileNotFoundError:  # The holder has just ended and removed the file.
             raise ValueError(f"{folder} was in use until just now: try again") from None
         try:
             file.truncate(0)

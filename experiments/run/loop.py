@@ -1,4 +1,4 @@
-"""The training of one run, in its folder: from where the folder stands to the last epoch."""
+"""Trains one run in its folder, from the folder's last checkpoint to the last epoch."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ def train(
     profile: bool = False,
     **preparing: Any,
 ) -> None:
-    """Trains to the end of `config.epochs`, from where the run folder stands.
+    """Trains to the end of `config.epochs`, from the run folder's last checkpoint if it has one.
 
-    Of several processes all compute and the first one writes; they share the run folder.
+    Several processes that train together share the run folder. All of them compute, and the first
+    process writes.
 
     Args:
-      config: what the run's results depend on.
+      config: everything that the run's results depend on.
       workdir: the run folder.
-      data_dir: prepared data sets; by default tfds's own.
-      checkpoint_every: epochs from one checkpoint to the next.
-      keep: how many of the newest checkpoints are kept, besides that of the lowest test loss.
-      feed: how batches reach the device, one of `batches.FEEDS`; the results are the same.
-      mesh: how many devices share every batch, or "auto"; the results are the same to rounding.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      checkpoint_every: how many epochs lie between checkpoints.
+      keep: how many of the newest checkpoints to keep, besides the one of lowest test loss.
+      feed: how batches reach the device, one of `batches.FEEDS`; the results are equal.
+      mesh: how many devices share every batch, or "auto"; the results differ by rounding.
       profile: whether to write a trace of a few steps into the run folder.
-      **preparing: how the data set is prepared, if it is not yet; as in `setup.prepare`.
+      **preparing: how to prepare the data set, if it is not prepared yet; as in `setup.prepare`.
 
     Raises:
       ValueError: the run folder belongs to another configuration or another process, all its
         checkpoints are damaged, or the data are too few.
       OSError: a folder cannot be written, or the disk is full.
-      FloatingPointError: a step's loss or gradient is not finite; what was before it is saved.
-      signals.Stopped: SIGTERM or SIGINT came, and the run is saved, or finished.
+      FloatingPointError: a step's loss or gradient is non-finite; the run is saved as it was before
+        the step.
+      signals.Stopped: SIGTERM or SIGINT came; the run has been saved or finished.
     """
     workdir = Path(workdir).expanduser()
     if finished := check_workdir(config, workdir):
@@ -61,7 +63,7 @@ def train(
     mesh = processes.choose_mesh(mesh, config.batch_size, config.microbatches)
     files.make_folder(workdir, "workdir")
     with lock.lock_for_all(workdir):
-        if finished := check_workdir(config, workdir):  # By whoever held the lock until now.
+        if finished := check_workdir(config, workdir):  # By the lock's previous holder.
             print(finished)
             return
         data = setup.load_data(config, data_dir, **preparing)
@@ -70,7 +72,7 @@ def train(
         with signals.listen() as asked_to_stop:
             run = Run(config, workdir, recipe, data, feed, checkpoint_every, keep, profile)
             _train(run, asked_to_stop)
-            if asked_to_stop():  # Since the last epoch's end: whoever trains on must not.
+            if asked_to_stop():  # Asked after the last epoch: the caller must not train on.
                 raise signals.Stopped(
                     f"stopped once {workdir} was finished (exit code {signals.EXIT_CODE})"
                 )
@@ -90,8 +92,8 @@ class Run(NamedTuple):
 
 
 def _train(run: Run, asked_to_stop: Callable[[], bool]) -> None:
-    """Trains a run from where its folder stands, and draws its figures."""
-    about = resume.describe(run.data)  # Once: not from disk again at every checkpoint.
+    """Trains a run from its last checkpoint, and draws its figures."""
+    about = resume.describe(run.data)  # Once, so that checkpoints do not read the data again.
     resumed = claim(run, about)
     state = steps.create_state(run.recipe, run.config.seed, run.data.train)
     announce(run, state)
@@ -105,7 +107,7 @@ def _train(run: Run, asked_to_stop: Callable[[], bool]) -> None:
 
 
 def open_checkpoints(run: Run) -> AbstractContextManager[ocp.CheckpointManager]:
-    """The run's checkpoints; says which one's write was interrupted."""
+    """Opens the run's checkpoints, and reports any whose write was interrupted."""
     folder = files.make_folder(run.workdir / run_folder.CHECKPOINTS, run_folder.CHECKPOINTS)
     for step in checkpoints.interrupted(folder):
         processes.say(f"checkpoint {step} was interrupted in its write: the one before it is used")
@@ -113,7 +115,7 @@ def open_checkpoints(run: Run) -> AbstractContextManager[ocp.CheckpointManager]:
 
 
 def claim(run: Run, about: Mapping[str, Any]) -> bool:
-    """Makes the folder this run's; says whether it was before."""
+    """Makes the folder this run's; returns whether it already was."""
     resumed = run_folder.read_config(run.workdir) is not None
     if processes.is_first():
         for written in (run.workdir, run.workdir / run_folder.FIGURES):
@@ -129,7 +131,7 @@ def _write_config(run: Run, about: Mapping[str, Any]) -> None:
 
 
 def announce(run: Run, state: steps.TrainState) -> None:
-    """Says what is trained, on what, and in which units."""
+    """Prints the method, the data, the model's size, the devices and the units of the metrics."""
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     processes.say(
         f"{run.config.method} on {run.config.dataset}: {len(run.data.train):,} training and "
@@ -149,7 +151,7 @@ def _devices(run: Run) -> int:
 
 
 def go_on(run: Run, state: steps.TrainState, rows: list[dict], about: Mapping[str, Any]) -> None:
-    """Marks a run as under way again. Only once nothing is refused any more."""
+    """Marks a run as under way again; call it once no check can refuse the run any more."""
     if not processes.is_first():
         return
     if int(state.step) == 0 and (run.workdir / run_folder.METRICS).exists():
@@ -168,19 +170,19 @@ def _train_epochs(
     about: Mapping[str, Any],
     asked_to_stop: Callable[[], bool],
 ) -> steps.TrainState:
-    """Trains the epochs that are left: each with its test, its line and its checkpoint.
+    """Trains the epochs that are left, and tests, reports and saves after each epoch.
 
     Args:
-      run: what is trained.
-      state: where it stands.
-      rows: of the metrics; grows by two an epoch.
+      run: the run to train.
+      state: the state to start from.
+      rows: the rows of metrics so far; each epoch adds two.
       saved: the run's checkpoints.
-      about: the data, for the checkpoints.
-      asked_to_stop: whether to save and stop.
+      about: a description of the data, for the checkpoints.
+      asked_to_stop: returns whether to save and stop.
 
     Raises:
-      FloatingPointError: the next step has a fault.
-      signals.Stopped: it was asked to, before the end.
+      FloatingPointError: the next step is non-finite.
+      signals.Stopped: the run was asked to stop before the end.
     """
     config = run.config
     recipe = setup.augmented(config, run.recipe)
@@ -224,7 +226,7 @@ def _profile(
     data: jax.Array | np.ndarray,
     epoch: int,
 ) -> float | None:
-    """The operations of a step, if they can be counted; prints a profile if that is asked for."""
+    """Counts the operations of a step, or gives None; prints a profile if the run asks for it."""
     part = next(epochs.parts(recipe, state, data, epoch))
     trace = run.workdir / run_folder.PROFILE if run.profile else None
     flops, lines = profiling.report(recipe, state, part, trace)
@@ -242,7 +244,7 @@ def save(
     epoch: int,
     last: bool,
 ) -> None:
-    """Saves a checkpoint where one is due; after the last, waits for it."""
+    """Saves a checkpoint if it is due; waits until the last checkpoint is written."""
     if last or epoch % run.checkpoint_every == 0:
         resume.prune(saved, rows, run.keep)
         resume.save(saved, run.config, state, rows, about)
@@ -251,16 +253,16 @@ def save(
 
 
 def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") -> str | None:
-    """Checks that a run folder is this run's or new; a line if there is nothing to do.
+    """Checks that a folder is new or belongs to this run; returns a line if the run is finished.
 
     Args:
-      config: of the run.
-      workdir: its folder.
-      flag: what chooses the folder, for the messages.
+      config: the run's config.
+      workdir: the run's folder.
+      flag: the flag that chooses the folder, for the messages.
 
     Raises:
-      ValueError: it is another run's, or no run folder.
-      OSError: it cannot be read.
+      ValueError: the folder holds another run, or more epochs than `config`, or is no run folder.
+      OSError: the folder cannot be read.
     """
     stored = run_folder.read_config(workdir)
     if stored is not None:
@@ -287,5 +289,5 @@ def check_workdir(config: configs.Config, workdir: Path, flag: str = "workdir") 
 
 
 def has_checkpoint(workdir: Path) -> bool:
-    """Whether a run folder has a checkpoint, be it damaged."""
+    """Whether a run folder has a checkpoint, even a damaged one."""
     return any((workdir / run_folder.CHECKPOINTS).glob("[0-9]*"))

@@ -1,4 +1,4 @@
-"""What a training says of itself: an epoch's line, and why it stopped."""
+"""The messages of a training: each epoch's line, warnings, and why it stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wiseale_jax.training import steps
 
 
 def explain(state: steps.TrainState, config: configs.Config, epoch: int) -> str:
-    """What is not finite in the step that comes next, and what usually helps."""
+    """Names the non-finite values of the next step, and the flags that usually help."""
     # A plain auto-encoder's KL is infinite, and that is no fault.
     no_fault = NEEDS_DENSITY if config.encoder != "gaussian" else ()
     wrong = [
@@ -34,7 +34,7 @@ def explain(state: steps.TrainState, config: configs.Config, epoch: int) -> str:
 
 
 def short_warmup(config: configs.Config) -> str | None:
-    """A warning where the weight of the prior never gets to its value; None where it does."""
+    """A warning if the weight of the prior never reaches its full value; else None."""
     if config.warmup_epochs is None or config.warmup_epochs <= config.epochs:
         return None
     share = config.epochs / config.warmup_epochs
@@ -45,13 +45,13 @@ def short_warmup(config: configs.Config) -> str | None:
 
 
 def collapse(active: int, config: configs.Config) -> str | None:
-    """A warning where z tells nothing about x; None where it does.
+    """A warning if z tells nothing about x; else None.
 
     Args:
-      active: dimensions of z that vary with x.
-      config: of the run.
+      active: how many dimensions of z vary with x.
+      config: the run's config.
     """
-    if active or config.encoder != "gaussian":  # Of points, the scale says nothing.
+    if active or config.encoder != "gaussian":  # The scale of points says nothing.
         return None
     return (
         f"warning: active units 0 of {config.latent_dim}: z does not depend on x, and every "
@@ -61,14 +61,14 @@ def collapse(active: int, config: configs.Config) -> str | None:
 
 
 def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> str:
-    """An epoch's metrics, training and test."""
+    """A line with an epoch's training and test metrics."""
     return (
         f"epoch {epoch}/{epochs}  train loss {row['loss']:.4g}  "
         f"test loss {test['loss']:.4g}  reconstruction {test['reconstruction_error']:.4g}  "
         + "".join(
             f"{name} {test[name]:.5g}  "
             for name in ("aevb_kl", "wiseale_kl", "elbo")
-            if np.isfinite(test[name])  # Of points none is.
+            if np.isfinite(test[name])  # For points, none is.
         )
         + f"{row['examples_per_second']:,.0f} examples/s"
         + (f"  {row['skipped']} steps skipped in all" if row["skipped"] else "")
@@ -76,11 +76,11 @@ def epoch_line(epoch: int, epochs: int, row: dict, test: dict[str, float]) -> st
 
 
 def units(error_unit: str) -> str:
-    """The units of an epoch's line, from that of the reconstruction error."""
+    """A line with the units of the metrics, given the unit of the reconstruction error."""
     error = "nats" if error_unit == "nats" else "squared units, summed over an example"
     return f"KLs and the ELBO are in nats; the reconstruction error is in {error}"
 
 
 def count(number: int, noun: str) -> str:
-    """So many of something: 1 epoch, 2 epochs."""
+    """A number with its noun: 1 epoch, 2 epochs."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

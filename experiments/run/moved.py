@@ -1,4 +1,4 @@
-"""Commands by the names they had in the release before."""
+"""Runs commands by the names that they had in the previous release."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import runpy
 
 
 def run_as(module: str) -> None:
-    """Runs the command that has moved, and says its new name."""
+    """Runs a command that has moved, and prints its new name."""
     print(f"note: this command is now python -m {module}", flush=True)
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from experiments.run import signals
 from wiseale_jax.training.recipe import make_mesh
 
-# What JAX's errors say where another process is lost.
+# JAX's errors contain one of these words if another process is lost.
 _LOST = re.compile("gloo|nccl|peer|unavailable|heartbeat|coordination", re.IGNORECASE)
 
 
@@ -57,7 +57,7 @@ def join() -> None:
 
 
 def agree(choice: str, known: Sequence[str]) -> str:
-    """The first process's choice of what is known: others may have less memory, or more."""
+    """The first process's choice, for all processes: the others may have less memory, or more."""
     if jax.process_count() == 1:
         return choice
     number = multihost_utils.broadcast_one_to_all(np.array(known.index(choice)))
@@ -66,9 +66,9 @@ def agree(choice: str, known: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def ending_with_others() -> Iterator[None]:
-    """Ends this process, with one message, as soon as another one of its run is lost.
+    """Ends this process, with one message, as soon as another process of its run is lost.
 
-    At once, with `signals.EXIT_CODE`: whatever is closed in good order waits for the lost one.
+    It exits at once, with `signals.EXIT_CODE`: an orderly exit would wait for the lost process.
     """
     try:
         yield
@@ -97,11 +97,13 @@ def say(line: str) -> None:
 
 
 def choose_mesh(flag: str, batch_size: int, microbatches: int = 1) -> jax.sharding.Mesh | None:
-    """The devices to train on: "auto" is as many as divide each part of the batch; None for one.
+    """The devices to train on; None if there is only one device.
+
+    "auto" takes as many devices as possible whose number divides each microbatch.
 
     Raises:
-      ValueError: the flag is neither "auto" nor a number of devices that there are and that
-        divides each part of the batch, or a process would have none of them.
+      ValueError: the flag is neither "auto" nor a number; there are fewer devices; their number
+        does not divide each microbatch; or a process would have no device.
     """
     devices = len(jax.devices())
     part = batch_size // microbatches

@@ -1,4 +1,4 @@
-"""What a step costs: its floating-point operations, a trace, and the time of each of its parts."""
+"""The cost of a training step: its floating-point operations, a trace, and each part's time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe
 
-# Dense bfloat16 operations per second, from the vendors' data sheets, by part of `device_kind`; the
-# first that fits counts. A CPU's peak is not known.
+# Dense bfloat16 operations per second, from the vendors' data sheets, by part of `device_kind`. The
+# first match counts. A CPU's peak is not known.
 _PEAKS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -38,8 +38,8 @@ TRACED_STEPS = 5
 def flops_per_step(recipe: Recipe, state: steps.TrainState, part: batches.Steps) -> float | None:
     """Floating-point operations of one training step, by XLA's cost analysis; None if unknown.
 
-    They are those of the program before XLA optimises it. What repeats inside a step, such as the
-    tiles of pairs of a large batch, is counted once; so a batch in parts is unknown.
+    The count is of the program before XLA optimises it. A loop inside a step, such as the loop over
+    tiles of pairs of a large batch, is counted once. A batch in microbatches gives None.
     """
     if recipe.microbatches > 1:
         return None
@@ -51,11 +51,11 @@ def flops_per_step(recipe: Recipe, state: steps.TrainState, part: batches.Steps)
 def report(
     recipe: Recipe, state: steps.TrainState, part: batches.Steps, folder: Path | None
 ) -> tuple[float | None, list[str]]:
-    """What a step costs: `flops_per_step`, and in words, with a trace's times if it has a folder.
+    """A step's cost as `flops_per_step`, and as lines of text, with times if a trace is written.
 
     Args:
       recipe, state, part: as in `write_trace`.
-      folder: where the trace is written; None for no trace.
+      folder: where to write the trace; None for no trace.
     """
     flops, lines = flops_per_step(recipe, state, part), []
     if flops:
@@ -75,13 +75,13 @@ def speed(flops_per_second: float, devices: int = 1) -> str:
 
 
 def peak() -> float | None:
-    """Dense bfloat16 operations per second of one of the devices, where it is known."""
+    """Peak dense bfloat16 operations per second of one device; None if unknown."""
     kind = jax.devices()[0].device_kind
     return next((peak for name, peak in _PEAKS.items() if name in kind), None)
 
 
 class Time(NamedTuple):
-    """Milliseconds of a part of a step, summed over threads: its forward and its backward pass."""
+    """Milliseconds of a part of a step, forward and backward, summed over threads."""
 
     forward: float
     backward: float
@@ -93,19 +93,19 @@ def write_trace(
     """Traces a few steps with `jax.profiler`, on a copy of the state, which is then dropped.
 
     Args:
-      recipe: what is trained.
-      state: to begin from; it is left as it is.
-      part: the steps to take, at most `TRACED_STEPS` of them.
+      recipe: the recipe to train.
+      state: the state to begin from; it is left unchanged.
+      part: the steps to take; at most `TRACED_STEPS` of them are taken.
       folder: where the trace is written, for XProf (TensorBoard) or Perfetto.
 
     Returns:
-      The time that each part of a step takes, the longest first.
+      The time of each part of a step, longest first.
     """
     state = jax.tree.map(jnp.copy, state)
-    # Of a resident set, the part is any steps of the epoch.
+    # For a resident set, the part may be any steps of the epoch.
     size = part.count if part.order is None else len(part.order) // recipe.batch_size
     few = part._replace(count=min(TRACED_STEPS, size - part.start))
-    # Compiles, and touches the memory that it works in for the first time.
+    # This compiles, and touches the working memory for the first time.
     state = steps.train_steps(recipe, state, *few)
     jax.block_until_ready(state)
     known = origins(steps.train_steps.lower(recipe, state, *few).compile().as_text())
@@ -121,16 +121,16 @@ def by_part(events: Iterable[tuple[str, float]], origins: Mapping[str, str]) -> 
 
     Args:
       events: names of instructions, each with the milliseconds of one execution.
-      origins: by name of an instruction, the path of calls that it comes from; some have none.
+      origins: the path of calls that each instruction comes from, by its name; some have none.
 
     Returns:
-      By part, the longest first.
+      The time of each part, longest first.
     """
     times = defaultdict(lambda: [0.0, 0.0])
     for name, milliseconds in events:
         path = origins.get(name, "")
         if path == _STEPS or _INNER_LOOP in path.removeprefix(_BODY):
-            continue  # Around the steps; or counted already with a loop within a step.
+            continue  # It is around the steps, or already counted with its loop.
         times[_part(path)]["transpose(" in path] += milliseconds
     longest = sorted(times.items(), key=lambda item: -sum(item[1]))
     return {name: Time(*time) for name, time in longest}
@@ -146,12 +146,12 @@ def table(times: Mapping[str, Time]) -> str:
     return "\n".join(lines)
 
 
-# The loop over steps, and all that is outside of it; what is in its body; a loop in there.
+# Paths of the loop over steps with all outside of it, of its body, and of a loop in that body.
 _STEPS = f"jit({steps.train_steps.__name__})/while"
 _BODY = f"{_STEPS}/body/"
 _INNER_LOOP = "/while/"
 
-# Parts of a step, by what the path of their instructions holds; the first that fits counts.
+# Parts of a step, by a pattern in the path of their instructions; the first match counts.
 _PARTS = (
     (r"/(encoder|decoder)_stack/(\w+_\d+)/", r"\1 \2"),
     (r"/(encoder|decoder)_stack/", r"\1, between layers"),
@@ -172,7 +172,7 @@ def _part(path: str) -> str:
 
 
 def origins(hlo: str) -> dict[str, str]:
-    """By name of an instruction of a compiled recipe, the path of calls that it comes from."""
+    """The path of calls that each instruction of a compiled recipe comes from, by its name."""
     body, _, entry = hlo.partition("\nENTRY ")
     instruction = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = (?:.*op_name="([^"]*)")?', re.MULTILINE)
     paths = {found[1]: found[2] or "" for found in instruction.finditer(body)}
@@ -180,7 +180,7 @@ def origins(hlo: str) -> dict[str, str]:
 
 
 def executed(trace: Path) -> Iterable[tuple[str, float]]:
-    """The instructions that a trace saw executed, and the milliseconds of each."""
+    """The instructions executed during a trace, with the milliseconds of each."""
     for plane in jax.profiler.ProfileData.from_file(str(trace)).planes:
         for line in plane.lines:
             for event in line.events:

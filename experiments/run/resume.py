@@ -1,4 +1,4 @@
-"""A run's checkpoints: what they say besides the state, when they go, and how a run resumes."""
+"""A run's checkpoints: how they are described, saved, deleted and resumed from."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def resume(
     state: TrainState,
     about: Mapping[str, Any],
 ) -> tuple[TrainState, list[dict]]:
-    """The newest good checkpoint's state and rows of metrics; those of a start if there is none.
+    """The state and rows of metrics of the newest intact checkpoint, or else of a new run.
 
-    Damaged ones that are newer are renamed, with a line that says so.
+    Newer checkpoints that are damaged are renamed, and a line says so.
 
     Args:
       saved: the run's checkpoints.
-      config: of the run.
-      state: of a start.
-      about: the data, as `describe` gives it.
+      config: the run's config.
+      state: the state of a new run.
+      about: a description of the data, from `describe`.
 
     Raises:
-      ValueError: it was trained on another number of examples, or on other images of another
-        folder; or as `checkpoints.restore`.
+      ValueError: the run was trained on another number of examples, or on other images from another
+        folder; or as in `checkpoints.restore`.
     """
     if not saved.all_steps():
         return state, []
@@ -79,14 +79,14 @@ def save(
     rows: list[dict],
     about: Mapping[str, Any],
 ) -> None:
-    """Begins to save a checkpoint, unless this step's is there.
+    """Begins to save a checkpoint, unless this step already has one.
 
     Args:
       saved: the run's checkpoints.
-      config: of the run.
-      state: of the training.
-      rows: of the metrics until now.
-      about: the data, as `describe` gives it.
+      config: the run's config.
+      state: the state to save.
+      rows: the rows of metrics so far.
+      about: a description of the data, from `describe`.
     """
     step = int(state.step)
     if step not in saved.all_steps():
@@ -96,7 +96,7 @@ def save(
 
 
 def describe(data: setup.Data) -> dict[str, dict[str, Any]]:
-    """What a checkpoint says of the data: how many examples there are, and which."""
+    """Describes the data for a checkpoint: the number of examples, and their checksums."""
     train, test = data.train, data.test.examples
     return {
         "examples": {"train": len(train), "test": len(test)},
@@ -105,7 +105,7 @@ def describe(data: setup.Data) -> dict[str, dict[str, Any]]:
 
 
 def prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
-    """Waits for the last save, and deletes the checkpoints that are then no longer kept."""
+    """Waits for the last save, then deletes the checkpoints that are not to be kept."""
     losses = {
         row["step"]: row["loss"]
         for row in files.finite(rows)
@@ -116,5 +116,5 @@ def prune(saved: ocp.CheckpointManager, rows: list[dict], keep: int) -> None:
 
 
 def epochs_done(rows: list[dict]) -> int:
-    """The number of whole epochs that metrics are of."""
+    """The number of whole epochs that the rows of metrics cover."""
     return rows[-1]["epoch"] if rows else 0

@@ -1,4 +1,4 @@
-"""What a run is made of: its data and its recipe."""
+"""Builds the parts of a run: its data and its recipe."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def define_data_dir() -> None:
 
 
 def define_preparing() -> None:
-    """Defines the flags of how a data set is prepared; --source is one of `Config`'s."""
+    """Defines the flags for preparing a data set, except --source, which is a field of `Config`."""
     flags.DEFINE_string(
         "manual_dir", None, "files downloaded by hand (default: downloads/manual in data_dir)"
     )
@@ -51,23 +51,23 @@ def define_preparing() -> None:
 
 
 def preparing_from_flags() -> dict[str, Any]:
-    """The flags of how a data set is prepared, as far as they are given."""
+    """The flags for preparing a data set that are given, by name."""
     names = ("manual_dir", "source", "skip_damaged")
     given = {name: flags.FLAGS[name].value for name in names if name in flags.FLAGS}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def prepare(config: configs.Config, data_dir: str | None, **preparing: Any) -> Any:
-    """Prepares a run's data set if need be; gives its tfds builder.
+    """Prepares a run's data set if need be, and returns its tfds builder.
 
     Args:
-      config: of the run.
-      data_dir: where prepared data sets are kept.
-      **preparing: how it is prepared: of `preparing_from_flags`.
+      config: the run's config.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      **preparing: how to prepare the data set, from `preparing_from_flags`.
 
     Raises:
-      ValueError: its files are not what they should be.
-      OSError: they cannot be had, or the folder cannot be written.
+      ValueError: the data set's files are not what they should be.
+      OSError: the files cannot be obtained, or the folder cannot be written.
     """
     settings = {name: getattr(config, name) for name in DATASETS[config.dataset].settings}
     return pipeline.prepare(config.dataset, data_dir, **{**settings, **preparing})
@@ -77,9 +77,8 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
     """Prepares the data set if need be, and opens it.
 
     Args:
-      config: of the run.
-      data_dir: where prepared data sets are kept.
-      **preparing: as in `prepare`.
+      config: the run's config.
+      data_dir, **preparing: as in `prepare`.
 
     Raises:
       ValueError: there are fewer training examples than asked for, or than a batch; or too few
@@ -105,28 +104,28 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
 
 
 def load_train(config: configs.Config, data_dir: str | None, **preparing: Any) -> np.ndarray:
-    """The training examples alone, all of the split; raises as `prepare`."""
+    """All training examples of the split, without the test set; raises as in `prepare`."""
     feature = DATASETS[config.dataset].feature
     builder = prepare(config, data_dir, **preparing)
     return pipeline.load_arrays(builder, config.split, [feature])[feature]
 
 
 def classifier_path(dataset: str, data_dir: str | None) -> Path | None:
-    """Where the classifier of a data set is kept, beside it; None for a set without labels."""
+    """The path of a data set's classifier, beside the data set; None for a set without labels."""
     if "label" not in DATASETS[dataset].factors:
         return None
     return Path(pipeline.make_builder(dataset, data_dir).data_path).parent / "classifier.npz"
 
 
 def load_test(config: configs.Config, data_dir: str | None, **preparing: Any) -> TestSet:
-    """The test set alone, as `load_data` opens it; raises as `prepare`."""
+    """The test set alone, as `load_data` opens it; raises as in `prepare`."""
     return _load_test(prepare(config, data_dir, **preparing), DATASETS[config.dataset])
 
 
 def test_checksum(config: configs.Config, data_dir: str | None, **preparing: Any) -> str | None:
-    """The SHA-256 of the test examples as stored; raises as `prepare`.
+    """The SHA-256 of the test examples as stored; raises as in `prepare`.
 
-    None where the data set is not prepared, and nothing says where it is or should be.
+    None if the data set is not prepared, and the arguments do not say where it is or should be.
     """
     settings = DATASETS[config.dataset].settings
     if data_dir is None and not preparing:
@@ -146,7 +145,7 @@ def make_recipe(
 ) -> Recipe:
     """The static half of a run: model, method, optimiser, preprocessing, batch and devices.
 
-    Without the augmentation of training examples, which `augmented` adds.
+    The recipe does not augment training examples; `augmented` adds this.
     """
     model, likelihood = make_model(config)
     steps_per_epoch = train_size // config.batch_size
@@ -185,12 +184,12 @@ def optimizer(config: configs.Config, steps_per_epoch: int) -> optax.GradientTra
 
 
 def steps_of(epochs: int, steps_per_epoch: int) -> int:
-    """How many steps so many epochs are; at most what a step counter holds."""
+    """The number of steps in so many epochs, at most the largest that a step counter holds."""
     return min(epochs * steps_per_epoch, 2**31 - 1)
 
 
 def augmented(config: configs.Config, recipe: Recipe) -> Recipe:
-    """The recipe that trains: what `make_recipe` gives, which evaluates, and augmentation."""
+    """The recipe for training: the recipe of `make_recipe`, with augmentation if the run has it."""
     if not config.flip:
         return recipe
     return recipe._replace(preprocess=with_flip(recipe.preprocess))
@@ -203,5 +202,5 @@ def error_unit(of: Iterable[configs.Config]) -> str:
 
 
 def default_workdir(config: configs.Config) -> Path:
-    """`runs/<dataset>-<method>-seed<seed>`."""
+    """The default run folder, `runs/<dataset>-<method>-seed<seed>`."""
     return Path("runs") / f"{config.dataset}-{config.method}-seed{config.seed}"

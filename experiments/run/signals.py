@@ -1,6 +1,7 @@
-"""Being asked to stop: SIGTERM and SIGINT let a run save before it ends.
+"""Stopping on request: SIGTERM and SIGINT let a run save before it ends.
 
-The first signal asks; a second one ends the process at once, whatever it is busy with.
+The first signal asks the run to stop. A second signal ends the process at once, whatever it is
+doing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-# EX_TEMPFAIL of sysexits.h: the same command, later, goes on.
+# EX_TEMPFAIL of sysexits.h: the same command, later, continues the run.
 EXIT_CODE = 75
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,19 +28,19 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def listen() -> Iterator[Callable[[], bool]]:
-    """While this is open, SIGTERM and SIGINT ask to stop, and do no more.
+    """While this is open, a first SIGTERM or SIGINT only asks the run to stop.
 
-    Outside the main thread, where Python takes no signals, nothing ever asks.
+    Outside the main thread, where Python takes no signals, the run is never asked to stop.
 
     Yields:
-      A function that says whether to stop. If several processes train together, all of them call
-      it, and it says the same to all.
+      A function that returns whether to stop. If several processes train together, all of them must
+      call it, and all get the same answer.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    # A thread is told of signals at once; a Python handler only once a call of XLA's has returned.
+    # A thread learns of signals at once; a Python handler must wait for a call of XLA to return.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     thread = threading.Thread(target=_watch, args=(reader, asked), daemon=True)
@@ -61,7 +62,7 @@ def _watch(reader: socket.socket, asked: threading.Event) -> None:
     while number := reader.recv(1):
         if number[0] in SIGNALS:
             if asked.is_set():
-                os._exit(128 + number[0])  # As shells call what a signal ended.
+                os._exit(128 + number[0])  # The exit code that shells use for a signal.
             asked.set()
 
 

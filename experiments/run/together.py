@@ -20,13 +20,14 @@ Planned = tuple[configs.Config, Path]
 
 
 def groups(planned: Sequence[Planned], most: int) -> list[list[int]]:
-    """The places of the runs that can be trained together, each in one group; the first one first.
+    """Groups the runs that can be trained together; a group lists places in `planned`.
 
-    They differ in the seed and in real numbers of the method's loss, and stand at the same step.
+    The runs of a group differ only in the seed and in real numbers of the method's loss, and are at
+    the same step. Every run is in one group. The groups are sorted by their first run.
 
     Args:
       planned: each run's config and folder.
-      most: how many train together.
+      most: the largest number of runs in a group.
     """
     found: dict[Any, list[int]] = {}
     for place, (config, workdir) in enumerate(planned):
@@ -38,7 +39,7 @@ def groups(planned: Sequence[Planned], most: int) -> list[list[int]]:
 
 
 def swept(config: configs.Config) -> dict[str, float]:
-    """The values in which a run may differ from those that it is trained with."""
+    """The settings in which a run may differ from the runs that it is trained with."""
     values = {name: getattr(config, name) for name in methods.numbers_of(config.method)}
     return {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
 
@@ -51,19 +52,20 @@ def _newest(workdir: Path) -> int:
 def train(
     planned: Sequence[Planned], data_dir: str | None = None, **preparing: Any
 ) -> dict[Path, str]:
-    """Trains runs of one group to their end, as `loop.train` does each of them.
+    """Trains the runs of one group to their end, as `loop.train` trains each run.
 
     Args:
-      planned: each run's config and folder; one of `groups`.
-      data_dir: prepared data sets; by default tfds's own.
-      **preparing: how the data set is prepared, if it is not yet; as in `setup.prepare`.
+      planned: each run's config and folder, for one group of `groups`.
+      data_dir: where prepared data sets are kept; None for tfds's default.
+      **preparing: how to prepare the data set, if it is not prepared yet; as in `setup.prepare`.
 
     Returns:
-      Why a run ended at a non-finite step, by folder; what was before it is saved.
+      The message of each run that ended at a non-finite step, by folder. Such a run is saved as it
+      was before the step.
 
     Raises:
-      ValueError, OSError, signals.Stopped: as `loop.train`; or the training examples are too many
-        to be held on the device.
+      ValueError, OSError, signals.Stopped: as in `loop.train`; or the device cannot hold all the
+        training examples.
     """
     with contextlib.ExitStack() as stack:
         runs, data = [], setup.load_data(planned[0][0], data_dir, **preparing)
@@ -93,7 +95,7 @@ def _train(
     stack: contextlib.ExitStack,
     asked_to_stop: Callable[[], bool],
 ) -> dict[Path, str]:
-    """Trains the runs from where their folders stand, and draws their figures."""
+    """Trains the runs from their last checkpoints, and draws their figures."""
     first = runs[0]
     config, data = first.config, first.data
     about = {**resume.describe(data), "together": len(runs)}
@@ -158,7 +160,7 @@ def _train(
 
 
 def _differing(runs: Sequence[loop.Run]) -> list[dict[str, float]]:
-    """Of each run, its values of the settings that are not the same for all."""
+    """Each run's values of the settings that are not the same for all runs."""
     values = [swept(run.config) for run in runs]
     names = [name for name in values[0] if len({of_run[name] for of_run in values}) > 1]
     return [{name: of_run[name] for name in names} for of_run in values]

@@ -55,7 +55,7 @@ def test_points_are_in_order_and_hold_every_seed():
     assert found["wae_mmd"][0].mean("elbo") != found["wae_mmd"][0].mean("elbo")  # nan
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_frontier_from_its_flags_and_again(data_dir, tmp_path):
     arguments = [
         f"--data_dir={data_dir}",

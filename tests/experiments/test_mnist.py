@@ -7,7 +7,7 @@ from tests.helpers import skip_without_ott
 from tests.helpers.forks import call
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_figure_one_gains_the_rivals(real_data, tmp_path):
     skip_without_ott()
     short = ("--epochs=1", "--train_examples=2000", "--seeds=0")

@@ -38,7 +38,7 @@ def test_a_number_that_one_run_lacks_is_no_ones_loss(tmp_path, monkeypatch):
     assert found == {"mmd": [1.0, 2.0], "mig": [None, 0.5], "mmd_stderr": [None, 0.1]}
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
     variants = {"WiSE-ALE": {"method": "wiseale"}, "AE": {"method": "ae"}}
     given = {"epochs": 1, "batch_size": 64, "train_examples": None}

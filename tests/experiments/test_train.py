@@ -309,7 +309,7 @@ def test_a_finished_run_whose_checkpoints_are_gone(finished, tmp_path, data_dir,
     assert rows_of(workdir) == rows_of(finished)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_methods_own_parameters_go_on_and_are_loaded(tmp_path, data_dir):
     given = {**GIVEN, "method": "wae_gan", "encoder": "deterministic", "discriminator_width": 8}
     for name, ends in (("whole", [2]), ("halves", [1, 2])):

@@ -1,20 +1,20 @@
-"""The methods, by name: what each minimises, and the parameters of its own that it trains.
+"""The methods by name, each with its loss and its own trained parameters.
 
 A method's loss is a pure function `loss(outputs, x, key, *, likelihood, ...)` that returns
 `(loss, metrics)`; `terms` says which metrics. To add a method, write the function and add its line
-to `METHODS`. Its keyword arguments are its settings, but for these, which training passes to the
-losses that name them:
+to `METHODS`. The function's keyword arguments are the method's settings, except for `likelihood`
+and the following arguments. Training passes these to every loss that names them:
 
-* `own`: the method's own parameters, which its `init` has made.
+* `own`: the method's own parameters, made by its `init`.
 * `encode` and `decode`: the network's functions, of x and of z.
 * `decoder`: the decoder's parameters.
-* `prior`: what z is compared with where the method has no prior of its own.
-* `warmup`: what the prior's term is multiplied by; training may let it grow from 0 to 1.
+* `prior`: the prior that z is compared with, for methods without their own prior.
+* `warmup`: a factor of the prior's term; training may let it grow from 0 to 1.
 * `dataset_size`: the number of training examples.
-* `memory`: posteriors of earlier batches, where a run keeps them. The loss leaves the new memory
+* `memory`: posteriors of earlier batches, where a run keeps them. The loss puts the new memory
   among the metrics.
 
-Two players are one loss: each of its terms stops the gradient where it is not its own.
+A method with two players has one loss: each player's term stops the other player's gradient.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ _NO_SETTINGS = (*passed.NAMES, "likelihood")
 
 @dataclass(frozen=True)
 class Method:
-    """What is minimised. Hashable, and a function; `bind` gives one whose settings are bound.
+    """A method: its loss, and its requirements. Hashable and callable; `bind` binds its settings.
 
     Attributes:
       loss: `(outputs, x, key, *, likelihood, ...) -> (loss, metrics)`.
-      init: `(key, model, x) -> own`, a pytree of parameters of the method's own: they are trained
-        with the network's, as `params["method"]`. x has up to 1,000 training examples. None if it
-        has none.
-      prior: its own p(z): a function of what it names of the above, and of `likelihood`, that gives
-        one of `priors`; None for that of the encoder.
-      clusters: `(own, mean, x) -> [batch, K]`, the probability of each cluster; None if there are
-        none.
-      needs_density: it cannot take a deterministic encoder, which has no density q(z|x).
-      needs_pairs: it has no loss for a batch of one example.
-      needs_likelihood: its loss depends on the noise of p(x|z), which it can learn.
-      encoder: the encoder that it has where none is asked for.
-      two_players: its own parameters have an optimiser of their own, as those of a discriminator.
-      memory: it can use posteriors of earlier batches.
-      sweep: the setting that weighs the prior against reconstruction, and five values or more of it
-        from weak to strong, for batches of 64; None if it has none.
+      init: `(key, model, x) -> own`, a pytree of the method's own parameters. They are trained with
+        the network's parameters, as `params["method"]`. x has up to 1,000 training examples. None
+        if the method has no parameters of its own.
+      prior: a function that returns the method's own p(z), a `priors.Prior`. It may name
+        `likelihood` and the arguments of `passed.at`. None for the encoder's default prior.
+      clusters: `(own, mean, x) -> [batch, K]`, the probability of each cluster; None if the method
+        has no clusters.
+      needs_density: the method cannot use an encoder without a density q(z|x).
+      needs_pairs: the method has no loss for a batch of one example.
+      needs_likelihood: the loss depends on the noise of p(x|z), so that the noise can be learned.
+      encoder: the encoder that is used where none is asked for.
+      two_players: the method's own parameters have a separate optimiser, as for a discriminator.
+      memory: the method can use posteriors of earlier batches.
+      sweep: the setting that weighs the prior against reconstruction, and five or more of its
+        values from weak to strong, for batches of 64; None if there is no such setting.
     """
 
     loss: Callable[..., tuple[Array, Metrics]]
@@ -86,27 +86,27 @@ class Method:
         """The loss and the metrics.
 
         Args:
-          outputs: of the model, for the whole batch.
-          x: `[batch, *shape]`, what was encoded.
-          key: for what the loss draws.
-          **passed: of `passed.NAMES`, as far as they are known; those that the loss does not name,
-            and those that are None, are left out.
+          outputs: the model's outputs for the whole batch.
+          x: `[batch, *shape]`, the encoded examples.
+          key: for the loss's random draws.
+          **passed: values for names in `passed.NAMES`. Names that the loss does not have, and
+            values that are None, are left out.
         """
         return self.loss(outputs, x, key, **_named(self.loss, passed))
 
     def prior_of(self, model: Autoencoder, variables: Mapping[str, Any]) -> priors.Prior:
-        """p(z) of a model that is trained by the method.
+        """p(z) of a model that was trained by the method.
 
         Args:
           model: the autoencoder.
-          variables: its parameters, the method's own among them.
+          variables: the model's parameters, including the method's own.
         """
         known = passed.at(model, variables)
         return known["prior"] if self.prior is None else self.prior(**_named(self.prior, known))
 
 
 def _named(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the given a function names, but None."""
+    """The given values that the function has a parameter for, without None."""
     names = inspect.signature(function).parameters
     return {k: v for k, v in given.items() if k in names and v is not None}
 
@@ -165,10 +165,10 @@ METHODS: dict[str, Method] = {
 
 
 def find(name: str) -> Method:
-    """The method of a name.
+    """The method with a given name.
 
     Raises:
-      ValueError: there is none; the message lists the known ones.
+      ValueError: there is no such method; the message lists the known methods.
     """
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
@@ -176,7 +176,7 @@ def find(name: str) -> Method:
 
 
 def settings_of(name: str) -> tuple[str, ...]:
-    """The names of a method's settings, those of its `init` and `clusters` included.
+    """The names of a method's settings, including the settings of its `init` and `clusters`.
 
     Raises:
       ValueError: the method is unknown.
@@ -187,7 +187,11 @@ def settings_of(name: str) -> tuple[str, ...]:
 
 
 def takes_warmup(name: str) -> bool:
-    """Whether a method has a prior whose weight may grow; raises as `find`."""
+    """Whether a method's loss has a prior term whose weight can grow.
+
+    Raises:
+      ValueError: the method is unknown.
+    """
     return "warmup" in inspect.signature(find(name).loss).parameters
 
 
@@ -195,13 +199,12 @@ def bind(name: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Meth
     """A method with all its settings bound.
 
     Args:
-      name: in `METHODS`.
+      name: a name in `METHODS`.
       likelihood: the observation model.
-      settings: values by name; the others keep their defaults.
+      settings: values by name; all other settings keep their defaults.
 
     Raises:
-      ValueError: the method is unknown, or a setting is none of its own; the message lists the
-        known ones, the nearest first.
+      ValueError: the method is unknown, or has no such setting; the message lists the known names.
     """
     known = settings_of(name)
     if unknown := [setting for setting in settings if setting not in known]:
@@ -210,13 +213,15 @@ def bind(name: str, likelihood: Likelihood, settings: Mapping[str, Any]) -> Meth
 
 
 def rebind(method: Method, values: Mapping[str, Any]) -> Method:
-    """A bound method with other values of settings of its loss, which may be traced."""
+    """A bound method with new values for settings of its loss; the values may be traced."""
     return replace(method, loss=functools.partial(method.loss, **values))
 
 
 def numbers_of(name: str) -> tuple[str, ...]:
-    """The settings of a method's loss that are real numbers: several runs of one program may
-    differ in them. Raises as `find`.
+    """The real-valued settings of a method's loss, in which runs of one program may differ.
+
+    Raises:
+      ValueError: the method is unknown.
     """
     loss = find(name).loss
     defaults = inspect.signature(loss).parameters
@@ -224,19 +229,19 @@ def numbers_of(name: str) -> tuple[str, ...]:
 
 
 def check_owner(setting: str, method: str) -> None:
-    """Raises ValueError if a name is a setting of other methods, and not of this one."""
+    """Raises ValueError if a setting belongs to other methods and not to the given method."""
     having = [name for name in METHODS if setting in settings_of(name)]
     if having and method not in having:
         raise ValueError(f"{setting} is for method {', '.join(having)}, and not for {method!r}")
 
 
 def unknown_setting(given: str, known: Iterable[str], of: str) -> str:
-    """The words for a setting that is none, with the nearest known one.
+    """The message for an unknown setting, with the nearest known name.
 
     Args:
-      given: its name.
-      known: the names that there are.
-      of: what has the settings.
+      given: the unknown name.
+      known: the known names.
+      of: the owner of the settings, as the message names it.
     """
     known = sorted(known)
     near = difflib.get_close_matches(given, known, n=1)
@@ -244,7 +249,7 @@ def unknown_setting(given: str, known: Iterable[str], of: str) -> str:
     return f"{of} has no setting {given!r}{hint} (known: {', '.join(known) or 'none'})"
 
 
-@functools.lru_cache  # One method for the same arguments: what is compiled is found again.
+@functools.lru_cache  # The same object for the same arguments, so that compiled code is reused.
 def _bind(method: Method, likelihood: Likelihood, settings: tuple[tuple[str, Any], ...]) -> Method:
     def chosen(function: Callable[..., Any]) -> dict[str, Any]:
         return {name: value for name, value in settings if name in _keywords(function)}

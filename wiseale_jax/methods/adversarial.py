@@ -1,4 +1,4 @@
-"""The Wasserstein auto-encoder with a discriminator: two players in one loss."""
+"""Auto-encoders with a discriminator, WAE-GAN and AAE: two players in one loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wiseale_jax.priors import Prior, StandardNormal
 
 
 class _Discriminator(nn.Module):
-    """The logit that z is a draw of the prior: Tolstikhin et al.'s four hidden layers of ReLU."""
+    """The logit that z is a draw of the prior, by Tolstikhin et al.'s ReLU layers."""
 
     width: int
     depth: int
@@ -41,10 +41,10 @@ def init_discriminator(
 
     Args:
       key: for the parameters.
-      model: whose z it is.
-      x: not needed.
+      model: the model that z belongs to.
+      x: not used.
       discriminator_width: units of a hidden layer; 512 is the authors', for MNIST.
-      discriminator_depth: hidden layers; 4 is the authors'.
+      discriminator_depth: number of hidden layers; 4 is the authors'.
     """
     del x
     discriminator = _Discriminator(discriminator_width, discriminator_depth)
@@ -66,24 +66,24 @@ def wae_gan(
     """Wasserstein auto-encoder with an adversarial penalty (Tolstikhin et al., 2017, Algorithm 1).
 
     The network minimises reconstruction_error - gan_weight * mean log D(z), the non-saturating
-    form; the discriminator D maximises mean log D(prior draws) + mean log(1 - D(z)). Its weight
-    does not matter to Adam, and is 1. `loss` is what the network minimises; `discriminator_loss`,
-    in nats, is log 4 = 1.386 where D cannot tell the two apart.
+    form. The discriminator D maximises mean log D(prior draws) + mean log(1 - D(z)). Its weight
+    does not matter to Adam, and is 1. The metric `loss` is the network's loss. The metric
+    `discriminator_loss`, in nats, is log 4 = 1.386 where D cannot tell codes from prior draws.
 
     Args:
-      outputs, x, key: see `terms`. The encoder may be Gaussian or deterministic.
-      likelihood: whose `error` is the reconstruction error.
+      outputs, x, key: see `terms`. The encoder may be of any kind.
+      likelihood: its `error` is the reconstruction error.
       own: the discriminator's parameters, as `init_discriminator` makes them.
       gan_weight: lambda, for errors summed over the values of an example. The authors' 10 for MNIST
-        multiplies 0.05 times the squared error, and so is 200 here; their 100 for CelebA, on
-        [-1, 1], is 500 on [0, 1].
-      log_prior_trick: whether D's logit is a network plus log p(z), so that the network has only
-        -log q(z) to learn; the authors' code has it for CelebA. For N(0, I) alone.
+        goes with 0.05 times the squared error, and so corresponds to 200 here; their 100 for
+        CelebA, on [-1, 1], corresponds to 500 on [0, 1].
+      log_prior_trick: whether D's logit is a network plus log p(z), so that the network only has to
+        learn -log q(z); the authors' code does this for CelebA. It is for N(0, I) only.
       prior: passed by training; None for N(0, I).
-      warmup: see `bind`.
+      warmup: see `methods`.
 
     Raises:
-      ValueError: log_prior_trick is for another prior; or as in `terms`.
+      ValueError: log_prior_trick is set with another prior; or shapes do not match, see `terms`.
     """
     _, metrics = evaluate(outputs, x, likelihood)
     fooled, told_apart = _play(own, outputs.z, prior, key, log_prior_trick)
@@ -104,18 +104,18 @@ def aae(
 ) -> tuple[Array, Metrics]:
     """Adversarial auto-encoder (Makhzani et al., 2015): `wae_gan` with squared error.
 
-    Of Bernoulli data, too, the error is that of E[x|z]. The authors take a step for reconstruction
-    and another one for the discriminator and the encoder as its generator, with optimisers that
-    have no common scale; here both are one loss.
+    The error is the squared error of E[x|z], for Bernoulli data too. The authors take one step for
+    reconstruction, and another for the discriminator and for the encoder as its generator, with
+    optimisers whose scales are unrelated. Here one loss does both.
 
     Args:
       outputs, x, key: see `terms`. The authors' encoder is "deterministic".
-      likelihood: whose E[x|z] is compared with x.
+      likelihood: its E[x|z] is compared with x.
       own: the discriminator's parameters, as `init_discriminator` makes them.
-      gan_weight: of -log D(z), beside squared errors summed over the values of an example; as for
-        `wae_gan`, since the authors have two optimisers and no weight.
+      gan_weight: the weight of -log D(z), for squared errors summed over the values of an example.
+        The default is `wae_gan`'s, as the authors have two optimisers and no weight.
       prior: passed by training; None for N(0, I).
-      warmup: see `bind`.
+      warmup: see `methods`.
     """
     _, metrics = evaluate(outputs, x, likelihood)
     fooled, told_apart = _play(own, outputs.z, prior, key)
@@ -126,7 +126,7 @@ def aae(
 def _play(
     own: Any, z: Array, prior: Prior | None, key: PRNGKeyArray, log_prior_trick: bool = False
 ) -> tuple[Array, Array]:
-    """What the encoder minimises, -log D(z), and what the discriminator minimises."""
+    """The encoder's loss, -log D(z), and the discriminator's loss."""
     if log_prior_trick and not isinstance(prior, StandardNormal | None):
         raise ValueError("log_prior_trick is for N(0, I), and not for encoder 'spherical'")
     widths = [layer["bias"].shape[0] for layer in own.values()]
@@ -146,9 +146,9 @@ def _play(
 
 
 def _two_players(loss: Array, told_apart: Array, metrics: Metrics) -> tuple[Array, Metrics]:
-    """The loss of both players in one."""
+    """The losses of both players in one."""
     loss, metrics = with_loss(loss, metrics)
-    # The discriminator's term has a gradient, and no value in the network's loss.
+    # The discriminator's term adds a gradient, but 0 to the loss's value.
     return loss + told_apart - lax.stop_gradient(told_apart), {
         **metrics,
         "discriminator_loss": told_apart,

@@ -1,7 +1,7 @@
 """The Gaussian-mixture VAE of Dilokthanakul et al. (2016): a prior that clusters.
 
-w ~ N(0, I), c uniform over K clusters, z | c, w ~ N(m_c(w), diag v_c(w)), x | z. (The paper calls z
-"x", c "z", and the data "y".)
+The model is w ~ N(0, I), c uniform over K clusters, z | c, w ~ N(m_c(w), diag v_c(w)), and x | z.
+(The paper calls z "x", c "z", and the data "y".)
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from wiseale_jax.priors import Mixture
 
 VERSIONS = ("bayes", "softmax")
 
-# Draws of w that log p(z) is averaged over.
+# How many draws of w p(z) is averaged over.
 _DRAWS = 128
 
 
 class _Recognition(nn.Module):
-    """q(w|x), and the logits of the softmax version's q(c|x): two layers of ReLU on x itself."""
+    """q(w|x), and the logits of the softmax version's q(c|x), by two ReLU layers on x itself."""
 
     units: int
     w_dim: int
@@ -44,7 +44,7 @@ class _Recognition(nn.Module):
 
 
 class _PriorNetwork(nn.Module):
-    """m_c(w) and log v_c(w) of every cluster, `[..., clusters, latent]`: one layer of tanh."""
+    """m_c(w) and log v_c(w) of every cluster, `[..., clusters, latent]`, by one tanh layer."""
 
     units: int
     clusters: int
@@ -71,10 +71,10 @@ def init_gmvae(
 
     Args:
       key: for the parameters.
-      model: whose z it is.
-      x: an example, for its shape.
+      model: the model that z belongs to.
+      x: examples, used only for their shape.
       clusters: K, at least 1.
-      w_dim: dimensions of w; None for those of z. The authors' are 150 beside 200 of z.
+      w_dim: dimensions of w; None for as many as z has. The authors use 150, with 200 for z.
       gmvae_units: units of each hidden layer; 500 is the authors', for MNIST.
     """
     w_dim = w_dim or model.latent_dim
@@ -88,7 +88,7 @@ def init_gmvae(
 
 
 def _modules(own: Any, latent_dim: int) -> tuple[Any, Any]:
-    """The two networks as functions; their sizes are those of the parameters."""
+    """The two networks as functions; their sizes come from the parameters."""
     bias = {name: [layer["bias"].shape[0] for layer in own[name].values()] for name in own}
     units, _, w_dim, _, clusters = bias["recognition"]
     recognition = _Recognition(units, w_dim, clusters)
@@ -115,26 +115,27 @@ def gmvae(
 ) -> tuple[Array, Metrics]:
     """Gaussian-mixture VAE (Dilokthanakul et al., 2016): minus its evidence lower bound, in nats.
 
-    -log p(x|z) + sum_k r_k KL[q(z|x) || N(m_k(w), v_k(w))] + KL[q(w|x) || N(0, I)] + KL[r ||
-    uniform], with w drawn from q(w|x). Metrics of its own are the last three, `conditional_kl`,
-    `w_kl` and `cluster_kl`; `elbo` is minus the sum of all four, without weights and constraints.
+    The loss is -log p(x|z) + sum_k r_k KL[q(z|x) || N(m_k(w), v_k(w))] + KL[q(w|x) || N(0, I)] +
+    KL[r || uniform], with w drawn from q(w|x). The last three terms are the metrics
+    `conditional_kl`, `w_kl` and `cluster_kl`. `elbo` is minus the sum of all four terms, without
+    weights and constraints.
 
     Args:
       outputs, x, key: see `terms`.
       likelihood: the observation model.
       own: passed by training.
-      gmvae_version: "bayes", the final paper's: r = p(c|z, w) by Bayes' rule at the drawn z and w,
-        and the last term is max(free_bits, its batch mean), the minimum-information constraint.
-        "softmax", the first paper's: r = q(c|x) is a head of its own, the last term weighs
+      gmvae_version: "bayes" is the final paper's: r = p(c|z, w) by Bayes' rule at the drawn z and
+        w, and the last term is max(free_bits, its batch mean), the minimum-information constraint.
+        "softmax" is the first paper's: r = q(c|x) is a separate head, the last term has the weight
         cluster_weight, and consistency_weight times the mean entropy of p(c|z, w) is added.
-      w_draws: draws of w for each example; the authors' are 1 and 10.
-      free_bits: lambda, of "bayes", in nats; 0.5 is the authors'.
-      cluster_weight: eta, of "softmax".
-      consistency_weight: alpha, of "softmax"; 0.4 is the authors' for MNIST, and 2 for the spiral.
-      warmup: see `bind`; it multiplies all but the first term.
+      w_draws: draws of w for each example; the authors use 1 and 10.
+      free_bits: lambda in "bayes", in nats; 0.5 is the authors'.
+      cluster_weight: eta in "softmax".
+      consistency_weight: alpha in "softmax"; 0.4 is the authors' for MNIST, and 2 for the spiral.
+      warmup: see `methods`; it multiplies all terms except the first.
 
     Raises:
-      ValueError: gmvae_version is unknown; or as in `terms`.
+      ValueError: gmvae_version is unknown; or shapes do not match, see `terms`.
     """
     if gmvae_version not in VERSIONS:
         raise ValueError(f"unknown gmvae_version {gmvae_version!r}; known: {', '.join(VERSIONS)}")
@@ -164,7 +165,7 @@ def gmvae(
 
 
 def _log_responsibilities(z: Array, mean: Array, logvar: Array) -> Array:
-    """log p(c|z, w), of `[..., batch, clusters, latent]` components."""
+    """log p(c|z, w) for components `[..., batch, clusters, latent]`."""
     squares = jnp.square(z[:, None] - mean) * jnp.exp(-logvar)
     return jax.nn.log_softmax(-0.5 * jnp.sum(squares + logvar, axis=-1), axis=-1)
 
@@ -180,9 +181,9 @@ def assign(own: Any, mean: Array, x: Array, *, gmvae_version: str = "bayes") -> 
 
     Args:
       own: the method's parameters.
-      mean: of q(z|x), `[batch, latent]`.
+      mean: the means of q(z|x), `[batch, latent]`.
       x: the examples, `[batch, *shape]`.
-      gmvae_version: as for `gmvae`.
+      gmvae_version: see `gmvae`.
     """
     recognition, components = _modules(own, mean.shape[1])
     w, _, logits = recognition(x)
@@ -196,7 +197,7 @@ class GaussianMixturePrior(NamedTuple):
 
     Attributes:
       own: the method's parameters.
-      like: `[latent]`, zeros: how many dimensions z has.
+      like: zeros, `[latent]`, whose length is the number of dimensions of z.
     """
 
     own: Any
@@ -209,13 +210,13 @@ class GaussianMixturePrior(NamedTuple):
         return jax.random.normal(key, (size, self.own["prior"]["Dense_0"]["kernel"].shape[0]))
 
     def log_prob(self, z: Float[Array, "size latent"]) -> Float[Array, " size"]:
-        """log of p(z)'s mean over 128 fixed draws of w: too low in expectation, in nats."""
+        """log of p(z)'s mean over 128 fixed draws of w, in nats; too low in expectation."""
         mean, logvar = self._components(self._w(jax.random.key(0), _DRAWS))
         latent = z.shape[1]
         return Mixture(mean.reshape(-1, latent), logvar.reshape(-1, latent)).log_prob(z)
 
     def sample(self, key: PRNGKeyArray, size: int) -> Float[Array, "size latent"]:
-        """`size` independent draws, each with a w and a cluster of its own."""
+        """`size` independent draws, each with its own w and cluster."""
         keys = jax.random.split(key, 3)
         mean, logvar = self._components(self._w(keys[0], size))
         chosen = jax.random.randint(keys[1], (size,), 0, mean.shape[1])
@@ -229,6 +230,6 @@ def gmvae_prior(own: Any, prior: Any) -> GaussianMixturePrior:
 
     Args:
       own: the method's parameters.
-      prior: what z would have else, for its dimensions.
+      prior: the encoder's default prior, used only for its number of dimensions.
     """
     return GaussianMixturePrior(own, jnp.zeros(prior.latent_dim))

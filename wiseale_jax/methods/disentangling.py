@@ -1,4 +1,4 @@
-"""VAEs with one term more, about the aggregate posterior: beta-TCVAE, DIP-VAE and InfoVAE."""
+"""VAEs with an extra term for the aggregate posterior: beta-TCVAE, DIP-VAE and InfoVAE."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wiseale_jax.priors import StandardNormal
 
 TC_ESTIMATORS = ("mws", "mss")
 DIP_VERSIONS = ("i", "ii")
-# lambda_d of lambda_od, by version: Kumar et al., Section 5.
+# lambda_d / lambda_od by version, from Kumar et al., Section 5.
 _DIAGONAL = {"i": 10.0, "ii": 1.0}
 
 
@@ -38,25 +38,25 @@ def beta_tcvae(
     dataset_size: int | None = None,
     warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
-    """beta-TCVAE (Chen et al., NeurIPS 2018): the total correlation of z weighs `tc_weight`.
+    """beta-TCVAE (Chen et al., NeurIPS 2018): the total correlation TC of z has its own weight.
 
-    -log p(x|z) + I(x; z) + tc_weight TC + sum_k KL[q(z_k) || p(z_k)], in nats, with the sampled z.
-    The three terms add up to log q(z|x) - log p(z), and are metrics: `index_code_information`,
-    `total_correlation` and `dimension_kl`.
+    The loss is -log p(x|z) + I(x; z) + tc_weight TC + sum_k KL[q(z_k) || p(z_k)], in nats, with the
+    sampled z. The last three terms are the metrics `index_code_information`, `total_correlation`
+    and `dimension_kl`. Unweighted, they add up to log q(z|x) - log p(z).
 
     Args:
       outputs, x, key: see `terms`.
       likelihood: the observation model.
       tc_weight: beta; 6 is the authors' for dSprites.
-      tc_estimator: of the aggregate's density. "mws", minibatch weighted sampling, divides the
-        batch's sum by N M: it has the gradient of the batch's own mixture. "mss", stratified
-        sampling, is unbiased for the density; the weights are those of the paper's Eq. S6, which
-        its code has in the wrong places.
+      tc_estimator: the estimator of the aggregate's density. "mws", minibatch weighted sampling,
+        divides the batch's sum by N M, and has the gradient of the batch's own mixture. "mss",
+        minibatch stratified sampling, is unbiased for the density. Its weights follow the paper's
+        Eq. S6; the authors' code puts them in the wrong places.
       dataset_size: N, passed by training; None for the batch's own size.
-      warmup: see `bind`.
+      warmup: see `methods`.
 
     Raises:
-      ValueError: tc_estimator is unknown; or as in `terms`.
+      ValueError: tc_estimator is unknown; or shapes do not match, see `terms`.
     """
     del key
     negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)
@@ -84,9 +84,9 @@ def aggregate_log_densities(
     """log q(z_i|x_i), and estimates of log q(z_i) and of sum_k log q(z_ik), each in nats.
 
     Args:
-      z: a draw of each posterior.
+      z: one draw of each posterior.
       mean, logvar: the posteriors.
-      dataset_size: N, at least the batch.
+      dataset_size: N, at least the batch size.
       estimator: "mws" or "mss", see `beta_tcvae`.
 
     Raises:
@@ -109,7 +109,8 @@ def aggregate_log_densities(
 def stratified_log_weights(batch: int, dataset_size: int) -> Float[Array, "batch batch"]:
     """log of minibatch stratified sampling's weights; each row's weights sum to 1.
 
-    The own posterior weighs 1/N, one of the M = batch - 1 others (N - M)/(N M), and each other 1/M.
+    A row's own posterior weighs 1/N. One of the M = batch - 1 others weighs (N - M)/(N M), and all
+    the rest weigh 1/M each.
     """
     if batch == 1:
         return jnp.zeros((1, 1))
@@ -134,20 +135,21 @@ def info_vae(
 ) -> tuple[Array, Metrics]:
     """InfoVAE (Zhao, Song and Ermon, AAAI 2019), Eq. 6, with an MMD for the aggregate.
 
-    -log p(x|z) + (1 - alpha) mean KL[q(z|x) || p(z)] + (alpha + lambda - 1) MMD[q(z) || p(z)], in
-    nats. alpha 0 and lambda 1 is AEVB; alpha 1 and lambda 1 has the MMD alone, and is MMD-VAE. The
-    metric `mmd` is that of the sampled z.
+    The loss is -log p(x|z) + (1 - alpha) mean KL[q(z|x) || p(z)] + (alpha + lambda - 1) MMD[q(z) ||
+    p(z)], in nats. alpha 0 and lambda 1 is AEVB. alpha 1 and lambda 1 has only the MMD, and is
+    MMD-VAE. The metric `mmd` is the MMD of the sampled z.
 
     Args:
       outputs, x, key: see `terms`.
       likelihood: the observation model.
-      info_alpha: of the mutual information, at most 1 for a bound.
-      info_lambda: of the aggregate. 1,000 with alpha 0 goes with a negative log-likelihood summed
-        over MNIST's pixels.
-      warmup: see `bind`.
+      info_alpha: alpha, the weight of the mutual information, at most 1 for a bound.
+      info_lambda: lambda, the weight of the aggregate's divergence. 1,000 with alpha 0 is for a
+        negative log-likelihood summed over MNIST's pixels.
+      warmup: see `methods`.
 
     Raises:
-      ValueError: alpha + lambda is less than 1: the MMD would be maximised; or as in `terms`.
+      ValueError: alpha + lambda is less than 1, so that the MMD would be maximised; or shapes do
+        not match, see `terms`.
     """
     weight = info_alpha + info_lambda - 1
     if not isinstance(weight, jax.core.Tracer) and weight < 0:
@@ -173,20 +175,20 @@ def dip_vae(
 ) -> tuple[Array, Metrics]:
     """DIP-VAE (Kumar, Sattigeri and Balakrishnan, ICLR 2018), Eq. 6 and 7.
 
-    -log p(x|z) + mean KL[q(z|x) || p(z)] + lambda_od sum_{i != j} C_ij^2 + lambda_d sum_i (C_ii -
-    1)^2, in nats, with a covariance C over the batch.
+    The loss is -log p(x|z) + mean KL[q(z|x) || p(z)] + lambda_od sum_{i != j} C_ij^2 + lambda_d
+    sum_i (C_ii - 1)^2, in nats, with a covariance C over the batch.
 
     Args:
       outputs, x, key: see `terms`.
       likelihood: the observation model.
       dip_weight: lambda_od.
       dip_version: "i": C is the covariance of the posteriors' means, and lambda_d is 10 lambda_od;
-        "ii": C is that of z, which adds the mean variance, and lambda_d is lambda_od. Both ratios
-        are the authors'.
-      warmup: see `bind`.
+        "ii": C is the covariance of z, which adds the posteriors' mean variances, and lambda_d is
+        lambda_od. Both ratios are the authors'.
+      warmup: see `methods`.
 
     Raises:
-      ValueError: dip_version is unknown; or as in `terms`.
+      ValueError: dip_version is unknown; or shapes do not match, see `terms`.
     """
     del key
     if dip_version not in DIP_VERSIONS:

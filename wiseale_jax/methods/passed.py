@@ -1,4 +1,4 @@
-"""What training passes to the functions of a method that name it."""
+"""The arguments that training passes to a method's functions, where they name them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NAMES = ("own", "encode", "decode", "decoder", "prior", "warmup", "memory", "dat
 
 
 def at(model: Autoencoder, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """What there is to pass of a model.
+    """The arguments that come from the model.
 
     Args:
       model: the autoencoder.
-      variables: its parameters, a method's own among them, and its running statistics.
+      variables: the model's parameters, including a method's own, and its running statistics.
 
     Returns:
-      `own`, `encode`, `decode`, `decoder` and `prior`, by name. The functions take batch
+      `own`, `encode`, `decode`, `decoder` and `prior`, by name. The functions use batch
       normalisation's running statistics.
     """
     params = network_parameters(variables["params"])

@@ -1,4 +1,4 @@
-"""Deterministic auto-encoders that are regularised, in place of a prior: RAE."""
+"""RAE: deterministic auto-encoders with a regulariser instead of a prior."""
 
 from __future__ import annotations
 
@@ -31,25 +31,28 @@ def rae(
 ) -> tuple[Array, Metrics]:
     """Regularised auto-encoder (Ghosh et al., ICLR 2020), whose codes get a density afterwards.
 
-    reconstruction_error + rae_weight * |z|^2 / 2 + regularizer_weight * R, means over the batch.
-    Draw samples from a density that is fitted to its codes: `sample(sampler="mixture")`.
+    The loss is reconstruction_error + rae_weight * |z|^2 / 2 + regularizer_weight * R, with means
+    over the batch. To draw samples, fit a density to the codes with `fit_samplers`, and use
+    `sample(sampler="mixture")`.
 
     Args:
       outputs, x, key: see `terms`. The authors' encoder is "deterministic".
-      likelihood: whose `error` is the reconstruction error.
-      rae_weight: beta. The authors' code averages squared errors over P values of an example, and
-        z^2 over d dimensions: its weight w is 2 w P / d here. 0.0128 is their 1e-4 for MNIST (32 x
-        32 pixels, 16 dimensions) with R.
-      regularizer: R. "l2" is the sum of squares of the decoder's parameters; "gradient_penalty" is
-        |dx/dz|^2, the decoder's squared Frobenius norm at z, by a random projection that has it for
-        its mean; "none" is no R, and only |z|^2.
-      regularizer_weight: lambda. Theirs for MNIST, times P = 1,024: a decay of 1e-7, half of whose
-        square is 5e-5 here, and about 5e-5 for the gradient penalty.
-      decode, decoder: passed by training: the decoder's function and its parameters.
-      warmup: see `bind`.
+      likelihood: its `error` is the reconstruction error.
+      rae_weight: beta. The authors' code averages squared errors over the P values of an example,
+        and z^2 over d dimensions, so their weight w corresponds to 2 w P / d here. 0.0128 is their
+        1e-4 for MNIST (32 x 32 pixels, 16 dimensions) with R.
+      regularizer: R. "l2" is the sum of squares of the decoder's parameters. "gradient_penalty" is
+        |dx/dz|^2, the squared Frobenius norm of the decoder's Jacobian at z, estimated without bias
+        by a random projection. "none" has no R, only |z|^2.
+      regularizer_weight: lambda. The authors' values for MNIST are multiplied by P = 1,024: their
+        weight decay of 1e-7 multiplies half the square, and so corresponds to 5e-5 here; their
+        gradient penalty's weight corresponds to about 5e-5, too.
+      decode, decoder: the decoder's function and its parameters, passed by training.
+      warmup: see `methods`.
 
     Raises:
-      ValueError: regularizer is unknown, or needs what training did not pass.
+      ValueError: regularizer is unknown, or needs an argument that was not passed; or shapes do not
+        match, see `terms`.
     """
     if regularizer not in REGULARIZERS:
         raise ValueError(f"unknown regularizer {regularizer!r}; known: {', '.join(REGULARIZERS)}")
@@ -72,7 +75,8 @@ def rae(
 def gradient_penalty(decode: Callable[[Array], Array], z: Array, key: PRNGKeyArray) -> Array:
     """The mean over rows of z of the decoder's squared Frobenius norm |dx/dz|^2, unbiased.
 
-    E |v' J|^2 = |J|^2 for v of independent entries of variance 1 (Hutchinson, 1989), one v a row.
+    E |v' J|^2 = |J|^2 for a v with independent entries of mean 0 and variance 1 (Hutchinson, 1989).
+    Each row has its own v.
     """
     x, pull_back = jax.vjp(decode, z)
     (projected,) = pull_back(jax.random.normal(key, x.shape, x.dtype))

@@ -1,20 +1,21 @@
-"""What every method's loss is made of: the shared metrics, and the check of its arguments.
+"""The shared parts of the methods' losses: the common metrics, and the check of the arguments.
 
-Each loss returns `(loss, metrics)`, a scalar and a flat dict of scalars, the same for every method:
+Each loss returns `(loss, metrics)`, a scalar and a flat dict of scalars. All methods have these
+metrics:
 
-* `loss`: what is minimised, per example.
+* `loss`: the minimised loss, per example.
 * `reconstruction_error`: sum of squared errors (Gaussian, squared units of the data) or
   cross-entropy (Bernoulli, nats) of one example, from a sampled z, averaged over the batch.
 * `aevb_kl`: KL[q(z|x) || N(0, I)], nats, averaged over the batch.
 * `wiseale_kl`: the paper's bound on KL[aggregate posterior || N(0, I)], Eq. 21-24, nats.
 * `elbo`: the true evidence lower bound with its constants, mean log p(x|z) - `aevb_kl`, in nats per
-  example, whatever the method minimises. A method with a prior of its own has the bound of that,
-  with `prior_kl`, the mean of log q(z|x) - log p(z) for the sampled z, in the place of `aevb_kl`.
+  example, whatever the method minimises. For a method with its own prior, the bound is for that
+  prior: "vampprior" replaces `aevb_kl` by `prior_kl`, the mean of log q(z|x) - log p(z) for the
+  sampled z, and "gmvae" replaces it by the sum of its three KL terms.
 * `mse`: squared error of E[x|z], per value of x, in squared units of the data.
 
-A method may return metrics of its own besides. With a deterministic encoder `aevb_kl` and
-`wiseale_kl` are inf and `elbo` is -inf. Arrays whose shapes do not belong together raise
-`ValueError` when the loss is traced.
+A method may add metrics of its own. With a deterministic encoder, `aevb_kl` and `wiseale_kl` are
+inf and `elbo` is -inf. Arrays whose shapes do not match raise `ValueError` when the loss is traced.
 """
 
 from __future__ import annotations
@@ -32,17 +33,21 @@ from wiseale_jax.priors import Prior, StandardNormal
 
 Metrics = dict[str, Float[Array, ""]]
 
-# Where a loss that was given a memory leaves the new one among the metrics.
+# The name of the new memory among the metrics of a loss that was given a memory.
 MEMORY = "memory"
 
 
 def without_memory(metrics: dict[str, Any]) -> tuple[Metrics, Any]:
-    """The metrics, and the new memory; None if there is none."""
+    """The metrics without the new memory, and the new memory; None if there is none."""
     return {name: value for name, value in metrics.items() if name != MEMORY}, metrics.get(MEMORY)
 
 
 def evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array, Metrics]:
-    """The negative log-likelihood, per example in nats, and every metric but the loss."""
+    """The negative log-likelihood, in nats per example, and all common metrics except the loss.
+
+    Raises:
+      ValueError: the arrays' shapes do not match, or x is not floating-point.
+    """
     _check(outputs, x)
     log_prob = jnp.mean(likelihood.log_prob(x, outputs.reconstruction, outputs.observation_logvar))
     aevb_kl = jnp.mean(divergences.gaussian_kl(outputs.mean, outputs.logvar))
@@ -56,7 +61,7 @@ def evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array,
 
 
 def _check(outputs: Outputs, x: Array) -> None:
-    """Checks what would else be broadcast, and give a number that means nothing."""
+    """Raises ValueError for shapes that would broadcast to a meaningless number."""
     shape = outputs.reconstruction.shape
     if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
@@ -85,13 +90,13 @@ def gaussian_log_density(
 def draws_of_prior(
     prior: Prior | None, key: PRNGKeyArray, z: Float[Array, "batch latent"]
 ) -> Float[Array, "batch latent"]:
-    """As many draws of the prior as there are z; of N(0, I) where it is None."""
+    """One draw of the prior for each z; the prior is N(0, I) where it is None."""
     drawn = (prior or StandardNormal(z.shape[1])).sample(key, len(z))
     return drawn.astype(z.dtype)
 
 
 def with_prior(metrics: Metrics, prior: Prior, outputs: Outputs) -> Metrics:
-    """The metrics with the ELBO of another prior, and `prior_kl`, both by the sampled z."""
+    """The metrics with the ELBO for another prior, and `prior_kl`, both from the sampled z."""
     density = gaussian_log_density(outputs.z, outputs.mean, outputs.logvar)
     kl = jnp.mean(density - prior.log_prob(outputs.z))
     return {**metrics, "elbo": metrics["elbo"] + metrics["aevb_kl"] - kl, "prior_kl": kl}

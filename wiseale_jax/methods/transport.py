@@ -1,4 +1,4 @@
-"""The Sinkhorn auto-encoder: optimal transport between codes and draws of the prior, by ott-jax."""
+"""The Sinkhorn auto-encoder: optimal transport from codes to draws of the prior, with ott-jax."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from wiseale_jax.methods.terms import Metrics, draws_of_prior, evaluate, with_lo
 from wiseale_jax.models.autoencoder import Outputs
 from wiseale_jax.priors import Prior
 
-# ott-jax 0.6 has no gradient with earlier versions of JAX.
+# ott-jax 0.6 gives no gradient with earlier versions of JAX.
 HAS_OTT = importlib.util.find_spec("ott") is not None and jax.__version_info__ >= (0, 9)
 
 COSTS = ("sharp", "debiased")
 
-# Above this, the plan is no longer one of the two samples: whoever trains is warned.
+# Above this, the plan's marginals are far from the two samples, and training ends with a warning.
 _MOST_MARGINAL_ERROR = 0.1
 
 
 def unfinished(metrics: Mapping[str, Any]) -> str | None:
-    """A warning where Sinkhorn's iterations are far from their end; None where they are not.
+    """A warning if Sinkhorn's iterations are far from convergence; None otherwise.
 
     Args:
-      metrics: the last epoch's, of any method.
+      metrics: the last epoch's metrics, of any method.
     """
     error = metrics.get("marginal_error")
     if error is None or error <= _MOST_MARGINAL_ERROR:
@@ -47,26 +47,26 @@ def sinkhorn_cost(
     iterations: int = 50,
     cost: str = "sharp",
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The cost of moving one sample onto another, |z_i - z'_j|^2 for a whole unit of mass.
+    """The cost of moving one sample onto another, at |z_i - z'_j|^2 per unit of mass.
 
-    Entropic optimal transport (Cuturi, 2013), whose iterations are in the log domain and are
-    differentiated through, by ott-jax.
+    It is computed by entropic optimal transport (Cuturi, 2013) with ott-jax. The iterations run in
+    the log domain, and the gradient goes through them.
 
     Args:
       z, prior_z: the samples, all rows of equal mass.
-      epsilon: weight of the entropy, positive, in squared units of z. The smaller, the nearer to
-        optimal transport, and the more iterations it takes.
-      iterations: of Sinkhorn's algorithm.
+      epsilon: weight of the entropy, positive, in squared units of z. A smaller epsilon is nearer
+        to optimal transport, and needs more iterations.
+      iterations: iterations of Sinkhorn's algorithm.
       cost: "sharp" is the plan's cost without its entropy (Luise et al., 2018; Patrini et al.,
         2018, Eq. 11); "debiased" is the Sinkhorn divergence (Feydy et al., 2019), which is 0 for
         two equal samples.
 
     Returns:
-      The cost, and the error of the plan's marginals: the sum of how far each row's mass is from
-      what it should be, in 0..2. 0 is converged.
+      The cost, and the error of the plan's marginals: the sum over both samples' rows of the
+      distance of a row's mass from its target, in 0..2. It is 0 at convergence.
 
     Raises:
-      ImportError: there is no ott-jax, or JAX is older than 0.9.
+      ImportError: ott-jax is not installed, or JAX is older than 0.9.
       ValueError: cost is unknown, epsilon is not positive, or iterations are fewer than 1.
     """
     if not HAS_OTT:
@@ -86,8 +86,8 @@ def sinkhorn_cost(
 
     solve = solver.Sinkhorn(
         lse_mode=True,
-        threshold=-1.0,  # Every iteration is done, so that the loss is one function.
-        # One block: of several, ott-jax 0.6 begins its backward pass with the wrong one.
+        threshold=-1.0,  # Never stop early, so that the loss is always the same function.
+        # A single block: with several, ott-jax 0.6 starts its backward pass at the wrong block.
         inner_iterations=iterations,
         min_iterations=iterations,
         max_iterations=iterations,
@@ -123,25 +123,25 @@ def sinkhorn(
     prior: Prior | None = None,
     warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
-    """Sinkhorn auto-encoder (Patrini et al., UAI 2019): the transport of codes to prior draws.
+    """Sinkhorn auto-encoder (Patrini et al., UAI 2019): transports codes to draws of the prior.
 
-    reconstruction_error + sinkhorn_weight * cost, with as many draws of the prior as codes. The
-    metric `sinkhorn_cost` is the cost, in squared units of z, and `marginal_error` says how far the
-    iterations are from their end, see `transport.sinkhorn_cost`.
+    The loss is reconstruction_error + sinkhorn_weight * cost, with as many draws of the prior as
+    codes. The metric `sinkhorn_cost` is the cost, in squared units of z. The metric
+    `marginal_error` is the distance from convergence, see `transport.sinkhorn_cost`.
 
     Args:
       outputs, x, key: see `terms`. The authors' encoder is "deterministic", or "spherical" with the
         uniform prior on the sphere.
-      likelihood: whose `error` is the reconstruction error.
+      likelihood: its `error` is the reconstruction error.
       sinkhorn_weight: beta; 100 is the authors' for MNIST on the sphere, 10 for CelebA.
-      epsilon, iterations: 0.1 and 50 are the authors'. On the sphere no cost exceeds 4; the costs
-        of N(0, I) grow with the dimensions of z, and an epsilon of 1 then converges better.
+      epsilon, iterations: 0.1 and 50 are the authors'. On the sphere, no cost exceeds 4. With
+        N(0, I), costs grow with the dimensions of z, and an epsilon of 1 converges better.
       sinkhorn_cost: "sharp", the authors', or "debiased".
       prior: passed by training; None for N(0, I).
-      warmup: see `bind`.
+      warmup: see `methods`.
 
     Raises:
-      ImportError, ValueError: as `transport.sinkhorn_cost`.
+      ImportError, ValueError: see `transport.sinkhorn_cost` and `terms`.
     """
     _, metrics = evaluate(outputs, x, likelihood)
     prior_z = draws_of_prior(prior, key, outputs.z)
@@ -153,4 +153,4 @@ def sinkhorn(
     return with_loss(loss, {**metrics, **own})
 
 
-_cost = sinkhorn_cost  # The setting of the loss has its name.
+_cost = sinkhorn_cost  # In `sinkhorn`, a setting of the same name hides the function.

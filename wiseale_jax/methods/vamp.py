@@ -18,15 +18,15 @@ from wiseale_jax.priors import Mixture
 def init_pseudo_inputs(
     key: PRNGKeyArray, model: Autoencoder, x: Array, *, pseudo_inputs: int = 500
 ) -> Any:
-    """The first pseudo-inputs: training examples.
+    """The initial pseudo-inputs, which are training examples.
 
     Args:
-      key, model: not needed.
+      key, model: not used.
       x: training examples, `[size, *shape]`.
-      pseudo_inputs: K, how many; 500 is the authors'.
+      pseudo_inputs: K, how many pseudo-inputs; 500 is the authors'.
 
     Raises:
-      ValueError: there are fewer examples.
+      ValueError: there are fewer examples than pseudo-inputs.
     """
     del key, model
     if pseudo_inputs > len(x):
@@ -40,12 +40,12 @@ def init_pseudo_inputs(
 def vamp_prior(
     own: Any, encode: Callable[[Array], tuple[Array, Array]], likelihood: Likelihood
 ) -> Mixture:
-    """(1/K) sum_k q(z|u_k) for the pseudo-inputs u_k.
+    """The prior (1/K) sum_k q(z|u_k) for the pseudo-inputs u_k.
 
     Args:
-      own: as `init_pseudo_inputs` makes it.
-      encode: x to mean and log variance of q(z|x).
-      likelihood: the observation model. The u_k of a Bernoulli one are kept in 0..1.
+      own: the pseudo-inputs, as `init_pseudo_inputs` makes them.
+      encode: maps x to mean and log variance of q(z|x).
+      likelihood: the observation model. If it is Bernoulli, the u_k are clipped to 0..1.
     """
     inputs = own["pseudo_inputs"]
     if likelihood.error_unit == "nats":
@@ -66,17 +66,17 @@ def vampprior(
 ) -> tuple[Array, Metrics]:
     """VAE with a VampPrior (Tomczak and Welling, AISTATS 2018), Eq. 9: the negative ELBO, in nats.
 
-    -log p(x|z) + log q(z|x) - log p(z), with the sampled z and p(z) = (1/K) sum_k q(z|u_k). The
-    encoder runs on the pseudo-inputs u_k in each step, with batch normalisation's running
-    statistics.
+    The loss is -log p(x|z) + log q(z|x) - log p(z), with the sampled z and p(z) = (1/K) sum_k
+    q(z|u_k). In each step, the encoder also runs on the pseudo-inputs u_k, with batch
+    normalisation's running statistics.
 
     Args:
       outputs, x, key: see `terms`.
       likelihood: the observation model.
       own, encode: passed by training.
-      learn_pseudo_inputs: whether the u_k are trained; else they stay training examples, which is
-        the authors' "VampPrior-data".
-      warmup: see `bind`; the authors' grows over 100 epochs.
+      learn_pseudo_inputs: whether the u_k are trained; if not, they stay training examples, which
+        is the authors' "VampPrior-data".
+      warmup: see `methods`; the authors' grows over 100 epochs.
     """
     del key
     negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)

@@ -1,4 +1,4 @@
-"""Methods that bound log p(x): AEVB, beta-VAE and WiSE-ALE; and the auto-encoder with no prior."""
+"""Methods that bound log p(x): AEVB, beta-VAE and WiSE-ALE. Also the auto-encoder without prior."""
 
 from __future__ import annotations
 
@@ -54,25 +54,25 @@ def wiseale(
 ) -> tuple[Array, Metrics]:
     """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
 
-    Eq. 27 is sum_i log p(x_i|z_i) less one KL for the whole batch, so that the loss per example is
+    Eq. 27 is sum_i log p(x_i|z_i) minus one KL for the whole batch. So the loss per example is
     mean_i(-log p(x_i|z_i)) + kl_weight * KL / M.
 
     Args:
       outputs, x, key: see `terms`. The bound needs the whole batch: it is not the mean of the
         bounds over parts of the batch.
       likelihood: the observation model.
-      kl_weight: 1 is the paper's; "batch" is M, one whole KL per example, a prior M times
-        stronger; or a number.
+      kl_weight: a number; 1 is the paper's. Or "batch" for M: one whole KL per example, which makes
+        the prior M times stronger.
       bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
-      spread: blurs both sides of the KL, see `divergences.wiseale_kl`: a standard deviation, or
-        "auto" for M^(-1/d). 0 is the paper's. With it there is one metric more, `spread_kl`, the
-        bound on the KL of the blurred sides.
-      memory, dataset_size: posteriors of earlier batches, and N: the KL is then that of the data
-        set's aggregate, see `divergences.dataset_kl`, and the new memory is among the metrics.
-      warmup: see `bind`.
+      spread: the standard deviation of a blur of both sides of the KL, see
+        `divergences.wiseale_kl`, or "auto" for M^(-1/d). 0 is the paper's. Other values add the
+        metric `spread_kl`, the bound on the KL of the blurred sides.
+      memory, dataset_size: posteriors of earlier batches, and N. The KL is then for the data set's
+        aggregate, see `divergences.dataset_kl`, and the new memory is among the metrics.
+      warmup: see `methods`.
 
     Raises:
-      ValueError: kl_weight or spread is another text; or as in `terms`.
+      ValueError: kl_weight or spread is an unknown word; or shapes do not match, see `terms`.
     """
     del key
     if isinstance(kl_weight, str) and kl_weight != "batch":
@@ -94,6 +94,6 @@ def wiseale(
 def ae(
     outputs: Outputs, x: Array, key: PRNGKeyArray, *, likelihood: Likelihood
 ) -> tuple[Array, Metrics]:
-    """A plain auto-encoder: -log p(x|z), in nats, and no prior."""
+    """A plain auto-encoder without prior: the loss is -log p(x|z), in nats."""
     del key
     return with_loss(*evaluate(outputs, x, likelihood))

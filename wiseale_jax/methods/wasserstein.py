@@ -23,17 +23,17 @@ def wae_mmd(
 ) -> tuple[Array, Metrics]:
     """Wasserstein auto-encoder with an MMD penalty (Tolstikhin et al., 2017).
 
-    reconstruction_error + mmd_weight * MMD(sampled z, prior), the MMD by its U-statistic with
-    inverse multiquadratic kernels.
+    The loss is reconstruction_error + mmd_weight * MMD(sampled z, prior). The MMD is the
+    U-statistic with inverse multiquadratic kernels.
 
     Args:
       outputs, x, key: see `terms`. The encoder may be of any kind.
-      likelihood: whose `error` is the reconstruction error.
+      likelihood: its `error` is the reconstruction error.
       mmd_weight: lambda, for errors summed over the values of an example. The authors' 10 for MNIST
-        multiplies 0.05 times the squared error, and so is 200 here; their 100 for CelebA, on
-        [-1, 1], is 500 on [0, 1]. Their paper's text has 10 for both.
+        goes with 0.05 times the squared error, and so corresponds to 200 here; their 100 for
+        CelebA, on [-1, 1], corresponds to 500 on [0, 1]. Their paper's text has 10 for both.
       prior: passed by training; None for N(0, I).
-      warmup: see `bind`.
+      warmup: see `methods`.
     """
     _, metrics = evaluate(outputs, x, likelihood)
     prior_z = draws_of_prior(prior, key, outputs.z)

@@ -1,1 +1,1 @@
-"""The auto-encoder: its layers, its networks, and a trained one."""
+"""The auto-encoder: its layers, its networks, and trained models."""

@@ -1,4 +1,4 @@
-"""The one model: encode, sample, decode."""
+"""The auto-encoder that all methods train: encode, sample, decode."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wiseale_jax.models.modules import as_linen
 from wiseale_jax.models.networks import Architecture, Stack
 from wiseale_jax.priors import normalized
 
-# What is added to the paper's ReLU scale. Where sigma is 0, Eq. 21-24 are infinite.
+# Added to the paper's ReLU scale, as Eq. 21-24 are infinite where sigma is 0.
 RELU_SCALE_FLOOR = 1e-3
 
 ENCODERS = ("gaussian", "deterministic", "spherical")
@@ -25,14 +25,14 @@ PRECISIONS = ("float32", "bfloat16")
 
 
 class Outputs(NamedTuple):
-    """What one pass through the autoencoder gives, and all that an objective sees.
+    """The outputs of one pass through the autoencoder, from which objectives are computed.
 
     Attributes:
-      mean: `[batch, latent]`, of q(z|x).
-      logvar: `[batch, latent]`, log variance of q(z|x); -inf where there is no density.
-      z: `[batch, latent]`, one sample of q(z|x) each.
-      reconstruction: `[batch, *shape]`, the decoder's output: the mean of a Gaussian p(x|z), the
-        logits of a Bernoulli one.
+      mean: `[batch, latent]`, the mean of q(z|x).
+      logvar: `[batch, latent]`, log variance of q(z|x); -inf where q(z|x) has no density.
+      z: `[batch, latent]`, one sample of q(z|x) for each example.
+      reconstruction: `[batch, *shape]`, the decoder's output: the mean of a Gaussian p(x|z), or the
+        logits of a Bernoulli p(x|z).
       observation_logvar: scalar, log variance of a Gaussian p(x|z).
     """
 
@@ -44,16 +44,18 @@ class Outputs(NamedTuple):
 
 
 class Modules(NamedTuple):
-    """An encoder and a decoder of one's own, in an `Architecture`'s place. Hashable.
+    """Your own encoder and decoder, instead of an `Architecture`. Hashable.
+
+    A Linen module is called with `train` if it has that argument. An NNX module is set to training
+    or evaluation mode.
 
     Attributes:
-      shape: of one example.
-      encoder: a Flax module, Linen or NNX, from examples `[batch, *shape]` to features of any
-        shape, which the heads for mean and scale read; or to `(mean, logvar)` itself, of which an
-        encoder other than "gaussian" takes the mean alone.
-      decoder: a Flax module from z, `[batch, latent]`, to the parameters of p(x|z), `[batch,
-        *shape]`. Of either, a Linen module is called with `train` if it takes it, and an NNX one
-        is set to train or to evaluate.
+      shape: the shape of one example.
+      encoder: a Flax module, Linen or NNX. It maps examples `[batch, *shape]` to features of any
+        shape, which the heads for mean and scale read; or directly to `(mean, logvar)`, of which
+        only "gaussian" encoders use logvar.
+      decoder: a Flax module, Linen or NNX. It maps z, `[batch, latent]`, to the parameters of
+        p(x|z), `[batch, *shape]`.
     """
 
     shape: tuple[int, ...]
@@ -65,18 +67,18 @@ class Autoencoder(nn.Module):
     """Encoder, reparameterised sample and decoder.
 
     Attributes:
-      architecture: the layers of encoder and decoder, or modules of one's own.
+      architecture: the layers of encoder and decoder, or your own modules.
       latent_dim: dimensions of z.
       encoder: "gaussian"; "deterministic" for q(z|x) = delta(z - mean(x)); or "spherical" for the
-        same with a mean(x) that is divided by its norm, and lies on the unit sphere.
+        same with mean(x) divided by its norm, which lies on the unit sphere.
       scale_head: "logvar": the head gives log sigma^2. "relu": the paper's, sigma = ReLU(head),
         here plus `RELU_SCALE_FLOOR`.
       observation_noise: standard deviation of a Gaussian p(x|z), or "learned": one trainable
-        scalar that starts at 1. A Bernoulli p(x|z) has none.
-      precision: of the layers' computation, "float32" or "bfloat16". Parameters, the posterior, z
-        and the reconstruction are float32 in either.
-      axis_name: inside `shard_map`, the mesh axis that the batch is split over: batch normalisation
-        then runs over all of it.
+        scalar that starts at 1. A Bernoulli p(x|z) has no noise.
+      precision: the precision of the layers' computation, "float32" or "bfloat16". Parameters, the
+        posterior, z and the reconstruction are always float32.
+      axis_name: inside `shard_map`, the mesh axis that the batch is split over; batch normalisation
+        then uses the whole batch.
     """
 
     architecture: Architecture | Modules
@@ -89,7 +91,7 @@ class Autoencoder(nn.Module):
 
     @property
     def has_density(self) -> bool:
-        """Whether q(z|x) has a density: a point has none."""
+        """Whether q(z|x) has a density: only a "gaussian" encoder's does."""
         return self.encoder == "gaussian"
 
     def setup(self):
@@ -130,13 +132,13 @@ class Autoencoder(nn.Module):
     def decode(
         self, z: Float[Array, "batch latent"], train: bool = False
     ) -> Float[Array, "batch *shape"]:
-        """The parameters of p(x|z), `[batch, *shape]`: means, or logits of a Bernoulli."""
+        """The parameters of p(x|z), `[batch, *shape]`: Gaussian means or Bernoulli logits."""
         return self.decoder_stack(z.astype(self.precision), train).astype(jnp.float32)
 
     def __call__(
         self, x: Float[Array, "batch *shape"], key: PRNGKeyArray, train: bool = False
     ) -> Outputs:
-        """Encodes, draws one z for each example, decodes.
+        """Encodes, draws one z for each example, and decodes.
 
         Args:
           x: `[batch, *shape]`.
@@ -148,7 +150,7 @@ class Autoencoder(nn.Module):
     def with_noise(
         self, x: Float[Array, "batch *shape"], noise: Float[Array, "batch latent"], train: bool
     ) -> Outputs:
-        """As `__call__`, with z = mean + sigma * noise for the noise given."""
+        """Same as `__call__`, with z = mean + sigma * noise for the given noise."""
         mean, logvar = self.encode(x, train)
         z = mean + jnp.exp(0.5 * logvar) * noise
         return Outputs(mean, logvar, z, self.decode(z, train), self.observation_logvar())
@@ -169,15 +171,15 @@ def build_autoencoder(
     observation_noise: float | str = 1.0,
     precision: str = "float32",
 ) -> Autoencoder:
-    """An `Autoencoder` on one of the named networks, or on one of your own.
+    """Builds an `Autoencoder` from a named network or from your own.
 
     Args:
       network: a name that `networks.find` knows, an `Architecture`, or `Modules` of your own.
       latent_dim: dimensions of z, at least 1.
-      encoder, scale_head, observation_noise, precision: as in `Autoencoder`.
+      encoder, scale_head, observation_noise, precision: see `Autoencoder`.
 
     Raises:
-      ValueError: an argument is unknown or out of range; the message lists what is known.
+      ValueError: an argument is unknown or out of range; the message lists the known values.
     """
     for what, value, known in (
         ("encoder", encoder, ENCODERS),

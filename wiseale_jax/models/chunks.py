@@ -1,4 +1,4 @@
-"""A function of many rows, some of them at a time, so that memory is bounded."""
+"""Applies a function to many rows, a block of rows at a time, to bound memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Values of x that a network takes at once: its activations are some hundred times as many.
+# How many values of x a network takes at once; its activations have about a hundred times as many.
 _VALUES = 2**19
 
 
 def chunk_size(shape: tuple[int, ...]) -> int:
-    """How many examples of a shape a network takes at once."""
+    """How many examples of a given shape a network takes at once."""
     return max(1, _VALUES // math.prod(shape))
 
 
 def in_chunks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
-    """`function(rows)`, computed for `size` rows at a time; to be called within a jitted function.
+    """`function(rows)`, for at most `size` rows at a time; to be called inside a jitted function.
 
     Args:
-      function: of arrays `[n, ...]`, to arrays `[n, ...]`, that treats each row by itself.
-      rows: a pytree of arrays of one length, at least 1.
-      size: rows of a block, at least 1.
+      function: maps arrays `[n, ...]` to arrays `[n, ...]`, and treats each row separately.
+      rows: a pytree of arrays of the same length, at least 1.
+      size: the most rows in a block, at least 1.
     """
     total = len(jax.tree.leaves(rows)[0])
     blocks = -(-total // size)
@@ -34,7 +34,7 @@ def in_chunks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
     size = -(-total // blocks)
 
     def split(a):
-        # The last row again fills the last block: one program serves all.
+        # Copies of the last row fill the last block, so that one program serves all blocks.
         missing = [(0, blocks * size - total)] + [(0, 0)] * (a.ndim - 1)
         return jnp.pad(a, missing, mode="edge").reshape(blocks, size, *a.shape[1:])
 

@@ -1,17 +1,18 @@
-"""Convolutions as copies and matrix products, which XLA runs fast on a CPU, inside a loop too.
+"""Convolutions as copies and matrix products, which XLA runs fast on a CPU, inside loops too.
 
-A convolution of stride s is one of stride 1 over blocks of s inputs, once the positions in a block
-count as channels. Its windows are copied side by side, and the kernel multiplies them (im2col). A
-transposed convolution, and the gradient of a convolution with respect to its input, go the same way
-over blocks of s outputs; into few channels, they multiply first and add up the windows then. No
-number is multiplied by a zero but at an edge.
+A convolution of stride s is a convolution of stride 1 over blocks of s inputs, with the positions
+in a block as channels. Its windows are copied side by side, and the kernel multiplies them
+(im2col). A transposed convolution, and the gradient of a convolution with respect to its input, do
+the same over blocks of s outputs. With few output channels, they multiply first and then add up the
+windows. Numbers are multiplied by zeros only at edges.
 
-Channels come first and the batch last: so windows are copies of long runs, and no product has a
-large transposed left side, which XLA's CPU products are several times slower at.
+Channels come first and the batch comes last. So windows are copies of long runs, and no matrix
+product has a large transposed left side, which makes XLA's CPU products several times slower.
 
-A convolution, its transpose, and the gradient of either by its kernel are each linear in both of
-their arguments, and each is the transpose of the other two: as primitives of JAX they have, with no
-more said, derivatives of both modes and any order, each computed as fast as the convolution itself.
+A convolution, its transpose, and the gradient of either with respect to its kernel are each linear
+in both of their arguments, and each is a transpose of the other two. As JAX primitives, they need
+no further rules for derivatives of both modes and any order. Each derivative is computed as fast as
+the convolution itself.
 """
 
 from __future__ import annotations
@@ -32,11 +33,12 @@ from jaxtyping import Array
 
 
 class Axis(NamedTuple):
-    """How one spatial axis is cut: finely on a convolution's input side, coarsely on its output's.
+    """How one spatial axis is divided: finely at a convolution's input, coarsely at its output.
 
-    The fine axis, of `length` positions, begins at position `low` of blocks of `stride` positions.
-    Output r of the coarse axis, of `windows` positions, reads the `taps` blocks from block r on. A
-    transposed convolution goes from the coarse side to the fine one.
+    The fine axis has `length` positions. It is divided into blocks of `stride` positions, and
+    begins at position `low` of the first block. The coarse axis has `windows` positions, and
+    position r reads the `taps` blocks from block r on. A transposed convolution goes from the
+    coarse axis to the fine axis.
     """
 
     stride: int
@@ -47,20 +49,20 @@ class Axis(NamedTuple):
 
     @property
     def blocks(self) -> int:
-        """How many blocks all windows read."""
+        """How many blocks the windows read in total."""
         return self.windows + self.taps - 1
 
 
 def conv_axis(length: int, size: int, stride: int) -> Axis:
-    """How a convolution with SAME padding cuts an axis."""
+    """The `Axis` of a convolution with SAME padding."""
     windows = -(-length // stride)
     low = max((windows - 1) * stride + size - length, 0) // 2
     return Axis(stride, -(-size // stride), length, low, windows)
 
 
 def conv_transpose_axis(length: int, size: int, stride: int) -> Axis:
-    """How a transposed convolution with SAME padding does."""
-    # What SAME crops from the front of all that the inputs spread over, as lax.conv_transpose does.
+    """The `Axis` of a transposed convolution with SAME padding."""
+    # SAME crops this many positions from the front of the full output, as in lax.conv_transpose.
     low = 0 if stride > size - 1 else size - 1 - -(-(size + stride - 2) // 2)
     return Axis(stride, -(-size // stride), length * stride, low, length)
 
@@ -73,7 +75,10 @@ def conv(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
 
 
 def conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """Its transpose, `[in, *space, batch]` -> `[out, *(space * stride), batch]`; SAME padding."""
+    """Transposed convolution, `[in, *space, batch]` -> `[out, *(space * stride), batch]`.
+
+    The padding is SAME.
+    """
     sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
     kernel = jnp.swapaxes(jnp.flip(kernel, range(len(stride))), -1, -2)
     axes = tuple(itertools.starmap(conv_transpose_axis, sizes))
@@ -81,7 +86,7 @@ def conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
 
 
 def varying_as(x: Array, kernel: Array) -> Array:
-    """The kernel; inside `shard_map`, one that varies as x does: so gradients are summed there."""
+    """The kernel; inside `shard_map`, it varies as x does, so that its gradients are summed."""
     return jnp.where(True, kernel, jnp.sum(lax.stop_gradient(x[:0])))
 
 
@@ -93,7 +98,7 @@ def _to_coarse(fine: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
 
 
 def _to_fine(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
-    """What transposes `_to_coarse`: `[c, *windows, batch]` -> `[f, *length, batch]`."""
+    """The transpose of `_to_coarse`: `[c, *windows, batch]` -> `[f, *length, batch]`."""
     if 4 * math.prod(kernel.shape[:-1]) <= math.prod(a.taps for a in axes) * coarse.shape[0]:
         return _to_few_channels(coarse, kernel, axes)
     firsts = [axis.low // axis.stride for axis in axes]
@@ -109,7 +114,7 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
     x = lax.pad(coarse, zero, [(0, 0, 0), *pads, (0, 0, 0)])
     missing = [(0, max(a.stride - k, 0), 0) for a, k in zip(axes, kernel.shape, strict=False)]
     kernel = lax.pad(kernel, zero, [*missing, (0, 0, 0), (0, 0, 0)])
-    # The outputs at one place of their blocks see every stride-th entry of the kernel.
+    # The outputs at the same place of their blocks use every stride-th entry of the kernel.
     places = list(itertools.product(*(range(axis.stride) for axis in axes)))
     kernels = [
         kernel[tuple(slice(p, None, a.stride) for p, a in zip(at, axes, strict=True))]
@@ -136,7 +141,7 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
 def _to_few_channels(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
     """`_to_fine` where f is much less than c: the product first, then the sum over its windows.
 
-    So what is copied has f channels instead of c.
+    So the copied arrays have f channels instead of c.
     """
     n = len(axes)
     products = jnp.tensordot(kernel, coarse, 1)
@@ -154,7 +159,7 @@ def _to_few_channels(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Ar
 
 
 def _to_kernel(fine: Array, coarse: Array, axes: tuple[Axis, ...], size: tuple[int, ...]) -> Array:
-    """The gradient of sum(coarse * _to_coarse(fine, kernel)) by the kernel, `[*size, f, c]`."""
+    """The kernel gradient of sum(coarse * _to_coarse(fine, kernel)), `[*size, f, c]`."""
     windows = _fine_windows(fine, size, axes)
     coarse, windows = (a.reshape(a.shape[0], -1) for a in (coarse, windows))
     product = jnp.tensordot(coarse, windows, ((1,), (1,)))
@@ -162,7 +167,7 @@ def _to_kernel(fine: Array, coarse: Array, axes: tuple[Axis, ...], size: tuple[i
 
 
 def _primitive(name: str, implementation: Callable[..., Array]) -> Primitive:
-    """A primitive whose abstract values, batching and lowering are those of its implementation."""
+    """A primitive with the abstract values, batching and lowering of its implementation."""
     primitive = Primitive(f"wiseale_jax_{name}")
     static_names = tuple(inspect.signature(implementation).parameters)[2:]
     primitive.def_impl(jax.jit(implementation, static_argnames=static_names))
@@ -181,7 +186,7 @@ def _primitive(name: str, implementation: Callable[..., Array]) -> Primitive:
 
 
 def bilinear(name: str, implementations: Sequence[Callable[..., Array]]) -> tuple[Primitive, ...]:
-    """The primitives of a convolution, its transpose and the gradient by the kernel."""
+    """The primitives of a convolution, its transpose and its gradient for the kernel."""
     to_coarse, to_fine, to_kernel = (
         _primitive(f"{name}_{part}", implementation)
         for part, implementation in zip(
@@ -192,7 +197,7 @@ def bilinear(name: str, implementations: Sequence[Callable[..., Array]]) -> tupl
     def by_kernel(fine, coarse, kernel, axes):
         return to_kernel.bind(fine, coarse, axes=axes, size=kernel.aval.shape[:-2])
 
-    # Each rule: the cotangent of the result first, then both arguments, one of which is not known.
+    # Each rule takes the result's cotangent, then both arguments, one of which is not known.
     ad.defbilinear(
         to_coarse,
         lambda coarse, fine, kernel, axes: to_fine.bind(coarse, kernel, axes=axes),
@@ -215,10 +220,10 @@ _to_coarse_p, _to_fine_p, _ = bilinear("matmul", (_to_coarse, _to_fine, _to_kern
 
 
 def _fine_windows(fine: Array, size: Sequence[int], axes: Sequence[Axis]) -> Array:
-    """What a kernel meets: `[f, *length, batch]` -> `[*size * f, *windows, batch]`."""
+    """The windows of a kernel: `[f, *length, batch]` -> `[*size * f, *windows, batch]`."""
     f, blocks = fine.shape[0], _to_blocks(fine, axes)
-    # Places that follow each other in a block are copied at once: XLA fuses a few copies into one
-    # loop, and not many.
+    # Successive places in a block are copied at once: XLA fuses a few copies into one loop, but not
+    # many copies.
     together = axes[-1].stride if size[-1] % axes[-1].stride == 0 else 1
     copies = []
     for at in itertools.product(*map(range, size[:-1]), range(0, size[-1], together)):

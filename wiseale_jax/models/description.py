@@ -1,4 +1,4 @@
-"""A model as JSON: what a folder says of it, and the model made of that again."""
+"""Descriptions of models as JSON, for run folders, and building a model from its description."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from wiseale_jax.likelihoods import LIKELIHOODS, Likelihood
 from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencoder
 from wiseale_jax.models.networks import ARCHITECTURES, LAYERS, Architecture, Layer
 
-# The arguments of `build_autoencoder`, but for the network.
+# The arguments of `build_autoencoder`, except the network.
 SETTINGS = ("latent_dim", "encoder", "scale_head", "observation_noise", "precision")
 
 
 def describe(model: Autoencoder, likelihood: Likelihood) -> dict[str, Any]:
     """A model as a JSON object, which `build` reads.
 
-    `network` is the name of one of `networks.ARCHITECTURES`, the layers of another `Architecture`,
-    or None for modules of one's own, which no file can hold.
+    `network` is a name in `networks.ARCHITECTURES`, the layers of another `Architecture`, or None
+    for a user's own modules, which cannot be written as JSON.
     """
     settings = {name: getattr(model, name) for name in SETTINGS}
     return {
@@ -33,7 +33,7 @@ def name_of(likelihood: Likelihood) -> str:
     """The name of an observation model.
 
     Raises:
-      ValueError: it is none of `LIKELIHOODS`.
+      ValueError: the observation model is not in `LIKELIHOODS`.
     """
     for name, known in LIKELIHOODS.items():
         if known == likelihood:
@@ -42,10 +42,10 @@ def name_of(likelihood: Likelihood) -> str:
 
 
 def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model that a run's configuration names, as `build` reads it.
+    """The description, for `build`, of the model that a run's configuration names.
 
     Args:
-      config: `dataset`, the settings that its network's name holds, and those of `SETTINGS`.
+      config: `dataset`, the settings in the name of its network, and the settings in `SETTINGS`.
 
     Raises:
       ValueError: the data set is unknown.
@@ -53,7 +53,7 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     dataset = find(config["dataset"])
     return {
-        # Runs of before there were grey images.
+        # Runs from before grey images were supported lack "channels".
         "network": dataset.network.format_map({"channels": 3, **config}),
         "likelihood": dataset.likelihood,
         **{name: config[name] for name in SETTINGS},
@@ -61,7 +61,7 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class NotAsked(ValueError):
-    """A folder is sound, and what is given does not go with it."""
+    """Raised when a folder is intact, but the given arguments do not fit it."""
 
 
 def build(
@@ -70,12 +70,12 @@ def build(
     """The autoencoder and the observation model of a description.
 
     Args:
-      description: as `describe` gives it.
-      network: the encoder and the decoder, where the description's are modules of one's own.
+      description: a description from `describe`.
+      network: the encoder and the decoder, if the model was built with a user's own modules.
 
     Raises:
-      NotAsked: modules are given and not asked for, or the other way round.
-      ValueError, KeyError, TypeError: it is no description of a model that this release knows.
+      NotAsked: network is given and not needed, or the other way round.
+      ValueError, KeyError, TypeError: the description is of no model that this release knows.
     """
     stored = description["network"]
     if (stored is None) != (network is not None):

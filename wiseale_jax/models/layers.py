@@ -1,8 +1,8 @@
 """`flax.linen.Conv` and `ConvTranspose` with SAME padding, in each backend's fastest way.
 
-XLA's CPU convolution loses its fast path inside `lax.scan` and `lax.while_loop`, by more than a
-factor of ten: with `batch_last`, `convolutions.py` computes the same results from the same
-parameters. On accelerators `native_convolutions.py` does, by the vendor's.
+XLA's CPU convolution loses its fast path inside `lax.scan` and `lax.while_loop`, and is then more
+than ten times slower. With `batch_last`, `convolutions.py` computes the same results from the same
+parameters instead. On accelerators, `native_convolutions.py` uses the vendor's kernels.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def exchange_batch_and_channels(x: Array) -> Array:
 class _Convolution(nn.Module):
     """The parameters that `flax.linen.Conv` and `ConvTranspose` share: `kernel` and `bias`.
 
-    With `batch_last`, arrays are `[channels, *space, batch]`, and `convolutions.py` computes them:
-    what convolutions that follow each other hand on without rearranging it.
+    With `batch_last`, arrays are `[channels, *space, batch]`, and `convolutions.py` computes them.
+    Successive convolutions pass such arrays on without rearranging them.
     """
 
     features: int

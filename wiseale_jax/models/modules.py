@@ -1,4 +1,4 @@
-"""Flax modules of one's own, Linen or NNX, as the auto-encoder calls them: `module(x, train)`."""
+"""Adapts a user's Flax modules, Linen or NNX, to the auto-encoder's calls `module(x, train)`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jaxtyping import Array, Float
 
 
 def as_linen(module: Any) -> nn.Module:
-    """A Linen module that is called as `module(x, train)`, from one of either kind.
+    """A Linen module that is called as `module(x, train)`, from a Linen or an NNX module.
 
     Args:
-      module: a Linen or an NNX module. An NNX module's parameters are the first ones of training.
+      module: a Linen or an NNX module. Training starts from an NNX module's parameters.
 
     Raises:
       ValueError: it is neither.
@@ -28,7 +28,7 @@ def as_linen(module: Any) -> nn.Module:
 
 
 def has_dropout(module: Any) -> bool:
-    """Whether an NNX module drops units: it would drop the same ones at every step."""
+    """Whether an NNX module has dropout, which would drop the same units at every step."""
     if not _is_nnx(module):
         return False
     from flax import nnx
@@ -62,7 +62,7 @@ class _Nnx(nn.Module):
             module.train() if train else module.eval()
             return module(x)
 
-        # A copy for every trace: the given one stays as it is.
+        # A copy for every trace, so that the given module stays as it is.
         wrapped = nnx.bridge.ToLinen(
             lambda: nnx.clone(self.module), skip_rng=True, metadata_fn=None, name="module"
         )

@@ -1,9 +1,9 @@
-"""Convolutions by the vendor's kernels, which are fastest on accelerators; the batch first.
+"""Convolutions by the vendor's kernels, which are fastest on accelerators; the batch comes first.
 
-A transposed convolution is not JAX's own. That one, differentiated as a convolution over an input
-with holes, has a gradient by the kernel of a form that no vendor has a kernel for: on an NVIDIA GPU
-a training step then takes twice as long. Here it is the transpose of a convolution, and the three
-primitives of `convolutions.bilinear` keep to the forms that there are.
+The transposed convolution is not JAX's. JAX differentiates it as a convolution over an input with
+holes, and its gradient with respect to the kernel has a form that no vendor has a kernel for: on an
+NVIDIA GPU a training step then takes twice as long. Here it is the transpose of a convolution, and
+the three primitives of `convolutions.bilinear` only use forms that vendors have kernels for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from wiseale_jax.models.convolutions import (
     varying_as,
 )
 
-# Fewer channels than these leave most of a matrix unit idle; outputs side by side fill it.
+# Few channels leave most of a matrix unit idle; blocks of outputs as channels fill it.
 _FEW_CHANNELS, _ENOUGH_CHANNELS = 8, 48
 
 
@@ -47,7 +47,10 @@ def _convolve(x: Array, kernel: Array, stride: Sequence[int], padding: Any) -> A
 
 
 def conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """Its transpose, `[batch, *space, in]` -> `[batch, *(space * stride), out]`; SAME padding."""
+    """Transposed convolution, `[batch, *space, in]` -> `[batch, *(space * stride), out]`.
+
+    The padding is SAME.
+    """
     if max(stride) == 1:
         return _conv_to_blocks(x, kernel, [(k // 2, (k - 1) // 2) for k in kernel.shape[:-2]])
     sizes = zip(x.shape[1:-1], kernel.shape, stride, strict=False)
@@ -57,7 +60,7 @@ def conv_transpose(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
 
 
 def _conv_by_columns(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
-    """A convolution with fewer windows than its kernel has entries, as one product.
+    """A convolution with fewer windows than its kernel has entries, as one matrix product.
 
     XLA computes its gradients as forward convolutions with huge kernels, several times slower.
     """
@@ -78,10 +81,10 @@ def _conv_by_columns(x: Array, kernel: Array, stride: Sequence[int]) -> Array:
 
 
 def _conv_to_blocks(x: Array, kernel: Array, pads: Sequence[tuple[int, int]]) -> Array:
-    """A convolution of stride 1; into few channels, blocks of outputs are channels first.
+    """A convolution of stride 1; with few output channels, blocks of outputs become channels.
 
-    A block of b outputs along an axis reads size + b - 1 inputs: as one kernel with b times the
-    channels, which is zero where an output does not look.
+    A block of b outputs along an axis reads size + b - 1 inputs. It is one output of a larger
+    kernel with b times the channels, which is zero where an output does not read.
     """
     *size, _, features = kernel.shape
     n = len(size)
@@ -121,7 +124,7 @@ def _to_fine(coarse: Array, kernel: Array, axes: tuple[Axis, ...]) -> Array:
 
 def _to_kernel(fine: Array, coarse: Array, axes: tuple[Axis, ...], size: tuple[int, ...]) -> Array:
     kernel = jnp.zeros((*size, fine.shape[-1], coarse.shape[-1]), fine.dtype)
-    # Where devices have parts of the batch, each has a gradient of its own, and no sum of all.
+    # Where the batch is split over devices, each device computes the gradient of its own part.
     kernel, fine = (varying_as(coarse, array) for array in (kernel, fine))
     return jax.vjp(lambda k: _to_coarse(fine, k, axes), kernel)[1](coarse)[0]
 

@@ -1,8 +1,8 @@
 """The paper's encoders and decoders (Appendix D), written as data.
 
 An `Architecture` lists the layers of one encoder and one decoder; `Stack` runs such a list. The
-heads of the encoder, for the mean and the scale of q(z|x), belong to the autoencoder, as they are
-the same for every data set. To add a network, add a value to `ARCHITECTURES`.
+encoder's heads, for the mean and the scale of q(z|x), belong to the autoencoder, as they are the
+same for every data set. To add a network, add a value to `ARCHITECTURES`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Architecture(NamedTuple):
     """One encoder and one decoder.
 
     Attributes:
-      shape: of one example, channels last.
+      shape: the shape of one example, channels last.
       encoder: layers from an example to the features that the heads read.
       decoder: layers from z to the parameters of p(x|z), of shape `shape`.
     """
@@ -79,8 +79,8 @@ class Architecture(NamedTuple):
     decoder: tuple[Layer, ...]
 
 
-# Appendix D.1. The paper ends its decoder in a ReLU, which could not draw the lower half of a
-# wave: a slip; the last layer is linear.
+# Appendix D.1. The paper's decoder ends in a ReLU, which could not draw the lower half of a wave.
+# This must be a slip, so the last layer is linear here.
 SINE = Architecture(
     shape=(256, 1),
     encoder=(
@@ -109,8 +109,8 @@ MNIST = Architecture(
     decoder=(Dense(16), Dense(128), Dense(784, relu=False), Reshape((28, 28, 1))),
 )
 
-# Appendix D.3. The paper gives its last layer one filter, though images have three channels: a
-# slip; the last layer has the channels of the data.
+# Appendix D.3. The paper's last layer has one filter, though images have three channels. This must
+# be a slip, so the last layer has as many channels as the data here.
 CELEBA = Architecture(
     shape=(64, 64, 3),
     encoder=(Conv(128, 5, 2), Conv(256, 5, 2), Conv(512, 5, 2), Conv(1024, 5, 2)),
@@ -126,15 +126,15 @@ CELEBA = Architecture(
 
 
 def image_architecture(height: int, width: int, channels: int = 3) -> Architecture:
-    """CELEBA's network for images of another size; of 64 x 64 RGB pixels, CELEBA itself.
+    """CELEBA's network for images of another size; for 64 x 64 RGB pixels, CELEBA itself.
 
-    The decoder begins where the shorter side is 8 to 15 pixels, or as near as halving gets, and the
-    encoder ends half as high and wide. Each halving doubles the channels, up to 16 per pixel of the
-    shorter side but at most CELEBA's 1024.
+    The decoder begins where the shorter side is 8 to 15 pixels, or as near to this as halving gets.
+    The encoder ends at half that height and width. Each halving doubles the channels, up to 16 per
+    pixel of the shorter side, but at most CELEBA's 1024.
 
     Args:
-      height, width: as `image_listing.parse_image_size` admits them.
-      channels: 3, or 1 of grey images.
+      height, width: sizes that `image_listing.parse_image_size` allows.
+      channels: 3, or 1 for grey images.
     """
     side = min(height, width)
     halvings = (side // 8).bit_length() - 1
@@ -166,10 +166,10 @@ ARCHITECTURES = {
 
 @functools.cache
 def find(name: str) -> Architecture:
-    """The network of a name: one of `ARCHITECTURES`, or image64, image64x48, image64x48c1.
+    """The network with a given name: in `ARCHITECTURES`, or like image64, image64x48, image64x48c1.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is no such network.
     """
     if name in ARCHITECTURES:
         return ARCHITECTURES[name]
@@ -178,23 +178,23 @@ def find(name: str) -> Architecture:
     raise ValueError(f"unknown network {name!r}; known: {', '.join(ARCHITECTURES)}")
 
 
-# Of `default_architecture`: units of a dense layer; channels of the first convolution and the most
-# that there are; and the length along each axis at which convolving ends.
+# For `default_architecture`: units of a dense layer; channels of the first convolution; the most
+# channels; and the length along each axis at which convolving ends.
 _UNITS, _CHANNELS, _MOST_CHANNELS, _SHORT = 256, 32, 256, 7
 
 
 def default_architecture(shape: tuple[int, ...]) -> Architecture:
-    """A network for examples of any shape: dense for vectors, else convolutions.
+    """A network for examples of any shape: dense layers for vectors, else convolutions.
 
-    Each convolution halves every axis that is longer than 7, and doubles the channels, from 32 up
-    to 256; a dense layer follows. The decoder goes the same way back.
+    Each convolution halves every axis, until none is longer than 7, and doubles the channels, from
+    32 up to 256. A dense layer follows. The decoder mirrors the encoder.
 
     Args:
-      shape: of one example: `(d,)`, `(t, c)` of a signal or `(h, w, c)` of an image, each at least
-        1.
+      shape: the shape of one example: `(d,)`, a signal's `(t, c)` or an image's `(h, w, c)`, each
+        at least 1.
 
     Raises:
-      ValueError: it has another number of axes.
+      ValueError: the shape has another number of axes, or an empty axis.
     """
     if len(shape) not in (1, 2, 3) or min(shape) < 1:
         raise ValueError(
@@ -206,7 +206,7 @@ def default_architecture(shape: tuple[int, ...]) -> Architecture:
         return Architecture(shape, hidden, (*hidden, Dense(shape[0], relu=False)))
     *space, channels = shape
     sizes = [tuple(space)]
-    # An axis of length 1 stays one: a window of stride 2 on it gives one, and back gives two, cut.
+    # An axis of length 1 stays 1: the convolution gives 1, its transpose gives 2, which is cropped.
     while max(sizes[-1]) > _SHORT:
         sizes.append(tuple(-(-length // 2) for length in sizes[-1]))
     widths = [min(_CHANNELS << k, _MOST_CHANNELS) for k in range(len(sizes) - 1)]
@@ -225,8 +225,8 @@ class Stack(nn.Module):
     """Runs a list of layers one after the other, in the precision of its input.
 
     Attributes:
-      layers: what to run.
-      axis_name: the mesh axis, if any, that batch normalisation runs over too.
+      layers: the layers to run.
+      axis_name: a mesh axis that batch normalisation also averages over; None for none.
     """
 
     layers: tuple[Layer, ...]
@@ -234,10 +234,12 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *in"], train: bool) -> Float[Array, "batch *out"]:
-        """Args:
+        """Runs the layers.
 
-        x: `[batch, ...]`.
-        train: whether batch normalisation uses, and updates, the batch's own statistics.
+        Args:
+          x: `[batch, ...]`.
+          train: whether batch normalisation uses the batch's own statistics, and updates its
+            running statistics.
         """
         batch_last = False
         for layer in self.layers:

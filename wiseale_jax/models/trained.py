@@ -1,4 +1,4 @@
-"""A trained model, ready for use: from `fit`, or from `load(folder)`."""
+"""A trained model, ready for use, from `fit` or from `load(folder)`."""
 
 from __future__ import annotations
 
@@ -25,30 +25,29 @@ from wiseale_jax.models.parameters import METHOD, network_parameters, own_parame
 from wiseale_jax.pytrees import in_structure_of, leaves_by_path
 from wiseale_jax.samplers import Sampler
 
-# What `export` exports for, by default.
+# The platforms that `export` exports for by default.
 PLATFORMS = ("cpu", "cuda", "tpu")
-# Examples whose clusters are found at once.
+# How many examples are assigned to clusters at once.
 _ASSIGNED = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedAutoencoder:
-    """A model with its parameters; every method is jitted, and takes any number of examples.
+    """A model with its parameters; `encode` and `decode` are jitted and take any number of rows.
 
-    Inside a jitted function of your own, `model.apply(variables, x, method="encode")` takes the
-    parameters as an argument; a method of this class would make them constants of the program.
+    Inside your own jitted function, `model.apply(variables, x, method="encode")` takes the
+    parameters as an argument. A method of this class would make them constants of the program.
 
     Attributes:
       model: the autoencoder.
-      variables: its parameters and running statistics, as `model.apply` takes them.
-      likelihood: its observation model.
-      config: the settings that it was trained with.
-      step: how many steps it was trained for, or the checkpoint that it comes from; None if that is
-        not known.
-      own: the parameters of its method's own, such as a discriminator's; None if it has none.
-      history: the metrics by epoch, a row for the training set and, if there was one, a row for the
-        test set.
-      state: everything that training goes on from; None if that is not known.
+      variables: the model's parameters and running statistics, as `model.apply` takes them.
+      likelihood: the observation model.
+      config: the settings that the model was trained with.
+      step: how many steps the model was trained for; None if this is not known.
+      own: the method's own parameters, such as a discriminator's; None if it has none.
+      history: the metrics of each epoch: a row for the training set and, if there was a test set, a
+        row for the test set.
+      state: the full training state, to continue training from; None if it is not known.
       scales_uint8: whether uint8 examples are images, and are divided by 255.
       samplers: densities of z that `fit_samplers` has fitted, by name.
     """
@@ -66,13 +65,13 @@ class TrainedAutoencoder:
 
     @property
     def all_variables(self) -> dict[str, Any]:
-        """The variables with the method's own parameters among them, as training has them."""
+        """The variables including the method's own parameters, as in training."""
         own = {} if self.own is None else {METHOD: self.own}
         return {**self.variables, "params": {**self.variables["params"], **own}}
 
     @functools.cached_property
     def _method(self) -> methods.Method | None:
-        """The method that it was trained by, with its settings; None if that is not known."""
+        """The model's method with its settings bound; None if it is not known."""
         name = self.config.get("method")
         if name not in METHODS:
             return None
@@ -82,7 +81,7 @@ class TrainedAutoencoder:
 
     @property
     def has_own_prior(self) -> bool:
-        """Whether the method has a prior of its own, in the place of N(0, I)."""
+        """Whether the method has a prior of its own instead of the encoder's default prior."""
         return self._method is not None and self._method.prior is not None
 
     @property
@@ -92,7 +91,7 @@ class TrainedAutoencoder:
 
     @functools.cached_property
     def prior(self) -> priors.Prior:
-        """p(z): the method's own where it has one; else N(0, I), or uniform on the unit sphere."""
+        """p(z): the method's own prior, or else N(0, I), or uniform on the unit sphere."""
         if self._method is None:
             return priors.of_model(self.model)
         return self._method.prior_of(self.model, self.all_variables)
@@ -103,7 +102,7 @@ class TrainedAutoencoder:
         """Mean and log variance of q(z|x), each `[batch, latent]`.
 
         Raises:
-          ValueError: x is of another shape than the model's, empty, or not floating-point; the
+          ValueError: x does not have the model's shape, is empty, or is not floating-point; the
             message says which.
         """
         x = self.as_taken(x)
@@ -113,21 +112,21 @@ class TrainedAutoencoder:
         """E[x|z], `[batch, *shape]`: for a Bernoulli p(x|z), probabilities.
 
         Raises:
-          ValueError: z is of another shape than the model's, empty, or not floating-point; the
+          ValueError: z does not have the model's shape, is empty, or is not floating-point; the
             message says which.
         """
         z = _checked("z", z, (self.model.latent_dim,))
         return _decode(self.model, self.likelihood, self.variables, z)
 
     def reconstruct(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
-        """E[x|z] at the posterior's mean."""
+        """E[x|z] at the posterior's mean; raises as `encode`."""
         return self.decode(self.encode(x)[0])
 
     def assign_clusters(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch clusters"]:
-        """The probability of each cluster of each example, for a method that has clusters: gmvae.
+        """Each example's probability of each cluster, for the method with clusters, "gmvae".
 
         Raises:
-          ValueError: the method has none; or as `encode`.
+          ValueError: the method has no clusters; or as in `encode`.
         """
         if not self.has_clusters:
             raise ValueError(f"method {self.config.get('method')!r} has no clusters")
@@ -144,22 +143,22 @@ class TrainedAutoencoder:
         *,
         sampler: str = "prior",
     ) -> Float[Array, "n *shape"]:
-        """E[x|z] of `n` draws of z: from the prior, a fitted sampler, or examples' posteriors.
+        """E[x|z] for `n` draws of z: from the prior, a fitted sampler, or examples' posteriors.
 
-        Where the aggregate posterior is far from the prior, as with the paper's weight of the KL,
-        the decoder has been trained on draws of the former alone.
+        The decoder is trained on draws of the aggregate posterior only. This can be far from the
+        prior, as with the paper's weight of the KL.
 
         Args:
           key: for the draws.
-          n: how many.
-          x: examples, `[batch, *shape]`, whose aggregate posterior, (1/batch) sum_i q(z|x_i), takes
-            the prior's place.
-          sampler: "prior"; or one that `fit_samplers` has fitted: "aggregate", "mixture" or
+          n: how many draws.
+          x: examples, `[batch, *shape]`, whose aggregate posterior, (1/batch) sum_i q(z|x_i),
+            replaces the prior.
+          sampler: "prior", or a sampler that `fit_samplers` has fitted: "aggregate", "mixture" or
             "two_stage".
 
         Raises:
-          ValueError: n is not a whole number of 1 or more, the sampler is unknown or was never
-            fitted, or is given besides x; or as `encode`.
+          ValueError: n is not a whole number of at least 1; the sampler is unknown, was never
+            fitted, or is given together with x; or as in `encode`.
         """
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a whole number, at least 1, got {n!r}")
@@ -187,7 +186,7 @@ class TrainedAutoencoder:
         return self.samplers[name]
 
     def as_taken(self, x: Float[Array, "batch *shape"]) -> Float[Array, "batch *shape"]:
-        """Examples as floats, checked; raises as `encode`."""
+        """Checks examples and returns them as floats; raises as `encode`."""
         return _checked("x", x, self.model.architecture.shape, self.scales_uint8)
 
     def evaluate(
@@ -201,35 +200,35 @@ class TrainedAutoencoder:
 
         Args:
           x: examples, at least 2.
-          labels: `[batch]` integers, the class of each, for the accuracy of classifiers of the
-            codes; these, and the factors, need scikit-learn.
+          labels: `[batch]` integers, each example's class, for the accuracy of classifiers of the
+            codes. Labels and factors need scikit-learn.
           factors: by name, `[batch]` floats that the examples were made from.
-          **settings: of `evaluation.Settings`, and `circular` and `progress` of
+          **settings: the fields of `evaluation.Settings`, and `circular` and `progress` of
             `evaluation.evaluate`.
 
         Returns:
           Numbers by name, and their standard errors under `<name>_stderr`.
 
         Raises:
-          ValueError: a setting is unknown or out of range, or an array is of another length; or as
-            `encode`.
+          ValueError: a setting is unknown or out of range, or an array's length differs from that
+            of x; or as in `encode`.
         """
-        from wiseale_jax import evaluation  # The one step back: a shorthand for what comes after.
+        from wiseale_jax import evaluation  # Here, as `evaluation` itself imports this module.
 
         return evaluation.evaluate_arrays(self, x, labels, factors, **settings)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Saves the model into a folder, new or empty, or its own: `load(folder)` reads it.
+        """Saves the model into a folder, which `load(folder)` reads.
 
         Args:
-          folder: gets config.json, metrics.jsonl, checkpoints/ and, where there are samplers,
-            samplers.npz. Nothing in it is a pickle.
+          folder: a new or empty folder, or the model's own. It gets config.json, metrics.jsonl,
+            checkpoints/ and, where there are samplers, samplers.npz. Nothing in it is a pickle.
 
         Raises:
-          ValueError: the folder holds something else: another model, too, or a later step of this.
-          OSError: it cannot be written.
+          ValueError: the folder holds other files, another model, or a later step of this model.
+          OSError: the folder cannot be written to.
         """
-        from wiseale_jax import checkpoints  # Here, as orbax takes a second.
+        from wiseale_jax import checkpoints  # Here, as importing orbax takes a second.
 
         path = Path(folder).expanduser()
         if path.is_dir() and any(path.iterdir()):
@@ -260,16 +259,16 @@ class TrainedAutoencoder:
     def export(self, platforms: Sequence[str] = PLATFORMS) -> dict[str, jax.export.Exported]:
         """`encode`, `decode` and `reconstruct` as programs that need neither this package nor Flax.
 
-        `exported["encode"].serialize()` gives bytes; in any process that has JAX,
+        `exported["encode"].serialize()` returns bytes; in any process that has JAX,
         `jax.export.deserialize(data).call(x)` runs them. The parameters are part of the program.
 
         Args:
-          platforms: what they run on.
+          platforms: the platforms that the programs run on.
 
         Returns:
-          By name: `encode`, x to (mean, logvar) of q(z|x); `decode`, z to E[x|z]; `reconstruct`, x
-          to E[x|z] at the posterior's mean. x is `[batch, *shape]` and z `[batch, latent]`, both
-          float32, of any batch.
+          The programs by name: `encode`, x to (mean, logvar) of q(z|x); `decode`, z to E[x|z];
+          `reconstruct`, x to E[x|z] at the posterior's mean. x is `[batch, *shape]` and z is
+          `[batch, latent]`, both float32, with any batch.
         """
         variables = jax.tree.map(jnp.asarray, self.variables)
 
@@ -294,25 +293,26 @@ class TrainedAutoencoder:
 def load(
     folder: str | os.PathLike, step: int | None = None, *, network: tuple[Any, Any] | None = None
 ) -> TrainedAutoencoder:
-    """Loads what `python -m experiments.train` left in its run folder, or `model.save` in its own.
+    """Loads a model from a run folder of `python -m experiments.train` or a folder of `model.save`.
 
     Args:
       folder: the folder.
-      step: of a checkpoint, such as that of the lowest test loss, which is kept besides the newest;
-        metrics.jsonl has the steps. None for the newest.
-      network: `(encoder, decoder)`, if the model was fit with Flax modules of your own: a folder
-        holds their parameters, and no code.
+      step: a checkpoint's step; None for the newest. metrics.jsonl lists the steps. Besides the
+        newest checkpoints, the one with the lowest test loss is kept.
+      network: `(encoder, decoder)`, if the model was fit with your own Flax modules: a folder holds
+        their parameters, but no code.
 
     Raises:
       ValueError: step is not a whole number; the folder is not a run folder, has no checkpoint yet,
-        or none of that step; config.json, every checkpoint or the one asked for is damaged; or the
-        parameters are of other shapes than this release's network. The message says which.
+        or none of that step; config.json, samplers.npz, every checkpoint or the one asked for is
+        damaged; network is missing or not needed; or the parameters' shapes differ from this
+        release's network. The message says which.
 
     Warns:
-      UserWarning: newer checkpoints than the one that is used are damaged; or the samplers are
-        fitted to the codes of another step.
+      UserWarning: checkpoints newer than the loaded one are damaged; or the samplers are fitted to
+        the codes of another step.
     """
-    # Here, as whoever imports only wiseale_kl need not wait for orbax.
+    # Here, so that importing only wiseale_kl does not wait for orbax.
     from wiseale_jax import checkpoints
 
     if step is not None and (isinstance(step, bool) or not isinstance(step, int | np.integer)):
@@ -322,7 +322,7 @@ def load(
     if config is None:
         raise ValueError(f"{folder} is not a run folder: it has no {run_folder.CONFIG}")
     try:
-        # The release before wrote no description.
+        # The previous release wrote no description.
         description = run_folder.read_model(folder) or describe_run(config)
         model, likelihood = build(description, network)
     except NotAsked as error:
@@ -358,7 +358,7 @@ def load(
         restored.step,
         own=own_parameters(params),
         history=restored.record.get("metrics", []),
-        # On the host: only training on needs it.
+        # On the host, as only further training needs it.
         state=jax.device_get(restored.state) if "opt_state" in restored.state else None,
         scales_uint8=bool(description.get("scales_uint8", False)),
         samplers=samplers.read(folder / samplers.FILE, restored.step),
@@ -388,7 +388,7 @@ def _shapes(variables: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _abstract(model: Autoencoder) -> dict[str, Any]:
-    """The variables of a model, as shapes."""
+    """The shapes and types of a model's variables."""
 
     def init() -> Any:
         key = jax.random.key(0)

@@ -1,6 +1,6 @@
-"""Pictures: one file for each thing that is drawn, and here what all of them share.
+"""Figures: one module for each subject, and their shared parts here.
 
-Colours are of different lightness, and lines of different style: they survive greyscale.
+Colours differ in lightness and lines in style, so that they can be told apart in greyscale.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from wiseale_jax import files
 
 DARK, MIDDLE, LIGHT = "#1b1b3a", "#c8553d", "#9aa5b1"
 
-# With `unit`, that of the reconstruction error.
+# `unit` is the unit of the reconstruction error.
 METRIC_LABELS = {
     "loss": "loss (per example)",
     "reconstruction_error": "reconstruction error ({unit}, per example)",
@@ -26,12 +26,12 @@ METRIC_LABELS = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format of its ending, beside its place and then renamed."""
+    """Writes a figure atomically, in the format that the path's suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=130)
 
 
 def set_title(figure: Figure, title: str) -> None:
-    """The title of a figure, in as many lines as its width asks for."""
+    """Sets a figure's title, wrapped to the figure's width."""
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10)

@@ -1,4 +1,4 @@
-"""Pictures of several runs side by side. Lines differ in style and lightness, for greyscale."""
+"""Figures that compare several runs. Lines differ in style and lightness, for greyscale."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _STYLES = [
     ("#e76f51", (0, (8, 3))),
 ]
 
-# The paper's methods look the same in every figure, by place in _STYLES; beside them, others do not
-# look like one that is absent, as long as there are styles left.
+# The paper's methods look the same in every figure: their places in _STYLES. Beside them, no other
+# method looks like an absent one of these, as long as other styles are left.
 _FAMILIAR = {"WiSE-ALE": 0, "AEVB": 1, "beta-VAE": 2, "WAE": 3}
 _FAMILIAR |= {"wiseale": 0, "aevb": 1, "beta_vae": 2, "wae_mmd": 3}
 
@@ -45,7 +45,7 @@ _PANELS = {
 
 
 def save_both(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG and as PDF beside it; `path` is without the ending."""
+    """Writes a figure as PNG and as PDF; `path` has no suffix."""
     for ending in ("png", "pdf"):
         plots.save(figure, path.with_suffix(f".{ending}"))
 
@@ -55,14 +55,14 @@ def styles(labels: Sequence[str]) -> dict[str, tuple[str, Any]]:
     familiar = {label: _FAMILIAR[label] for label in labels if label in _FAMILIAR}
     others = [label for label in dict.fromkeys(labels) if label not in familiar]
     left = [i for i in range(len(_STYLES)) if i not in familiar.values()]
-    if familiar:  # Stable: those of absent methods come last.
+    if familiar:  # A stable sort: the styles of absent methods come last.
         left.sort(key=lambda i: i in _FAMILIAR.values())
     places = familiar | {label: left[i % len(left)] for i, label in enumerate(others)}
     return {label: _STYLES[places[label]] for label in dict.fromkeys(labels)}
 
 
 def _short(label: str) -> str:
-    """A label as it is drawn: not too long for a figure, and no mathematics."""
+    """A label as it is drawn: shortened, and without mathematics."""
     label = label if len(label) <= 70 else f"{label[:45]}…{label[-24:]}"
     return label.replace("$", r"\$")
 
@@ -72,15 +72,15 @@ def curves_by_label(
     title: str,
     unit: str,
 ) -> Figure:
-    """The paper's Figure 6: training metrics by epoch, median and range over runs of a label.
+    """The paper's Figure 6: training metrics by epoch, with median and range over a label's runs.
 
-    An epoch in which a step went far astray, or first ones far from all others, would leave nothing
-    else to see: an axis ends before them, and says so.
+    Epochs far from the others, such as the first ones or one with a diverged step, would squeeze
+    the rest of the curves. They are left out of the axis, and the panel's title counts them.
 
     Args:
-      runs: label and rows of metrics.jsonl, several runs of a label one per seed.
-      title: of the figure.
-      unit: of the reconstruction error.
+      runs: label and rows of metrics.jsonl of each run; runs with the same label are seeds.
+      title: the figure's title.
+      unit: the unit of the reconstruction error.
     """
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     drawn = styles([label for label, _ in runs])
@@ -100,7 +100,7 @@ def curves_by_label(
             shortest = min(map(len, curves))
             values = np.array([curve[:shortest] for curve in curves], float)
             epochs = np.arange(1, shortest + 1)
-            # A line of one point is none.
+            # A line through one point cannot be seen, so it gets a marker.
             axes.plot(
                 epochs,
                 np.median(values, 0),
@@ -121,18 +121,18 @@ def curves_by_label(
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
-    # Long labels stand below each other, to stay on the figure.
+    # Long labels are stacked, to stay on the figure.
     fitting = max(1, 140 // (8 + max(map(len, labels))))
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, fitting, len(labels)))
     return figure
 
 
 def _leave_out_strays(axes: Axes, curves: Sequence[np.ndarray]) -> None:
-    """Ends an axis a little beyond what the curves are without peaks, if these are far higher.
+    """Limits an axis to a little more than the curves without peaks, if peaks are far beyond.
 
-    Without peaks an epoch's value is the median of five, two to each side; but the first is itself,
-    as curves begin far from where they go. On a linear axis the first tenth of the epochs does not
-    count if it is so far that the others would be seen as a line.
+    Without peaks, an epoch's value is the median of five epochs, two on each side. The first value
+    is kept, as curves begin far from where they end. On a linear axis, the first tenth of the
+    epochs does not count if it is so far away that the others would look like a flat line.
     """
     is_log = axes.get_yscale() == "log"
     curves = [np.log10(curve[curve > 0]) if is_log else curve for curve in curves]
@@ -147,7 +147,7 @@ def _leave_out_strays(axes: Axes, curves: Sequence[np.ndarray]) -> None:
     later = np.concatenate([row[len(row) // 10 :] for row in medians])
     if not is_log and np.ptp(calm) > 10 * np.ptp(later):
         calm = later
-    # In nats, or decades: of curves that are flat, too, some height is seen.
+    # In nats or decades: flat curves get some height, too.
     span = max(np.ptp(calm), 0.1)
     low, high = calm.min() - 0.5 * span, calm.max() + 0.5 * span
     if np.ptp(values) <= 3 * span:
@@ -163,8 +163,8 @@ def metrics_by_label(values: Mapping[str, Mapping[str, Sequence[float]]], title:
     """Numbers of several runs: a panel for each metric, a row for each label.
 
     Args:
-      values: by description of the metric, then by label, one finite number for each seed.
-      title: of the figure.
+      values: by the metric's description, then by label: one finite number for each seed.
+      title: the figure's title.
     """
     labels = list(dict.fromkeys(label for by_label in values.values() for label in by_label))
     columns = max(1, min(3, len(values)))
@@ -210,7 +210,7 @@ def waves_by_label(
       frequency: `[count]`, Hz.
       amplitude: `[count]`.
       reconstructions: by label, `[count, samples, 1]`.
-      title: of the figure.
+      title: the figure's title.
     """
     count = len(wave)
     figure = Figure(figsize=(3.4 * count, 1.7 * len(reconstructions) + 1), layout="constrained")

@@ -1,4 +1,4 @@
-"""Pictures of what a prior loss asks of two one-dimensional posteriors."""
+"""Figures of the variances that prior losses prefer for two one-dimensional posteriors."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def preferred_variances(
     Args:
       means: m of each column; the two posteriors are N(-m, sigma^2) and N(m, sigma^2).
       preferred: by loss, the sigma of its minimum for each of `means`.
-      sigma: `[count]`, of the curves.
+      sigma: `[count]`, where the loss curves are computed.
       losses: by loss, `[len(means), count]`, in nats.
-      drawn: the losses whose posteriors are drawn, a row each.
+      drawn: the losses whose posteriors are drawn, one row for each.
     """
     columns, rows = len(means), len(drawn) + 1
     figure = Figure(figsize=(3.9 * columns, 2.3 * rows + 1.2), layout="constrained")
@@ -90,9 +90,9 @@ def loss_maps(
     """The paper's Figure 4: prior losses as functions of a posterior's mean and deviation.
 
     Args:
-      views: by description of the row, means `[rows]` and, by loss, its map `[rows, columns]`.
+      views: by the row's description: means `[rows]` and, by loss, its map `[rows, columns]`.
       sigma: `[columns]`, increasing.
-      tolerances: nats above a map's minimum that the contours stand for, increasing.
+      tolerances: the contours' heights above a map's minimum, in nats, increasing.
     """
     names = list(next(iter(views.values()))[1])
     figure = Figure(figsize=(3.3 * len(names) + 0.8, 3.1 * len(views) + 0.9), layout="constrained")

@@ -1,4 +1,4 @@
-"""What methods give up for what: two numbers against each other, a curve for each method."""
+"""Figures of trade-offs: two numbers against each other, with a curve for each method."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Point(NamedTuple):
     """One setting of a method.
 
     Attributes:
-      weight: as it is written beside the point.
-      numbers: by name, a value for each seed; None where there is none.
+      weight: the text beside the point.
+      numbers: by name, a value for each seed; None for a missing value.
       paper: whether it is a published setting.
     """
 
@@ -35,10 +35,10 @@ class Point(NamedTuple):
 
 
 def pareto(points: np.ndarray) -> np.ndarray:
-    """Which points no other one beats: none is lower in a number and at most equal in all others.
+    """Which points are in the Pareto set: no other point is lower in a number and higher in none.
 
     Args:
-      points: `[size, numbers]`, lower is better; a point with nan is beaten.
+      points: `[size, numbers]`, lower is better; points with nan are not in the set.
 
     Returns:
       bool `[size]`.
@@ -54,16 +54,16 @@ def frontier(
     panels: Mapping[str, str],
     title: str,
 ) -> Figure:
-    """A panel for each number, against the number x: lower is better in all of them.
+    """A panel for each number, drawn against the number x; lower is better for all of them.
 
-    Lines join the means over seeds in the order of the points, small marks are the seeds. Rings are
-    the Pareto set of the panel, stars are published settings.
+    Lines join the means over seeds in the order of the points, and small dots are the seeds. Rings
+    mark the Pareto set of the panel, and stars mark published settings.
 
     Args:
       curves: by method, its points, from the weakest weight to the strongest.
       x: name and label of the number along the horizontal axis.
       panels: by name, the label of the number along the vertical axis.
-      title: of the figure.
+      title: the figure's title.
     """
     columns = min(len(panels), 2)
     rows = -(-len(panels) // columns)
@@ -91,7 +91,7 @@ def frontier(
 
 
 def _panel(axis: Axes, curves: Mapping[str, Sequence[Point]], x: str, y: str) -> None:
-    """Curves, seeds and marks; logarithmic where the numbers span much."""
+    """Draws curves, seeds and marks; an axis is logarithmic where its numbers span a wide range."""
     everyone = [(method, point) for method, points in curves.items() for point in points]
     means = np.array([[point.mean(x), point.mean(y)] for _, point in everyone]).reshape(-1, 2)
     best = pareto(means)

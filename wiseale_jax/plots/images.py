@@ -1,4 +1,4 @@
-"""Pictures of what decoders draw: reconstructions, samples, interpolations, traversals."""
+"""Figures of decoded images: reconstructions, samples, interpolations, traversals."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from wiseale_jax.plots import set_title
 
 Images = Float[np.ndarray, "count height width channels"]
 
-# White between the images of a sheet, in pixels.
+# The white gap between the images of a sheet, in pixels.
 _GAP = 2
 
 
 def sheet(images: Images, columns: int) -> Float[np.ndarray, "height width channels"]:
-    """Images in rows of so many columns, white between them.
+    """Images in a grid with a given number of columns, with white gaps.
 
     Args:
       images: one channel or three; clipped to [0, 1].
-      columns: at least 1.
+      columns: the number of columns, at least 1.
     """
     count, height, width, channels = images.shape
     rows = -(-count // columns)
@@ -48,13 +48,13 @@ def _draw(axes: Axes, images: Images, columns: int) -> None:
 def rows(
     labelled: Sequence[tuple[str, Images]], title: str, across: Sequence[str] = (), xlabel: str = ""
 ) -> Figure:
-    """Labelled rows of images, their columns aligned.
+    """Labelled rows of images, with aligned columns.
 
     Args:
-      labelled: a label and images for each row, all as many and of one size.
-      title: of the figure.
-      across: what each column is called.
-      xlabel: what the columns are.
+      labelled: a label and images for each row; all rows have equally many images of one size.
+      title: the figure's title.
+      across: the label of each column.
+      xlabel: the label of the horizontal axis.
     """
     labels, images = zip(*labelled, strict=True)
     count, height, width = images[0].shape[:3]
@@ -74,9 +74,9 @@ def panels(by_label: Mapping[str, Images], columns: int, title: str) -> Figure:
     """A sheet of images for each label, side by side.
 
     Args:
-      by_label: images of one size.
-      columns: of each sheet.
-      title: of the figure.
+      by_label: images, all of one size.
+      columns: the number of columns in each sheet.
+      title: the figure's title.
     """
     high = -(-max(map(len, by_label.values())) // columns)
     side = 3.4
@@ -97,16 +97,17 @@ def traversals(
     title: str,
     largest: int = 10,
 ) -> Figure:
-    """Latent traversals: a row for each dimension of z, which alone is changed along the row.
+    """Latent traversals: each row of images changes one dimension of z.
 
-    The dimensions whose posterior means vary most come first; that variance stands in brackets.
+    The dimensions whose posterior means have the largest variance come first. The variance is shown
+    in brackets.
 
     Args:
-      by_label: the z that is changed, `[latent]`; the variance of every dimension's posterior
-        means, `[latent]`; and the decoder, `z [n, latent] -> images`.
-      values: that the dimension takes, in the prior's standard deviations.
-      title: of the figure.
-      largest: so many dimensions are drawn at most.
+      by_label: the z to change, `[latent]`; the variance of every dimension's posterior means,
+        `[latent]`; and the decoder, `z [n, latent] -> images`.
+      values: the values of the changed dimension, in the prior's standard deviations.
+      title: the figure's title.
+      largest: how many dimensions to draw at most.
     """
     count = min(largest, max(len(z) for z, _, _ in by_label.values()))
     figure = Figure(
@@ -140,9 +141,10 @@ def interpolations(
     """Decoded straight lines from one posterior mean to another, for pairs of examples.
 
     Args:
-      by_label: posterior means, `[2 pairs, latent]`, of which each two are a pair; the decoder.
-      steps: images along each line, its ends included.
-      title: of the figure.
+      by_label: posterior means, `[2 pairs, latent]`, with the two of a pair in adjacent rows; and
+        the decoder.
+      steps: images along each line, including its ends.
+      title: the figure's title.
     """
     share = np.linspace(0, 1, steps)[:, None]
     drawn = []

@@ -1,4 +1,4 @@
-"""Pictures of a latent plane: posteriors, labelled means, and what the decoder draws."""
+"""Figures of a latent plane: posteriors, labelled means, and decoded images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.patches import Circle
 
 from wiseale_jax.plots import MIDDLE, set_title
 
-# Half the width of the planes drawn, in standard deviations of the prior.
+# Half the width of the drawn planes, in standard deviations of the prior.
 EXTENT = 4.0
 _GRID = 600
 # A narrower density would fall between the pixels.
@@ -29,10 +29,10 @@ def posteriors(
     """The paper's Figure 1: posteriors as densities, on the same axes, with the prior's circles.
 
     Args:
-      by_label: mean and log variance of the posteriors, each `[count, 2]`; those of a standard
-        deviation below 0.03 are drawn with that.
-      classes: `[count]`, in 0 ... 9, the class of each, for its colour.
-      title: what it begins with.
+      by_label: mean and log variance of the posteriors, each `[count, 2]`; a standard deviation
+        below 0.03 is drawn as 0.03.
+      classes: `[count]`, in 0 ... 9, the class of each posterior, for its colour.
+      title: the start of the figure's title.
     """
     figure, grid = _planes(
         by_label, f"{_before(title)}posteriors q(z|x) of {len(classes)} test examples; {_CIRCLES}"
@@ -41,10 +41,10 @@ def posteriors(
     scale = ScalarMappable(Normalize(-0.5, 9.5), "tab10")
     colours = scale.to_rgba(np.asarray(classes))[:, :3]
     for axes, (mean, logvar) in zip(grid, by_label.values(), strict=True):
-        # Each density relative to its own peak: a narrow one would hide all others.
+        # Each density is relative to its own peak: else a narrow one would hide all others.
         deviation = np.exp(np.float64(logvar) / 2)
         standard = np.maximum(deviation, _NARROWEST)
-        # Red, green, blue, and how opaque: of each pixel, those of the density highest there.
+        # Red, green, blue and opacity of each pixel, from the density that is highest there.
         pixels = np.zeros((_GRID, _GRID, 4))
         for (m0, m1), (s0, s1), colour in zip(mean, standard, colours, strict=True):
             across = np.exp(-0.5 * ((axis - m0) / s0) ** 2)
@@ -69,7 +69,7 @@ def labelled_means(
     Args:
       by_label: means, `[size, 2]`.
       classes: `[size]`, in 0 ... 9.
-      title: what it begins with.
+      title: the start of the figure's title.
     """
     figure, grid = _planes(
         by_label, f"{_before(title)}posterior means of {len(classes):,} test examples; {_CIRCLES}"
@@ -105,12 +105,12 @@ def _say(axes: Axes, text: str, height: float, side: str) -> None:
 def decoded_planes(
     by_label: Mapping[str, Callable[[np.ndarray], np.ndarray]], count: int = 15, title: str = ""
 ) -> Figure:
-    """What the decoder draws over the plane, at the quantiles of the prior.
+    """Decoded images over the latent plane, at the quantiles of the prior.
 
     Args:
-      by_label: `z [n, 2] -> images [n, height, width, 1]` in [0, 1].
+      by_label: decoders, `z [n, 2] -> images [n, height, width, 1]` in [0, 1].
       count: images along each axis.
-      title: what it begins with.
+      title: the start of the figure's title.
     """
     z = np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)], np.float32)
     plane = np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)

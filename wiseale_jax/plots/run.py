@@ -1,4 +1,4 @@
-"""Pictures of a run: its metrics by epoch, its reconstructions, its data."""
+"""Figures of a run: its metrics by epoch, its reconstructions, its data."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str, unit: str) -> Figure:
     """Every metric by epoch, training and test.
 
     Args:
-      rows: of metrics.jsonl.
-      title: of the figure.
-      unit: of the reconstruction error.
+      rows: the rows of metrics.jsonl.
+      title: the figure's title.
+      unit: the unit of the reconstruction error.
     """
     figure = Figure(figsize=(11, 6.2), layout="constrained")
     set_title(figure, title)
@@ -42,9 +42,10 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str, unit: str) -> Figure:
 
 
 def choose_waves(frequency: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
-    """Indices of six waves or fewer whose frequencies spread evenly from lowest to highest.
+    """Indices of at most six waves whose frequencies spread evenly from lowest to highest.
 
-    Of the waves near each wanted frequency, the one with the most middling amplitude.
+    Among the waves near each wanted frequency, the one whose amplitude is nearest to the median
+    amplitude is chosen.
     """
     low, high = float(frequency.min()), float(frequency.max())
     chosen = []
@@ -59,7 +60,13 @@ def choose_waves(frequency: np.ndarray, amplitude: np.ndarray) -> np.ndarray:
 def draw_wave(
     axes: Axes, wave: np.ndarray, clean: np.ndarray | None, reconstruction: np.ndarray
 ) -> float:
-    """Draws one wave, `[samples, 1]` over one second, in three ways; gives the squared error."""
+    """Draws a wave, its noise-free version and its reconstruction; returns the squared error.
+
+    Args:
+      axes: where to draw.
+      wave, reconstruction: `[samples, 1]`, over one second.
+      clean: like `wave`, without noise; None if it is not known.
+    """
     time = np.arange(len(wave)) / len(wave)
     axes.plot(time, wave[:, 0], ".", color=LIGHT, markersize=2.5, label="input")
     if clean is not None:
@@ -80,9 +87,9 @@ def wave_reconstructions(
 
     Args:
       wave, reconstruction: `[count, samples, 1]`, over one second.
-      title: of the figure.
-      labels: of each wave; None if there is nothing to say of them.
-      clean: like `wave`, without noise; None if that is not known.
+      title: the figure's title.
+      labels: a text for each wave; None for no text.
+      clean: like `wave`, without noise; None if it is not known.
     """
     columns = min(3, len(wave))
     rows = -(-len(wave) // columns)
@@ -107,12 +114,12 @@ def wave_reconstructions(
 
 
 def samples(x: np.ndarray, title: str) -> Figure:
-    """Examples of a data set in a square of rows and columns.
+    """Examples of a data set in a square grid.
 
     Args:
       x: `[count, height, width, channels]` images in [0, 1], one channel or three; or waves,
-        `[count, samples, 1]`, over one second and drawn to one scale.
-      title: of the figure.
+        `[count, samples, 1]`, over one second and all drawn to the same scale.
+      title: the figure's title.
     """
     columns = math.isqrt(len(x) - 1) + 1
     rows = -(-len(x) // columns)

@@ -1,1 +1,1 @@
-"""Training: a `Recipe` and batches in, a trained state out."""
+"""Training, which takes a `Recipe` and batches to a trained state."""

@@ -1,4 +1,4 @@
-"""What `fit` is given, checked before any long work: arrays, numbers, words and networks."""
+"""Checks of `fit`'s arguments before any long work: arrays, numbers, names and networks."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Examples(NamedTuple):
 
     Attributes:
       array: `[size, ...]`, float32, or uint8 images.
-      is_uint8: whether they are images, which are divided by 255.
-      in_unit_range: whether all values, so divided, are in 0..1.
-      deviation: the standard deviation of all values, so divided.
+      is_uint8: whether they are uint8 images, which are divided by 255.
+      in_unit_range: whether all values are in 0..1, after division by 255 if they are uint8.
+      deviation: the standard deviation of all values, after the same division.
     """
 
     array: Shaped[np.ndarray, "size *shape"]
@@ -46,12 +46,12 @@ class Examples(NamedTuple):
 
         Args:
           x: the array.
-          name: its name in the messages.
-          like: examples that it goes with.
+          name: the array's name in the messages.
+          like: examples whose shape and type the array must match; the array need then not vary.
 
         Raises:
-          ValueError: it is of integers other than uint8, has no or too many axes, holds what is
-            not finite, or never varies; or does not go with `like`.
+          ValueError: it has integers other than uint8, fewer than 2 or more than 4 axes, an empty
+            axis, non-finite values, or values that never vary; or it does not match `like`.
         """
         if isinstance(x, tuple):
             raise ValueError(f"{name} must be an array: of what `load_examples` gives, `.x`")
@@ -92,7 +92,11 @@ class Examples(NamedTuple):
 
 
 def check_settings(method: str, settings: Mapping[str, Any], others: Iterable[str]) -> None:
-    """Checks that the settings are the method's; `others` are names that may have been meant."""
+    """Checks that the settings are the method's; `others` are further names to suggest.
+
+    Raises:
+      ValueError: a setting is not the method's.
+    """
     known = methods.settings_of(method)
     for name in settings:
         if name not in known:
@@ -108,11 +112,12 @@ def plan_runs(
     seeds: Iterable[int] | None,
     sweep: Mapping[str, Iterable[float]] | None,
 ) -> list[tuple[int, dict[str, float]]]:
-    """Each run's seed, and its values of what is swept: every combination, the seeds fastest.
+    """Each run's seed and swept values: every combination, with the seed varying fastest.
 
     Raises:
-      ValueError: a seed or a value is there twice, none is, or a setting is not the method's,
-        no real number, or given for all runs, too.
+      ValueError: seed and seeds are both given; there are no seeds or values, or the same one
+        twice; a value is not a finite number; or a swept setting is not a real-valued setting of
+        the method, or is also in `settings`.
     """
     if seeds is not None and seed != 0:
         raise ValueError(f"seed {seed} and seeds are both given: one of them is enough")
@@ -149,7 +154,11 @@ def _values(name: str, values: Any) -> list[Any]:
 
 
 def check_init(init: TrainedAutoencoder, method: str, given: Mapping[str, Any]) -> None:
-    """Checks that what the model has is not asked to be something else."""
+    """Checks that the method is the one of `init`, and that no argument is given that `init` fixes.
+
+    Raises:
+      ValueError: the method differs, or a value in `given` is not None.
+    """
     if (before := init.config.get("method", method)) != method:
         raise ValueError(f"init was trained with method {before!r}: say method={before!r}")
     for name, value in given.items():
@@ -164,7 +173,7 @@ def check_likelihood(
     likelihood: str,
     observation_noise: float | str | None,
 ) -> None:
-    """Checks that the likelihood goes with the data and the method."""
+    """Checks that the likelihood fits the data and the method; raises ValueError if not."""
     if likelihood not in LIKELIHOODS:
         raise ValueError(f"unknown likelihood {likelihood!r}; known: {', '.join(LIKELIHOODS)}")
     if likelihood == "bernoulli":
@@ -193,7 +202,7 @@ def check_numbers(
     warmup_epochs: int,
     clip_norm: float | None,
 ) -> None:
-    """Checks the ranges of numbers."""
+    """Checks the ranges of numbers; raises ValueError if one is out of range."""
     for name, value, least in (
         ("epochs", epochs, 1),
         ("batch_size", batch_size, 2 if methods.find(method).needs_pairs else 1),
@@ -212,7 +221,7 @@ def check_numbers(
 
 
 def check_sizes(data: Examples, settings: Mapping[str, Any], method: str, batch_size: int) -> None:
-    """Checks that there are examples for what a method has many of."""
+    """Checks that there are enough examples for a method's clusters or pseudo-inputs."""
     clusters = settings.get("clusters", 1)
     if clusters > batch_size:
         raise ValueError(f"clusters {clusters} is more than batch_size {batch_size}")
@@ -226,7 +235,7 @@ def check_sizes(data: Examples, settings: Mapping[str, Any], method: str, batch_
 
 
 def check_memory(memory: int, method: str, batch_size: int, bound: str) -> None:
-    """Checks that a memory goes with the method, the batch and the bound."""
+    """Checks that a memory fits the method, the batch and the bound."""
     if memory == 0:
         return
     if not methods.find(method).memory:
@@ -245,7 +254,12 @@ def build(
     encoder: str | None,
     observation_noise: float | str,
 ) -> Autoencoder:
-    """The autoencoder, whose network takes the examples and gives such again."""
+    """Builds the autoencoder, and checks its network if it is for the examples' shape.
+
+    Raises:
+      ValueError: an argument is invalid, the method needs another encoder, or the network cannot be
+        run or gives arrays of wrong shapes.
+    """
     shape = data.array.shape[1:]
     if network is None:
         network = default_architecture(shape)
@@ -265,7 +279,7 @@ def build(
 
 
 def _check_network(model: Autoencoder, shape: tuple[int, ...]) -> None:
-    """Checks, without computing, that the network takes examples and gives such again."""
+    """Checks, without computing, that the network takes examples and returns their shape."""
     key, x, z = jax.random.key(0), jnp.zeros((2, *shape)), jnp.zeros((2, model.latent_dim))
 
     def encode() -> Any:

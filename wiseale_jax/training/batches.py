@@ -1,9 +1,9 @@
-"""How the training step gets its batches: from a set held on the device, or from a stream.
+"""The sources of the training step's batches: a data set on the device, or a stream.
 
-Both visit the examples in the same order and give the same batches. A set that fits is held on the
-device as stored and picked from there, inside the compiled steps. A larger one stays on disk,
-memory-mapped: a thread gathers the examples of the next steps and sends them to the device while
-the current ones are trained on.
+Both visit the examples in the same order and give the same batches. A data set that fits is held on
+the device as stored, and the compiled steps pick their batches from it. A larger data set stays on
+disk, memory-mapped: a thread gathers the examples of the next steps and sends them to the device
+while the current steps run.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from jaxtyping import Array
 
 FEEDS = ("auto", "resident", "stream")
 
-# A call of the compiled steps takes about so long, and then the progress bar moves.
+# About how long one call of the compiled steps takes; the progress bar moves after each.
 _CALL_SECONDS = 0.5
 _STEPS_TOGETHER = 64
-# A streamed call's examples take about so much memory; two such blocks exist at a time. More steps
-# than these gain nothing: an epoch's first block is waited for, and its last one is filled up.
+# About how much memory a streamed call's examples take; two such blocks exist at a time. More steps
+# in a block gain nothing: an epoch's first block is waited for, and its last block is filled up.
 _BLOCK_BYTES = 32 * 2**20
 _BLOCK_STEPS = 128
 # The share of the device's memory that a resident set may take.
@@ -48,7 +48,7 @@ class Steps(NamedTuple):
 
 
 def choose(feed: str, data: np.ndarray) -> str:
-    """Which of "resident" and "stream" is meant: "auto" goes by size and the device's memory.
+    """Resolves a feed to "resident" or "stream"; "auto" compares size with the device's memory.
 
     Raises:
       ValueError: the name is unknown.
@@ -72,10 +72,10 @@ def resident(data: Array, order: Array, batch_size: int, done: int = 0) -> Itera
       data: `[size, ...]`, on the device.
       order: `[size]`, the epoch's order.
       batch_size: examples per step; a last, partial batch is dropped.
-      done: steps of the epoch that are done already.
+      done: how many steps of the epoch are already done.
     """
     steps = len(order) // batch_size
-    # Processes that train together must make the same calls: they cannot go by their own clocks.
+    # Processes that train together must make the same calls, so they cannot use their own clocks.
     together = jax.process_count() > 1
     count = _STEPS_TOGETHER if together else 1
     while done < steps:
@@ -100,9 +100,9 @@ def stream(
       data: `[size, ...]`, memory-mapped.
       order: `[size]`, the epoch's order.
       batch_size: examples per step; a last, partial batch is dropped.
-      done: steps of the epoch that are done already.
-      sharding: of `[steps, batch, ...]`, the batches; every process reads only what its devices
-        need. None for the default device.
+      done: how many steps of the epoch are already done.
+      sharding: the sharding of the batches, `[steps, batch, ...]`; every process reads only the
+        examples that its devices need. None for the default device.
     """
     rows = np.asarray(order)
     steps = len(rows) // batch_size
@@ -111,10 +111,10 @@ def stream(
 
     def gather(start: int) -> Steps:
         count = min(block, steps - start)
-        # Always a whole block, or the last one of an epoch would be compiled for its own size.
+        # Always a whole block: else the last block of an epoch would be compiled for its own size.
         chosen = np.resize(rows[start : start + count], (block, batch_size))
         if sharding is None:
-            # On no device by name: by name, a second state would have the steps compiled again.
+            # No device is named: else the steps would be compiled again for a second state.
             return Steps(jax.device_put(data[chosen]), None, 0, count)
         batches = jax.make_array_from_callback(
             (block, batch_size, *data.shape[1:]), sharding, lambda index: data[chosen[index[:2]]]

@@ -1,4 +1,4 @@
-"""One epoch of training: its batches, wherever they come from, and a progress bar."""
+"""One epoch of training, from resident or streamed batches, with a progress bar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wiseale_jax.training.recipe import Recipe, batches_sharding
 def parts(
     recipe: Recipe, state: steps.TrainState, data: jax.Array | np.ndarray, epoch: int
 ) -> Iterator[batches.Steps]:
-    """The steps of an epoch from where the state stands."""
+    """The remaining steps of an epoch, given the state's step."""
     done = int(state.step) - (epoch - 1) * (len(data) // recipe.batch_size)
     order = steps.epoch_order(state.key, epoch, len(data))
     if isinstance(data, jax.Array):
@@ -36,20 +36,20 @@ def train(
     asked_to_stop: Callable[[], bool] = lambda: False,
     progress: bool = True,
 ) -> tuple[steps.TrainState, dict[str, Any] | None]:
-    """Trains to the end of an epoch, with a progress bar, and gives its row of metrics.
+    """Trains to the end of an epoch, with a progress bar, and returns its row of metrics.
 
     Args:
-      recipe: what is trained.
-      state: is donated.
+      recipe: the static half of the run.
+      state: the state, anywhere in the epoch; it is donated.
       data: `[size, ...]`, the examples as stored: on the device, or memory-mapped and streamed.
-      epoch: which, from 1; the state may stand anywhere in it.
-      epochs: how many there are, for the bar.
-      asked_to_stop: whether to stop before the end.
+      epoch: the epoch's number, from 1.
+      epochs: the number of epochs, for the bar.
+      asked_to_stop: returns whether to stop before the end.
       progress: whether to show the bar, where the output is a terminal.
 
     Returns:
-      The state, and the epoch's row of metrics: means over its steps. None in the row's place if
-      it was asked to stop before the end, or the next step has a fault.
+      The state, and the epoch's row of metrics: means over its steps. The row is None if training
+      was asked to stop before the end, or if the next step has a fault.
     """
     per_epoch = len(data) // recipe.batch_size
     done = already = int(state.step) - (epoch - 1) * per_epoch
@@ -65,7 +65,7 @@ def train(
     ) as bar:
         for part in parts(recipe, state, data, epoch):
             if start is None:
-                # No steps: this only compiles, so that the speed measured is training's.
+                # No steps, only compiling: so the measured speed does not include it.
                 state = steps.train_steps(recipe, state, *part._replace(count=0))
                 jax.block_until_ready(state)
                 start = time.perf_counter()
@@ -98,12 +98,12 @@ def make_row(
 
 
 def make_test_row(row: dict[str, Any], found: dict[str, float]) -> dict[str, Any]:
-    """The row of the test set beside an epoch's, of what `steps.evaluate` found."""
+    """The test row for an epoch's row, with the metrics that `steps.evaluate` found."""
     return {**row, "split": "test", **found, "examples_per_second": None}
 
 
 def explain_fault(state: steps.TrainState, epoch: int) -> str:
-    """What is not finite in the step that comes next, and what helps."""
+    """A message that names the next step's non-finite values and the usual remedies."""
     wrong = [
         f"{name} {float(value)}"
         for name, value in jax.device_get(state.fault).items()

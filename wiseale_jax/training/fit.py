@@ -1,4 +1,4 @@
-"""`fit`: arrays in, a trained model out."""
+"""`fit`, which takes arrays and returns a trained model."""
 
 from __future__ import annotations
 
@@ -53,51 +53,52 @@ def fit(
     sweep: Mapping[str, Sequence[float]] | None = None,
     **settings: Any,
 ) -> TrainedAutoencoder | list[TrainedAutoencoder]:
-    """Trains an auto-encoder on arrays; or many, together in one program.
+    """Trains an auto-encoder on arrays, or several auto-encoders together in one program.
 
     Args:
       x: `[size, d]` vectors, `[size, t, c]` signals or `[size, h, w, c]` images; floats, or uint8
         images, which are divided by 255.
       method: a name in `METHODS`.
-      network: a name in `networks.ARCHITECTURES`; an `Architecture`; `(encoder, decoder)`, a pair
-        of Flax modules, Linen or NNX, as `Modules` has them; or None for
-        `networks.default_architecture` of the examples' shape.
+      network: a name in `networks.ARCHITECTURES`; an `Architecture`; a pair `(encoder, decoder)` of
+        Flax modules, Linen or NNX, as in `Modules`; or None for `networks.default_architecture` of
+        the examples' shape.
       latent_dim: dimensions of z.
-      likelihood: "bernoulli", for values in 0..1, or "gaussian"; None for the one that goes with
-        the values.
-      epochs: passes over x; further ones, with `init`.
+      likelihood: "bernoulli", for values in 0..1, or "gaussian"; None for "bernoulli" if all values
+        of x are in 0..1, else "gaussian".
+      epochs: passes over x; with `init`, further passes.
       batch_size: examples per step, M; an epoch's last, partial batch is dropped.
-      learning_rate: Adam's.
-      seed: of everything random.
-      test: other examples like x: their metrics after each epoch are in the history, too.
-      progress: whether to say what was chosen, and to show a bar where the output is a terminal.
+      learning_rate: Adam's learning rate.
+      seed: seed of all random numbers.
+      test: other examples like x; their metrics after each epoch are in the history, too.
+      progress: whether to print the chosen setup, and to show a bar where the output is a terminal.
       encoder: "gaussian", "deterministic", or "spherical" for points on the unit sphere; None for
-        the method's own.
-      observation_noise: standard deviation of a Gaussian p(x|z), or "learned"; None for the data's
-        own.
+        the method's default.
+      observation_noise: standard deviation of a Gaussian p(x|z), or "learned"; None for the
+        standard deviation of x.
       warmup_epochs: epochs over which the weight of the prior's term grows from 0.
-      clip_norm: the largest norm of the gradient, which is scaled to it; None for any.
-      memory: with method "wiseale", how many posteriors of earlier batches the KL of the data set's
-        aggregate is estimated with; 0 for the aggregate of the batch.
-      init: a model to train on; its network, likelihood, noise, method and settings are kept. On as
-        many examples as before, training goes on as if it had never stopped.
-      seeds: several, in the place of `seed`: a model of each.
-      sweep: values of settings that are real numbers, as `{"beta": [1, 4], ...}`: a model of each
-        combination, and of each of the seeds. All are trained in one compiled program, and shared
-        among the devices where there are several; each is what `fit` alone gives, to rounding.
-      **settings: of the method, such as `kl_weight` and `bound` of "wiseale".
+      clip_norm: the gradient is scaled down to this norm where it is larger; None for no limit.
+      memory: with method "wiseale", how many posteriors of earlier batches help to estimate the KL
+        of the data set's aggregate; 0 for the aggregate of the batch.
+      init: a model to train further; its network, likelihood, noise, method and settings are kept.
+        With as many examples and the same batch_size as before, training continues as if it had
+        never stopped.
+      seeds: several seeds instead of `seed`: one model for each.
+      sweep: values of real-valued settings, as `{"beta": [1, 4], ...}`: one model for each
+        combination and seed. All are trained in one compiled program, split over the devices where
+        there are several. Each model equals the one that `fit` alone gives, up to rounding.
+      **settings: the method's settings, such as `kl_weight` and `bound` of "wiseale".
 
     Returns:
-      The trained model. Its `history` has a row of metrics by epoch, its `config` what was chosen.
-      With seeds or sweep a list of models: the combinations in the order of `itertools.product`,
-      each with all the seeds. One that ended at a non-finite step is as it was before it, and a
-      warning says so.
+      The trained model. Its `history` has a row of metrics for each epoch, and its `config` has the
+      chosen settings. With seeds or sweep, a list of models: the combinations in the order of
+      `itertools.product`, each with all the seeds. A model whose training met a non-finite step is
+      returned as it was before that step, with a warning.
 
     Raises:
-      ValueError: an argument is unknown, out of range or does not go with the others; x holds
-        what is not finite, never varies, or is of a shape that the network does not take.
-      FloatingPointError: the loss or its gradient is not finite; the message says what helps. With
-        seeds or sweep only if it is so for all.
+      ValueError: an argument is unknown, out of range or does not fit the others; x has non-finite
+        values, never varies, or has a shape that the network does not take.
+      FloatingPointError: the loss or its gradient is non-finite; the message says what helps. With
+        seeds or sweep, only if this happens to every model.
     """
     data = Examples.of(x, "x")
     test_data = None if test is None else Examples.of(test, "test", like=data)
@@ -201,7 +202,7 @@ def fit(
 def _start(
     recipe: Recipe, data: Examples, seed: int, init: TrainedAutoencoder | None
 ) -> tuple[steps.TrainState, bool]:
-    """The state to train from, and whether it is that of the model's own training."""
+    """The state to start from, and whether it continues the training of `init`."""
     state = steps.create_state(recipe, seed, data.array)
     if init is None:
         return state, False
@@ -218,9 +219,9 @@ def _start(
 
 
 def _like(tree: Any, other: Any) -> Any:
-    """A copy of `other` in the structure of `tree`; None if it has another."""
+    """A copy of `other` in the structure of `tree`; None if their paths or shapes differ."""
     found = in_structure_of(tree, other)
-    # A copy: the compiled steps give away the arrays that they are given.
+    # A copy, because the compiled steps donate their arguments.
     return None if found is None else jax.tree.map(jnp.array, found)
 
 
@@ -232,7 +233,7 @@ def _said(
     state: steps.TrainState,
     goes_on: bool = False,
 ) -> str:
-    """A line for what was chosen."""
+    """A line about the chosen setup."""
     described = description.describe(model, LIKELIHOODS[likelihood])["network"]
     network = described if isinstance(described, str) else "own" if described is None else "default"
     if likelihood == "gaussian":
@@ -267,7 +268,7 @@ def _train(
     seed: int,
     progress: bool,
 ) -> tuple[steps.TrainState, list[dict[str, Any]]]:
-    """The epochs, with a bar; raises `FloatingPointError` at a non-finite step."""
+    """Trains for some epochs, with a bar; raises `FloatingPointError` at a non-finite step."""
     feed = batches.choose("auto", data.array)
     train_data = jnp.asarray(data.array) if feed == "resident" else data.array
     test_data = None if test is None else jnp.asarray(test.array)
@@ -292,7 +293,7 @@ def _train(
 def _train_together(
     runs: together.Runs, data: Examples, test: Examples | None, count: int, progress: bool
 ) -> list[tuple[steps.TrainState, list[dict[str, Any]]]]:
-    """The epochs of many runs, with a bar; warns of a run that ends at a non-finite step."""
+    """Trains many runs, with a bar; warns of runs that end at a non-finite step."""
     if batches.choose("auto", data.array) != "resident":
         raise ValueError(
             "x is too large to be held on the device, as seeds and sweep need it: train one model "
@@ -328,6 +329,6 @@ def _train_together(
 
 
 def _which(runs: together.Runs, run: int) -> str:
-    """The words for one of the runs."""
+    """The start of a message about one of the runs."""
     values = {**runs.swept[run], "seed": runs.seeds[run]}
     return "the run of " + ", ".join(f"{name} {value:g}" for name, value in values.items()) + ": "

@@ -1,4 +1,4 @@
-"""`fit_samplers`: a trained model and its training examples in, a model with samplers out."""
+"""`fit_samplers`, which fits samplers to a trained model's codes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from wiseale_jax.priors import Mixture
 from wiseale_jax.samplers import FullMixture, Sampler, SecondStage, TwoStage
 from wiseale_jax.training.fit import fit
 
-# Posteriors that the aggregate posterior is kept as.
+# The most posteriors that "aggregate" keeps.
 _KEPT = 10_000
-# Codes of each Gaussian of the mixture, at least.
+# The fewest codes for each Gaussian of the mixture.
 _CODES = 10
 # Examples encoded at once.
 _AT_ONCE = 1000
@@ -36,28 +36,28 @@ def fit_samplers(
     epochs: int = 20,
     progress: bool = True,
 ) -> TrainedAutoencoder:
-    """Fits densities to a model's codes: `model.sample(key, n, sampler=name)` then draws from them.
+    """Fits densities to a model's codes; `model.sample(key, n, sampler=name)` then draws from them.
 
     Args:
       model: a trained model.
-      x: its training examples, as it takes them: an array, or anything with a length whose slices
-        are arrays.
-      names: of samplers. "aggregate" is the aggregate posterior itself, of 10,000 examples at most.
-        "mixture" has 10 Gaussians of full covariance (Ghosh et al., ICLR 2020), and needs
+      x: the model's training examples, as `model.encode` takes them: an array, or any object that
+        has a length and whose slices are arrays.
+      names: names of samplers. "aggregate" is the aggregate posterior itself, of at most 10,000
+        examples. "mixture" has 10 Gaussians of full covariance (Ghosh et al., ICLR 2020), and needs
         scikit-learn. "two_stage" is a second VAE with learned noise (Dai and Wipf, ICLR 2019),
         trained on one draw of each posterior.
-      seed: of draws and fits.
-      width: of "two_stage": units of each of its layers; the authors' is 1,024.
-      epochs: of "two_stage": passes over the codes; the authors' are 800.
-      progress: whether to show bars, where the output is a terminal.
+      seed: seed of draws and fits.
+      width: for "two_stage", the units of each layer; the authors use 1,024.
+      epochs: for "two_stage", passes over the codes; the authors use 800.
+      progress: whether to print messages, and to show bars where the output is a terminal.
 
     Returns:
-      The model, with these samplers in addition to those that it had.
+      The model, with the new samplers in addition to the samplers that it had.
 
     Raises:
-      ValueError: a name is unknown, codes are not finite, never vary or are fewer than a sampler
-        needs; or as `model.encode`.
-      ImportError: there is no scikit-learn for the mixture.
+      ValueError: a name is unknown; codes are non-finite, never vary, or are fewer than a sampler
+        needs; or `model.encode` raises it.
+      ImportError: "mixture" is asked for, and scikit-learn is not installed.
     """
     names = samplers.check(names)
     if "mixture" in names and importlib.util.find_spec("sklearn") is None:

@@ -33,13 +33,14 @@ def gradient(
     """The gradient of the loss, the metrics, and batch normalisation's statistics.
 
     Args:
-      recipe: what is trained; its `microbatches` say in how many parts.
-      params, batch_stats: where; the method's own parameters are among the former.
+      recipe: the static half of the run; `microbatches` is the number of parts.
+      params, batch_stats: the point at which to take the gradient; `params` includes the method's
+        own parameters.
       x: the batch, `[batch, *shape]`.
-      noise: of the latent sample, `[batch, latent]`.
-      key: for what the loss draws.
-      warmup: what the weight of the prior's term is multiplied by; None for 1.
-      memory: posteriors of earlier batches; the new one is then among the metrics.
+      noise: the noise of the latent sample, `[batch, latent]`.
+      key: for the loss's random draws.
+      warmup: a factor of the weight of the prior's term; None for 1.
+      memory: posteriors of earlier batches; the new memory is then among the metrics.
     """
     compute = _of_batch if recipe.microbatches == 1 else _in_parts
     given = {"warmup": warmup, "memory": memory, "dataset_size": recipe.dataset_size}
@@ -56,8 +57,8 @@ def _forward(
 ) -> tuple[Outputs, Any]:
     """The network's outputs, and batch normalisation's statistics.
 
-    On a mesh every device runs its own part of the batch, and only then do all have the latents of
-    all, once: else XLA gathers them anew for every tile of their pairs.
+    On a mesh, every device runs its own part of the batch. The latents are then gathered once on
+    all devices; otherwise XLA would gather them anew for every tile of their pairs.
     """
     sharded = is_sharded(recipe, x)
     model = recipe.model.clone(axis_name=AXIS) if sharded else recipe.model
@@ -86,19 +87,19 @@ def _forward(
 
 
 def apply_in_parts(recipe: Recipe, variables: Any, x: Array, noise: Array) -> Outputs:
-    """The network's outputs, not training, for at most as many examples at a time as in training.
+    """The network's outputs in evaluation mode, for no more examples at a time than in training.
 
     Args:
-      recipe: what was trained; its `microbatches` say how many.
+      recipe: the static half of the run; examples at a time are `batch_size // microbatches`.
       variables: parameters and running statistics.
       x: one batch or less, `[size, *shape]`.
-      noise: of the latent sample, `[size, latent]`.
+      noise: the noise of the latent sample, `[size, latent]`.
     """
 
     def apply(part):
         x, noise = (shard(recipe, a) for a in part)
         outputs = recipe.model.apply(variables, x, noise, False, method="with_noise")
-        return outputs[:-1]  # The noise of p(x|z) is no row of the batch.
+        return outputs[:-1]  # The log variance of p(x|z) has no batch axis.
 
     arrays = in_chunks(apply, (x, noise), recipe.batch_size // recipe.microbatches)
     observation_logvar = recipe.model.apply(variables, method="observation_logvar")
@@ -134,17 +135,17 @@ def _in_parts(
 ) -> tuple[Any, Metrics, Any]:
     """`_of_batch` with the activations of one part of the batch at a time in memory.
 
-    WiSE-ALE's KL is not a sum over examples, and so the gradient is not one over parts. But the
-    loss sees the network only through its outputs: the first pass computes the outputs of all
-    parts, then the loss of the whole batch gives its gradient with respect to them, and the second
-    pass sends that back through one part after the other. The sum over parts starts from the
-    gradient that the loss has directly, with respect to the method's own parameters, and to the
-    network's where the loss calls it. Only batch normalisation differs, which sees each part by
-    itself.
+    WiSE-ALE's KL is not a sum over examples, so the gradient is not a sum over parts of separate
+    losses. But the loss depends on the network only through its outputs. The first pass computes
+    the outputs of all parts. The loss of the whole batch then gives its gradient with respect to
+    these outputs, and the second pass sends this gradient back through one part after the other.
+    The sum over parts starts from the direct gradient of the loss: with respect to the method's own
+    parameters, and to the network's parameters where the loss calls the network itself. Only batch
+    normalisation differs from a single pass, as it sees each part by itself.
     """
     parts = [a.reshape(recipe.microbatches, -1, *a.shape[1:]) for a in (x, noise)]
     by_part = lax.map(lambda part: _forward(recipe, params, batch_stats, *part)[0], parts)
-    # The noise of p(x|z) is one scalar, the same in every part.
+    # The log variance of p(x|z) is one scalar, the same in every part.
     outputs = Outputs(
         *(a.reshape(x.shape[0], *a.shape[2:]) for a in by_part[:-1]), by_part.observation_logvar[0]
     )

@@ -1,4 +1,4 @@
-"""What is trained, and how its batches lie on devices."""
+"""The static description of a training run, and how its batches lie on devices."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from jaxtyping import Array, PRNGKeyArray
 from wiseale_jax.methods import Method
 from wiseale_jax.models.autoencoder import Autoencoder
 
-# The axis of a mesh.
+# The name of a mesh's axis.
 AXIS = "data"
 
 
 class Recipe(NamedTuple):
-    """What is trained and how: the static half of a training run. Hashable.
+    """The static half of a training run: the model, its loss and how it is trained. Hashable.
 
     Attributes:
       model: the autoencoder.
-      method: what is minimised, its settings bound: `methods.bind` gives it.
-      optimizer: an optax gradient transformation; `optimizers` has those of the runs.
+      method: the method with its settings bound, from `methods.bind`.
+      optimizer: an optax gradient transformation, such as one from `optimizers`.
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
       batch_size: examples per step.
-      microbatches: parts that a batch is computed in, one after the other; they divide it.
-      mesh: devices of one axis, "data", that share every batch; None for one device. The batch
-        stays one: its pairs, and batch normalisation, run over all devices.
+      microbatches: how many equal parts a batch is computed in, one after the other.
+      mesh: devices on one axis, "data", that share every batch; None for one device. The batch
+        is still treated as a whole: its pairs, and batch normalisation, span all devices.
       skip_nonfinite: how many non-finite steps to skip. Training stops before the next one.
-      memory: how many posteriors of earlier batches to keep; 0 for a method that uses none.
-      dataset_size: how many examples there are to train on; None if that is not known.
       warmup_steps: how many steps the weight of the prior's term takes to grow from 0, linearly.
+      memory: how many posteriors of earlier batches to keep; 0 for a method that uses none.
+      dataset_size: how many training examples there are; None if this is not known.
     """
 
     model: Autoencoder
@@ -54,7 +54,7 @@ class Recipe(NamedTuple):
 
 
 class Branch(enum.IntEnum):
-    """The branches of a run's random key: what is drawn on one tells nothing of another."""
+    """The branches of a run's random key; draws on different branches are independent."""
 
     INIT = 0
     ORDER = 1
@@ -69,7 +69,7 @@ def branch(key: PRNGKeyArray, of: Branch) -> PRNGKeyArray:
 
 
 def make_mesh(count: int) -> Mesh:
-    """The first `count` devices, of all processes, as a mesh of one axis, "data".
+    """The first `count` devices of all processes, as a mesh with one axis, "data".
 
     Raises:
       ValueError: there are fewer devices.
@@ -81,12 +81,12 @@ def make_mesh(count: int) -> Mesh:
 
 
 def is_sharded(recipe: Recipe, batch: Array) -> bool:
-    """Whether there is a mesh whose devices divide the batch."""
+    """Whether there is a mesh whose number of devices divides the batch."""
     return recipe.mesh is not None and batch.shape[0] % recipe.mesh.size == 0
 
 
 def shard(recipe: Recipe, batch: Array) -> Array:
-    """The batch, split over the devices of the mesh; whole where they do not divide it."""
+    """The batch, split over the mesh's devices; unsplit where their number does not divide it."""
     if not is_sharded(recipe, batch):
         return batch
     return lax.with_sharding_constraint(batch, NamedSharding(recipe.mesh, P(AXIS)))
@@ -101,5 +101,5 @@ def replicate(recipe: Recipe, tree: Any) -> Any:
     """A copy of every array on every device of the mesh."""
     if recipe.mesh is None:
         return jax.tree.map(jnp.asarray, tree)
-    # From the host, as a process may put only what it has on devices of others.
+    # From the host: a process can put only host arrays on other processes' devices.
     return jax.device_put(jax.device_get(tree), NamedSharding(recipe.mesh, P()))

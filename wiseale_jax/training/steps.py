@@ -1,8 +1,8 @@
-"""The training step, many of them in one compiled call, and evaluation.
+"""The training step, many steps in one compiled call, and evaluation.
 
-Each step draws from `fold_in(key, step)`, each epoch's order from `fold_in(key, epoch)`, on
-branches of the run's key of their own, and the sums of the metrics are part of the state: training
-from a saved state gives the same bits as training on.
+A step's random numbers come from `fold_in(key, step)`, and an epoch's order from
+`fold_in(key, epoch)`, on separate branches of the run's key. The sums of the metrics are part of
+the state. So training from a saved state gives the same bits as training without a break.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from wiseale_jax.models.parameters import METHOD, network_parameters
 from wiseale_jax.training.gradients import apply_in_parts, gradient
 from wiseale_jax.training.recipe import Branch, Recipe, branch, replicate, shard
 
-# What `TrainState.fault` calls the norm of the gradient.
+# The name of the gradient's norm in `TrainState.fault`.
 GRADIENT = "gradient"
 
-# Training examples that a method's own parameters may begin with.
+# How many training examples a method's own parameters can be initialised from.
 INIT_EXAMPLES = 1000
 
-# LLVM takes 10 s to optimise the random numbers of a beginning in full, and they are drawn once.
+# LLVM takes 10 s to fully optimise the initialisation's random numbers, which are drawn only once.
 QUICK = {"xla_backend_optimization_level": 1}
 
 
@@ -41,17 +41,16 @@ class TrainState(NamedTuple):
     """Everything that training changes, and the key it started from.
 
     Attributes:
-      step: steps done.
+      step: steps done, including skipped ones.
       key: `[2]`, the raw data of the run's random key.
-      params: parameters of the network, and under "method" those of the method's own.
+      params: the network's parameters; the method's own parameters are under "method".
       batch_stats: batch normalisation's running statistics, `{}` where there are none.
       opt_state: the optimiser's state.
-      metric_sums: each metric's sum over the steps of the epoch under way that are done and not
-        skipped.
-      summed: how many steps those are.
-      skipped: steps skipped in the whole run, as their loss or gradient was not finite.
-      fault: the metrics, and the norm of the gradient, of the step that comes next if it is not
-        finite and may not be skipped, which is as far as training goes; else zeros.
+      metric_sums: each metric's sum over the current epoch's steps so far, except skipped ones.
+      summed: the number of steps in `metric_sums`.
+      skipped: how many steps of the whole run were skipped, as loss or gradient was non-finite.
+      fault: metrics and gradient norm of the next step, if it is non-finite and may not be skipped;
+        training then stops before it. Zeros otherwise.
       memory: posteriors of earlier batches, `{}` where none are kept.
     """
 
@@ -73,7 +72,7 @@ class TrainState(NamedTuple):
 
 
 def as_saved(state: TrainState) -> dict[str, Any]:
-    """A state as checkpoints hold it: with no entry for a memory where none is kept."""
+    """A state as checkpoints hold it: without an entry for the memory where none is kept."""
     return {name: part for name, part in state._asdict().items() if name != "memory" or part}
 
 
@@ -83,37 +82,37 @@ def from_saved(saved: Mapping[str, Any]) -> TrainState:
 
 
 def create_state(recipe: Recipe, seed: int, examples: Array) -> TrainState:
-    """A state before the first step.
+    """The state before the first step.
 
     Args:
-      recipe: what is trained.
-      seed: of the run.
-      examples: stored training examples, `[size, ...]`, at least one. The first of them says how
-        they are shaped; a method's own parameters may begin with the first 1,000.
+      recipe: the static half of the run.
+      seed: the run's seed.
+      examples: stored training examples, `[size, ...]`, at least one. The first example gives the
+        shape. A method's own parameters may be initialised from the first 1,000.
     """
     some = jnp.asarray(first(recipe, examples))
     return replicate(recipe, _compiled_initial_state(recipe, jax.random.key(seed), some))
 
 
 def abstract_state(recipe: Recipe, examples: Array) -> TrainState:
-    """The shapes and types of `create_state`'s; nothing is computed."""
+    """The shapes and types of the state of `create_state`, without computing it."""
     of_recipe = functools.partial(initial_state, recipe)
     return jax.eval_shape(of_recipe, jax.random.key(0), first(recipe, examples))
 
 
 def first(recipe: Recipe, examples: Array) -> Array:
-    """The examples that `initial_state` sees."""
+    """The examples that `initial_state` needs."""
     return examples[: 1 if recipe.method.init is None else INIT_EXAMPLES]
 
 
 def initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainState:
-    """`create_state` from a random key and the examples of `first`; pure."""
+    """`create_state` as a pure function of a random key and the examples from `first`."""
     init_key, sample_key, objective_key = jax.random.split(branch(key, Branch.INIT), 3)
     x = recipe.preprocess(examples[:1], sample_key)
     variables = recipe.model.init(init_key, x, sample_key, train=False)
     params = variables["params"]
     if recipe.method.init is not None:
-        # A key that the network's parameters have not used.
+        # A key that the network's parameters do not use.
         own_key = jax.random.fold_in(objective_key, 1)
         some = recipe.preprocess(examples, own_key)
         params = {**params, METHOD: recipe.method.init(own_key, recipe.model, some)}
@@ -140,15 +139,15 @@ def initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainSt
     )
 
 
-# One program, and not one for every parameter.
+# One program, instead of one for every parameter.
 _compiled_initial_state = jax.jit(initial_state, static_argnums=0, compiler_options=QUICK)
 
 
 def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainState, Metrics]:
-    """One step of gradient descent on one batch as stored; pure, to be jitted by the caller.
+    """One step of gradient descent on one stored batch; pure, to be jitted by the caller.
 
-    A step whose loss or gradient is not finite changes no parameter: it is skipped, or, if no more
-    may be, it is not done, and the state has a `fault`.
+    A step whose loss or gradient is non-finite changes no parameter. It is skipped as long as
+    `recipe.skip_nonfinite` allows. After that the step counter stays, and the state gets a `fault`.
     """
     batch = shard(recipe, batch)
     key = jax.random.fold_in(_branch(state.key, Branch.STEPS), state.step)
@@ -198,12 +197,12 @@ def train_step(recipe: Recipe, state: TrainState, batch: Array) -> tuple[TrainSt
 
 
 def has_fault(state: TrainState) -> Array:
-    """Whether the step that comes next is not finite and may not be skipped."""
+    """Whether the next step is non-finite and may not be skipped."""
     return ~jnp.isfinite(state.fault["loss"] + state.fault[GRADIENT])
 
 
 def clear_fault(state: TrainState) -> TrainState:
-    """The state before the step that was at fault, ready to try it again."""
+    """The state without its fault, ready to try the step again."""
     return state._replace(fault=jax.tree.map(jnp.zeros_like, state.fault))
 
 
@@ -213,7 +212,7 @@ def _branch(key: Array, of: Branch) -> PRNGKeyArray:
 
 @functools.partial(jax.jit, static_argnames="size")
 def epoch_order(key: Array, epoch: Int[Array, ""] | int, size: int) -> Int[Array, " size"]:
-    """The order in which an epoch visits `size` examples, from the raw run key and the epoch."""
+    """The order in which an epoch visits `size` examples, from the run's raw key and the epoch."""
     return jax.random.permutation(jax.random.fold_in(_branch(key, Branch.ORDER), epoch), size)
 
 
@@ -225,15 +224,18 @@ def run_steps(
     start: Int[Array, ""] | int,
     count: Int[Array, ""] | int,
 ) -> TrainState:
-    """Runs `count` steps; fewer only if the state then has a fault. Pure; `train_steps` compiled.
+    """Runs `count` steps, or fewer if a step has a fault.
+
+    It is pure; `train_steps` is its compiled form.
 
     Args:
-      recipe: what is trained.
-      state: where it stands; `train_steps` takes it over.
+      recipe: the static half of the run.
+      state: the state to train from; `train_steps` donates it.
       data: `[size, ...]`, the examples as stored, on the device; or, without an order, the batches
         themselves, `[steps, batch, ...]`.
       order: this epoch's order, from `epoch_order`, or None.
-      start: the first step's place in the order, counted in steps; or its row of `data`.
+      start: with an order, the first step's place in it, counted in steps; without, its row in
+        `data`.
       count: how many steps; not past the end of `data`.
     """
 
@@ -244,7 +246,7 @@ def run_steps(
         else:
             first = (start + i) * recipe.batch_size
             batch = data[lax.dynamic_slice_in_dim(order, first, recipe.batch_size)]
-        # Where the batch comes from must not change how the step is compiled: the same bits.
+        # The batch's origin must not change how the step is compiled, to give the same bits.
         state, _ = train_step(recipe, state, lax.optimization_barrier(batch))
         if recipe.mesh is not None:
             state = lax.with_sharding_constraint(state, NamedSharding(recipe.mesh, P()))
@@ -261,34 +263,35 @@ train_steps = jax.jit(run_steps, static_argnums=0, donate_argnums=1)
 
 
 def finish_epoch(state: TrainState) -> tuple[TrainState, dict[str, float]]:
-    """The mean of each metric over the steps of an epoch, and the state with the sums at 0."""
+    """The state with its metric sums at 0, and the mean of each metric over an epoch's steps."""
     means = metric_means(state)
     return forget_metrics(state), means
 
 
 def forget_metrics(state: TrainState) -> TrainState:
-    """The state with the sums of the metrics at 0."""
+    """The state with its metric sums at 0."""
     zeros = jax.tree.map(jnp.zeros_like, state.metric_sums)
     return state._replace(metric_sums=zeros, summed=jnp.zeros_like(state.summed))
 
 
 def metric_means(state: TrainState) -> dict[str, float]:
-    """The mean of each metric over the steps so far of the epoch under way; nan if none counts."""
+    """The mean of each metric over the current epoch's steps so far; nan if none counts."""
     sums, summed = jax.device_get(state.metric_sums), int(state.summed)
     return {name: float(value) / summed if summed else math.nan for name, value in sums.items()}
 
 
 def evaluate(recipe: Recipe, variables: Any, data: Array, seed: int) -> dict[str, float]:
-    """The objective's metrics over all of `data`: means over examples.
+    """The objective's metrics over all of `data`, as means over examples.
 
-    The WiSE-ALE bound is that of batches of `recipe.batch_size`, as in training. The last,
-    smaller batch counts by its size; but a last batch of a single example is left out.
+    The WiSE-ALE bound is computed in batches of `recipe.batch_size`, as in training. A smaller last
+    batch is weighted by its size. A last batch of a single example is left out, unless it is the
+    only batch.
 
     Args:
-      recipe: what was trained.
+      recipe: the static half of the run.
       variables: parameters and running statistics.
       data: `[size, ...]`, the examples as stored, on the device.
-      seed: of the latent samples.
+      seed: seed of the latent samples.
     """
     whole = spans(recipe, len(data))
     sums = [_sum_metrics(recipe, variables, data, seed, *span) for span in whole]
@@ -297,7 +300,7 @@ def evaluate(recipe: Recipe, variables: Any, data: Array, seed: int) -> dict[str
 
 
 def spans(recipe: Recipe, size: int) -> list[tuple[int, int, int]]:
-    """What `evaluate` goes through, as `(start, stop, batch_size)`: whole batches, and the rest."""
+    """The spans of `evaluate`, as `(start, stop, batch_size)`: all whole batches, then the rest."""
     whole = size - size % recipe.batch_size
     if whole and size - whole == 1:  # The MMD needs two examples: a single one joins no batch.
         size = whole
@@ -314,14 +317,14 @@ def sum_metrics(
     stop: int,
     batch_size: int,
 ) -> dict[str, Float[Array, ""]]:
-    """Each metric of `evaluate`, times the batch size, summed over the batches of a span."""
+    """Each metric of `evaluate` times the batch size, summed over the batches of a span."""
     key = branch(jax.random.key(seed), Branch.TEST)
     if batch_size != recipe.batch_size:
         key = jax.random.fold_in(key, stop)
     network = {**variables, "params": network_parameters(variables["params"])}
 
     def one(index):
-        # Sliced here, batch by batch: a copy of all of them would be made anew in every epoch.
+        # Sliced here, batch by batch, to avoid a copy of all batches in every epoch.
         batch = lax.dynamic_slice_in_dim(data, start + index * batch_size, batch_size)
         keys = jax.random.split(jax.random.fold_in(key, index), 3)
         x = recipe.preprocess(shard(recipe, batch), keys[0])

@@ -1,7 +1,7 @@
-"""Many runs of one recipe in one compiled program: other seeds, and other values of its settings.
+"""Many runs of one recipe in one compiled program, with different seeds and setting values.
 
 Parameters, keys, orders of the examples and the settings' values have a leading axis of runs, over
-which the steps of one run are mapped. Where there are several devices, each has some of the runs.
+which the steps of one run are mapped. Several devices share the runs among them.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from wiseale_jax.training.recipe import Recipe
 
 Values = dict[str, Float[Array, " runs"]]
 
-# The axis of the devices that share the runs.
+# The name of the mesh axis over which devices share the runs.
 _RUNS = "runs"
 
 
 class Runs(NamedTuple):
-    """What is trained together.
+    """Runs that are trained together.
 
     Attributes:
-      recipe: of all runs.
-      seeds: of each run.
-      swept: of each run, its values of the settings in which they differ, the same ones for all.
-      metrics: of each run, the names of those that it has by itself: the method may go by a value.
+      recipe: the recipe that all runs share.
+      seeds: each run's seed.
+      swept: each run's values of the swept settings; all runs have the same settings here.
+      metrics: the names of each run's metrics, which may depend on a setting's value.
     """
 
     recipe: Recipe
@@ -56,17 +56,17 @@ class Runs(NamedTuple):
 
 
 def _with(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with other values of the method's settings, which may be traced."""
+    """The recipe with the given values of the method's settings, which may be traced."""
     return recipe._replace(method=methods.rebind(recipe.method, values))
 
 
 def plan(
     recipe: Recipe, seeds: Sequence[int], swept: Sequence[Mapping[str, float]], examples: Array
 ) -> Runs:
-    """Checks what is to be trained together.
+    """Checks the runs and finds their metrics.
 
     Args:
-      recipe, seeds, swept: as `Runs` has them.
+      recipe, seeds, swept: see `Runs`.
       examples: stored training examples, `[size, ...]`.
 
     Raises:
@@ -81,7 +81,7 @@ def plan(
 
 
 def create_states(runs: Runs, examples: Array) -> steps.TrainState:
-    """The states before the first step, with a leading axis of runs; as `steps.create_state`."""
+    """The states before the first step, as in `steps.create_state`, with a leading axis of runs."""
     keys = jnp.stack([jax.random.key(seed) for seed in runs.seeds])
     return _create(runs.recipe, keys, runs.values, steps.first(runs.recipe, examples))
 
@@ -95,8 +95,8 @@ def _create(recipe: Recipe, keys: Array, values: Values, examples: Array) -> ste
 
 
 def separate(runs: Runs, states: steps.TrainState) -> list[steps.TrainState]:
-    """Each run's state, with the metrics that it has by itself."""
-    # From the host, as one device has a run's state and another one the next run's.
+    """Each run's state, with only the run's own metrics."""
+    # From the host, as the runs' states may be on different devices.
     on_host = jax.device_get(states)
 
     def one(run: int, names: set[str]) -> steps.TrainState:
@@ -109,11 +109,11 @@ def separate(runs: Runs, states: steps.TrainState) -> list[steps.TrainState]:
 
 
 def join(states: steps.TrainState, separated: Sequence[steps.TrainState]) -> steps.TrainState:
-    """The states of all runs from each one's.
+    """Joins the states of single runs, the inverse of `separate`.
 
     Args:
-      states: of all runs, as `create_states` gives them: its metrics are those of all.
-      separated: each run's.
+      states: states of all runs, as from `create_states`; only the names of its metrics are used.
+      separated: each run's state.
     """
     zeros = {name: jnp.zeros(()) for name in states.metric_sums}
 
@@ -125,13 +125,14 @@ def join(states: steps.TrainState, separated: Sequence[steps.TrainState]) -> ste
 
 
 def _mapped(function: Callable[..., Any], whole: Sequence[int]) -> Callable[..., Any]:
-    """The function of one run for all runs, over as many devices as divide them.
+    """Maps a function of one run over all runs, on the largest number of devices that divides them.
 
-    All at once, where they fill an accelerator; a CPU takes one after the other, which is faster.
+    An accelerator computes all its runs at once. A CPU computes one after the other, which is
+    faster there.
 
     Args:
-      function: of one run.
-      whole: the places of the arguments that are the same for all runs.
+      function: the function of one run.
+      whole: the positions of the arguments that are the same for all runs.
     """
 
     def mapped(*args: Any) -> Any:
@@ -143,7 +144,7 @@ def _mapped(function: Callable[..., Any], whole: Sequence[int]) -> Callable[...,
             return per_run(*args)
         specs = tuple(P() if i in whole else P(_RUNS) for i in range(len(args)))
         mesh = Mesh(np.array(jax.local_devices()[:count]), (_RUNS,))
-        # Some of what a run computes varies over no axis, and its carries do.
+        # No check: a loop's initial values may vary over no axis, while its carries do.
         shared = jax.shard_map(
             per_run, mesh=mesh, in_specs=specs, out_specs=P(_RUNS), check_vma=False
         )
@@ -175,14 +176,14 @@ def train_steps(
     start: Int[Array, ""] | int,
     count: Int[Array, ""] | int,
 ) -> steps.TrainState:
-    """Runs `count` steps of every run in one compiled call; a run that has a fault stays there.
+    """Runs `count` steps of every run in one compiled call; a run with a fault stops there.
 
     Args:
-      recipe: of all runs.
-      states: with a leading axis of runs; is donated.
-      values: of the settings that differ.
+      recipe: the recipe that all runs share.
+      states: the states, with a leading axis of runs; donated.
+      values: each run's values of the swept settings.
       data: `[size, ...]`, the examples as stored, on the device.
-      orders: of each run's epoch.
+      orders: each run's order of the epoch.
       start: the first step's place in the orders, counted in steps.
       count: how many steps.
     """
@@ -231,24 +232,25 @@ def train(
     """Trains every run to the end of an epoch, with one progress bar.
 
     Args:
-      runs: what is trained.
-      states: with a leading axis of runs, all at one step, but for those with a fault; is donated.
+      runs: the runs.
+      states: the states, with a leading axis of runs; donated. All are at one step, anywhere in the
+        epoch, except those with a fault.
       data: `[size, ...]`, the examples as stored, on the device.
-      epoch: which, from 1; the states may stand anywhere in it.
-      epochs: how many there are, for the bar.
-      asked_to_stop: whether to stop before the end.
+      epoch: the epoch's number, from 1.
+      epochs: the number of epochs, for the bar.
+      asked_to_stop: returns whether to stop before the end.
       progress: whether to show the bar, where the output is a terminal.
 
     Returns:
-      The states, and each run's row of metrics as `epochs.train` gives it; None for a run whose
-      next step has a fault, and for all if they were asked to stop before the end.
+      The states, and each run's row of metrics, as in `epochs.train`. A row is None if the run's
+      next step has a fault. All rows are None if training was asked to stop before the end.
     """
     recipe, count = runs.recipe, len(runs.seeds)
     values = runs.values
     per_epoch = len(data) // recipe.batch_size
     done = already = int(max(states.step)) - (epoch - 1) * per_epoch
     orders = jnp.stack([steps.epoch_order(key, epoch, len(data)) for key in states.key])
-    # No steps: this only compiles, so that the speed measured is training's.
+    # No steps, only compiling: so the measured speed does not include it.
     states = train_steps(recipe, states, values, data, orders, 0, 0)
     jax.block_until_ready(states)
     begun = time.perf_counter()

@@ -52,7 +52,7 @@ def run_all(output, data_dir, epochs, at_once):
     )
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_each_run_is_what_it_is_alone(tmp_path, data_dir, capsys):
     run_all(tmp_path / "together", data_dir, 1, 8)
     assert "4 runs in one program: plain-seed0, stronger-seed0, plain-seed1" in (
@@ -98,7 +98,7 @@ def test_a_run_that_diverges_is_left_out_and_saved(tmp_path, data_dir, capsys):
     assert loop.has_checkpoint(tmp_path / "runs" / "too-much-seed0")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_asked_to_stop_they_are_saved_and_go_on(tmp_path, data_dir, monkeypatch):
     planned = plan(tmp_path, {"epochs": 2}, {"epochs": 2, "seed": 1})
     monkeypatch.setattr(signals, "listen", asking(after=2))

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.helpers.devices import run_on_devices
+from wiseale_jax.methods.transport import HAS_OTT
 
 
 @pytest.mark.ci
@@ -53,33 +54,53 @@ def test_eight_devices_train_as_one():
     )
 
 
-@pytest.mark.ci
-def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole():
+CALLING = ("wae_gan", "gmvae", "vampprior", "rae", "beta_tcvae")  # The network in the loss.
+OTHERS = ("aae", "dip_vae", "info_vae", *["sinkhorn"] * HAS_OTT)
+
+
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        pytest.param("wiseale", (1, 4, 8), marks=pytest.mark.ci),
+        *(pytest.param(method, (1, 4, 8), marks=pytest.mark.slow) for method in CALLING),
+        *(pytest.param(method, (1,), marks=pytest.mark.slow) for method in OTHERS),
+    ],
+)
+def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole(method, parts):
     run_on_devices(
         2,
-        """
+        f"""
         import jax, numpy as np, optax
-        from tests.wiseale_jax.training.test_steps import DATA, PLAIN, make, remembering
-        from wiseale_jax.methods.transport import HAS_OTT
+        from tests.wiseale_jax.training.test_steps import DATA, PLAIN, make
         from wiseale_jax.training import recipe as recipes
         from wiseale_jax.training import steps
 
         step = jax.jit(steps.train_step, static_argnums=0)
-        calling = ("wae_gan", "gmvae", "vampprior", "rae", "beta_tcvae")  # The network in the loss.
-        others = ("aae", "dip_vae", "info_vae", *["sinkhorn"] * HAS_OTT)
-        for method in ("wiseale", *calling, *others):
-            recipe = make(method, 16, PLAIN, optax.sgd(1.0), observation_noise="learned")
-            want, _ = step(recipe, steps.create_state(recipe, 0, DATA), DATA[:16])
-            assert ("method" in want.params) == (recipe.method.init is not None)
-            for parts in (1,) if method in others else (1, 4, 8):
-                recipe = recipe._replace(mesh=recipes.make_mesh(2), microbatches=parts)
-                got, _ = step(recipe, steps.create_state(recipe, 0, DATA), DATA[:16])
-                jax.tree.map(
-                    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5),
-                    jax.device_get(got.params), jax.device_get(want.params),
-                )
+        recipe = make({method!r}, 16, PLAIN, optax.sgd(1.0), observation_noise="learned")
+        want, _ = step(recipe, steps.create_state(recipe, 0, DATA), DATA[:16])
+        assert ("method" in want.params) == (recipe.method.init is not None)
+        for parts in {parts}:
+            recipe = recipe._replace(mesh=recipes.make_mesh(2), microbatches=parts)
+            got, _ = step(recipe, steps.create_state(recipe, 0, DATA), DATA[:16])
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5),
+                jax.device_get(got.params), jax.device_get(want.params),
+            )
+        """,
+    )
 
-        # With a memory, once it is full.
+
+@pytest.mark.ci
+def test_a_full_memory_on_two_devices_is_that_of_one():
+    run_on_devices(
+        2,
+        """
+        import jax, numpy as np, optax
+        from tests.wiseale_jax.training.test_steps import DATA, remembering
+        from wiseale_jax.training import recipe as recipes
+        from wiseale_jax.training import steps
+
+        step = jax.jit(steps.train_step, static_argnums=0)
         kept = remembering(optimizer=optax.sgd(0.1))
         ends = []
         for recipe in (kept, kept._replace(mesh=recipes.make_mesh(2))):

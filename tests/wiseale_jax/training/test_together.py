@@ -161,7 +161,7 @@ def test_every_number_of_every_method_can_be_swept(method, monkeypatch):
     assert jax.tree.leaves(traced.out_info.params)[0].shape[0] == 2
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_two_devices_share_the_runs():
     run_on_devices(
         2,
