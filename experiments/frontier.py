@@ -26,15 +26,20 @@ from wiseale_jax.plots import images as image_plots
 
 FLAGS = flags.FLAGS
 
-# WiSE-ALE has several variants, which differ in the aggregate.
+# WiSE-ALE is several methods: they differ in what the aggregate covers, and in the width of
+# posteriors.
 _VARIANTS = {
     "wiseale": {
         "wiseale": {},
         "wiseale, spread": {"spread": "auto"},
         "wiseale, memory": {"memory": 2048},
         "wiseale, spread and memory": {"spread": "auto", "memory": 2048},
+        "wiseale, wide": {"spread": "auto", "memory": 2048, "kl_weight": "batch"},
     }
 }
+
+# Curves along another setting than the sweep of their method.
+_SWEEPS = {"wiseale, wide": ("aevb_kl_weight", (0.01, 0.03, 0.1, 0.3, 1))}
 
 # Weights that are stars in the picture, by method and data set: Eq. 27's, AEVB's, and Tolstikhin et
 # al.'s (2017) on the scale of this package (their 10 and 100 are on other scales).
@@ -81,19 +86,20 @@ def families() -> dict[str, dict[str, dict[str, Any]]]:
 
     A method, or a variant of it, is one curve, with a point for each weight of its sweep.
     """
-    return {
-        family: {
-            f"{family}, {method.sweep[0]} {weight:g}": {
-                "method": name,
-                **fields,
-                method.sweep[0]: weight,
-            }
-            for weight in method.sweep[1]
-        }
-        for name, method in METHODS.items()
-        if method.sweep
-        for family, fields in _VARIANTS.get(name, {name: {}}).items()
-    }
+    found = {}
+    for name, method in METHODS.items():
+        if method.sweep:
+            for family, fields in _VARIANTS.get(name, {name: {}}).items():
+                swept, weights = _sweep(family, name)
+                found[family] = {
+                    f"{family}, {swept} {weight:g}": {"method": name, **fields, swept: weight}
+                    for weight in weights
+                }
+    return found
+
+
+def _sweep(family: str, method: str) -> tuple[str, tuple[float, ...]]:
+    return _SWEEPS.get(family, METHODS[method].sweep)
 
 
 def main(argv: list[str]) -> None:
@@ -161,7 +167,7 @@ def curves(
             places = [i for i, run in enumerate(done) if run.label == label]
             if not places:
                 continue
-            setting = METHODS[fields["method"]].sweep[0]
+            setting, _ = _sweep(family, fields["method"])
             point = frontier_plots.Point(
                 f"{fields[setting]:g}",
                 {name: [values[i] for i in places] for name, values in numbers.items()},

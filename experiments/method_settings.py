@@ -52,6 +52,12 @@ class MethodSettings:
         None,
         least=1,
     )
+    aevb_kl_weight: float = field(
+        "wiseale: weight of AEVB's KL of single posteriors, added to the loss; it keeps them wide; "
+        "0 is the paper's",
+        0.0,
+        least=0,
+    )
     beta: float = field("beta_vae: weight of the KL", 4.0, least=0)
     mmd_weight: float = field("wae_mmd: weight of the MMD, lambda", 200.0, least=0)
     gan_weight: float = field(

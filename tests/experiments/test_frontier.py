@@ -15,6 +15,8 @@ def test_every_method_with_a_weight_is_swept():
     swept = {name for name, method in METHODS.items() if method.sweep}
     assert {fields["method"] for rows in found.values() for fields in rows.values()} == swept
     assert {"wiseale", "wiseale, spread", "wiseale, spread and memory"} <= set(found)
+    wide = found["wiseale, wide"]["wiseale, wide, aevb_kl_weight 0.1"]
+    assert wide["aevb_kl_weight"] == 0.1 and wide["kl_weight"] == "batch"
     labels = [label for rows in found.values() for label in rows]
     assert len(set(labels)) == len(labels)
     for rows in found.values():
@@ -38,6 +40,7 @@ def test_what_is_published():
     assert published("wiseale, kl_weight 1") and published("beta_vae, beta 1")
     assert published("wae_mmd, mmd_weight 200") and not published("wae_mmd, mmd_weight 10")
     assert not published("wiseale, spread, kl_weight 1") and not published("beta_vae, beta 16")
+    assert not published("wiseale, wide, aevb_kl_weight 1")
 
 
 def test_points_are_in_order_and_hold_every_seed():
@@ -46,12 +49,18 @@ def test_points_are_in_order_and_hold_every_seed():
         config = configs.make_config({"dataset": "mnist", **fields, "seed": seed})
         return studies.Run(label, config, None, [])
 
-    labels = ("beta_vae, beta 4", "beta_vae, beta 1", "wae_mmd, mmd_weight 10")
+    labels = (
+        "beta_vae, beta 4",
+        "beta_vae, beta 1",
+        "wae_mmd, mmd_weight 10",
+        "wiseale, wide, aevb_kl_weight 0.1",
+    )
     done = [run(label, seed) for seed in (0, 1) for label in labels]
-    found = curves(done, {"elbo": [1, 2, 3, 4, 5, None]})
+    found = curves(done, {"elbo": [1, 2, 3, 7, 4, 5, None, 8]})
     assert [point.weight for point in found["beta_vae"]] == ["1", "4"]
     assert [point.numbers["elbo"] for point in found["beta_vae"]] == [[2, 5], [1, 4]]
-    assert found["wae_mmd"][0].numbers["elbo"] == [3, None] and len(found) == 2
+    assert [point.weight for point in found["wiseale, wide"]] == ["0.1"]
+    assert found["wae_mmd"][0].numbers["elbo"] == [3, None] and len(found) == 3
     assert found["wae_mmd"][0].mean("elbo") != found["wae_mmd"][0].mean("elbo")  # nan
 
 

@@ -50,6 +50,7 @@ def wiseale(
     spread: float | str = 0.0,
     memory: Memory | None = None,
     dataset_size: int | None = None,
+    aevb_kl_weight: float = 0.0,
     warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
@@ -69,6 +70,9 @@ def wiseale(
         metric `spread_kl`, the bound on the KL of the blurred sides.
       memory, dataset_size: posteriors of earlier batches, and N. The KL is then for the data set's
         aggregate, see `divergences.dataset_kl`, and the new memory is among the metrics.
+      aevb_kl_weight: weight of AEVB's KL, the mean over single posteriors, which is added to the
+        loss. It keeps posteriors wide, where spread and memory alone leave them nearly points. 0 is
+        the paper's.
       warmup: see `methods`.
 
     Raises:
@@ -88,7 +92,11 @@ def wiseale(
         metrics[MEMORY] = push(memory, *posteriors, sums)
     if isinstance(spread, jax.core.Tracer) or spread != 0:
         metrics["spread_kl"] = kl
-    return with_loss(negative_log_likelihood + weight * kl / batch, metrics)
+    loss = negative_log_likelihood + weight * kl / batch
+    # Without the term a posterior may be a point, whose KL is inf.
+    if isinstance(aevb_kl_weight, jax.core.Tracer) or aevb_kl_weight != 0:
+        loss += warmup * aevb_kl_weight * metrics["aevb_kl"]
+    return with_loss(loss, metrics)
 
 
 def ae(

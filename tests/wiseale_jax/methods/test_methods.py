@@ -183,6 +183,19 @@ def test_wiseale_with_a_spread(spread):
     assert set(metrics) == NAMES | {"spread_kl"} and metrics["wiseale_kl"] > kl
 
 
+def test_wiseale_with_the_kl_of_single_posteriors():
+    x, outputs = case("gaussian")
+    plain = expected(x, outputs, "gaussian")
+    kl = float(wiseale_kl(outputs.mean, outputs.logvar))
+    want = plain["nll"] + kl / 6 + 0.3 * plain["aevb_kl"]
+    np.testing.assert_allclose(loss_of("wiseale", aevb_kl_weight=0.3), want, rtol=1e-6)
+    # Without a KL of the aggregate it is a beta-VAE.
+    alone = loss_of("wiseale", kl_weight=0.0, aevb_kl_weight=0.3)
+    np.testing.assert_allclose(alone, loss_of("beta_vae", beta=0.3), rtol=1e-6)
+    warming = objective_of("wiseale", aevb_kl_weight=0.3)(outputs, x, KEY, warmup=0.5)[0]
+    np.testing.assert_allclose(warming, plain["nll"] + (want - plain["nll"]) / 2, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "method",
     [in_ci(m) if m in HEAVY else m for m, known in METHODS.items() if not known.needs_density],
@@ -246,7 +259,7 @@ def test_shapes_that_do_not_belong_together(method, changes, words):
             {"kl_wieght": 1.0},
             r"method 'wiseale' has no setting 'kl_wieght'; did you mean 'kl_weight'",
         ),
-        ({"beta": 1.0}, r"has no setting 'beta' \(known: bound, kl_weight, spread\)"),
+        ({"beta": 1.0}, r"setting 'beta' \(known: aevb_kl_weight, bound, kl_weight, spread\)"),
         ({"likelihood": 1.0}, "has no setting 'likelihood'"),
         ({"warmup": 1.0}, "has no setting 'warmup'"),
     ],
