@@ -62,10 +62,13 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     image_study.define_flags("runs/section-celeba")
     flags.DEFINE_enum(
-        "study", "methods", list(STUDIES), "which runs: methods, the paper's; rivals, the others"
+        "study",
+        "methods",
+        list(STUDIES),
+        "runs to train: methods are the paper's methods, rivals are other methods",
     )
-    flags.DEFINE_string("source", None, "img_align_celeba.zip, or its unpacked folder")
-    flags.DEFINE_string("image_folder", None, "a folder of your own images, in CelebA's place")
+    flags.DEFINE_string("source", None, "img_align_celeba.zip, or the unpacked folder")
+    flags.DEFINE_string("image_folder", None, "folder of your own images, to use instead of CelebA")
     configs.define_flags(("image_size", "channels"))
     setup.define_preparing()
     cli.run(main)

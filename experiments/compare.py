@@ -194,7 +194,7 @@ def _run(run: RunSummary) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.define_list("workdirs", None, "folders of trained runs, in which * matches")
+    cli.define_list("workdirs", None, "folders of trained runs, with * as a wildcard")
     flags.DEFINE_string("output", "runs/comparison", "folder of the table, pictures and page")
     flags.DEFINE_bool("evaluate", False, "first evaluate every run that is not evaluated yet")
     setup.define_data_dir()

@@ -37,43 +37,60 @@ class Config(MethodSettings):
     method: str = _field("method: " + ", ".join(METHODS), "wiseale")
     seed: int = _field("seed of everything random", 0)
     epochs: int = _field("passes over the training set", 50)
-    batch_size: int = _field("examples per step, M of the paper's mini-batch estimator", 64)
+    batch_size: int = _field("examples per step, M in the paper's mini-batch estimator", 64)
     learning_rate: float = _field("Adam's learning rate", 5e-4)
-    learning_rate_drop_epoch: int | None = _field("epoch after which the rate drops", None)
-    learning_rate_drop_factor: float = _field("what the rate is multiplied by then", 0.5)
-    clip_norm: float | None = _field(
-        "largest norm of the gradient, which is scaled to it (default: none)", None
+    learning_rate_drop_epoch: int | None = _field("epoch after which the learning rate drops", None)
+    learning_rate_drop_factor: float = _field(
+        "factor of the learning rate after learning_rate_drop_epoch", 0.5
     )
-    skip_nonfinite: int = _field("how many non-finite steps to skip before stopping", 0)
+    clip_norm: float | None = _field(
+        "largest norm of the gradient; a larger gradient is scaled down to it (default: none)",
+        None,
+    )
+    skip_nonfinite: int = _field(
+        "how many non-finite steps to skip; training stops before the next one", 0
+    )
     latent_dim: int = _field("dimensions of z", 4)
-    encoder: str | None = _field(f"{', '.join(autoencoder.ENCODERS)} (default: the method's)", None)
-    scale_head: str = _field("the encoder's scale: logvar, or relu as in the paper", "logvar")
+    encoder: str | None = _field(
+        f"kind of encoder: {', '.join(autoencoder.ENCODERS)} (default: the method's)", None
+    )
+    scale_head: str = _field(
+        "output of the encoder that gives the posterior's scale: logvar, or relu as in the paper",
+        "logvar",
+    )
     observation_noise: float | str = _field(
-        "standard deviation of a Gaussian p(x|z), or learned", 1.0
+        "standard deviation of a Gaussian p(x|z): a number, or learned", 1.0
     )
     warmup_epochs: int | None = _field(
-        "epochs over which the weight of the KL, or MMD, grows from 0 (default: none)", None
+        "epochs over which the weight of the prior's term, such as the KL or MMD, grows from 0 "
+        "(default: none)",
+        None,
     )
-    precision: str = _field("of the layers' computation: float32, or bfloat16", "float32")
+    precision: str = _field("precision of the layers' computation: float32 or bfloat16", "float32")
     microbatches: int = _field(
-        "parts that a batch is computed in, to save memory; the gradient is the whole batch's, but "
-        "for batch normalisation, which sees each part by itself",
+        "how many parts a batch is computed in, to save memory; the gradient is the same as for "
+        "the whole batch, except that batch normalisation sees one part at a time",
         1,
     )
-    train_examples: int | None = _field("train on the first so many examples only", None)
-    split: str = _field("train on split train, or on all; the test is on split test", "train")
-    binarize: str | None = _field("mnist, fashion_mnist: " + ", ".join(BINARIZE), None)
+    train_examples: int | None = _field(
+        "train on only the first so many examples (default: all)", None
+    )
+    split: str = _field("training examples: train, or all, which includes the test split", "train")
+    binarize: str | None = _field(
+        "mnist, fashion_mnist: how pixels are made binary: " + ", ".join(BINARIZE), None
+    )
     flip: bool = _field("mirror each training image left to right with probability 1/2", False)
     image_size: int | str | None = _field(
         "image_folder: pixels along each side, a multiple of 8 from 16 to 256, or WIDTHxHEIGHT",
         None,
     )
     channels: int | None = _field(
-        "image_folder: 3, RGB, or 1, grey (default: 1 where every file is grey)", None
+        "image_folder: 3 for RGB, 1 for grey; if not given, 1 where every file is grey, else 3",
+        None,
     )
     source: str | None = _field(
-        "where the data set's own files are: an archive or a folder (image_folder: the images; "
-        "the others need it once, to be prepared)",
+        "archive or folder of the data set's own files (image_folder: the folder of images; other "
+        "data sets use it only until they are prepared)",
         None,
     )
 

@@ -45,19 +45,32 @@ MADE_WITH = (
 )
 
 _FLAGS = {
-    "examples": (flags.DEFINE_integer, "evaluate on the first so many test examples only"),
-    "likelihood_examples": (flags.DEFINE_integer, "test examples for the log-likelihood"),
+    "examples": (
+        flags.DEFINE_integer,
+        "evaluate on only the first so many test examples (default: all)",
+    ),
+    "likelihood_examples": (
+        flags.DEFINE_integer,
+        "how many test examples log p(x) is estimated on; their mean gap to the ELBO is added to "
+        "the mean ELBO of all test examples",
+    ),
     "num_importance_samples": (
         flags.DEFINE_integer,
-        "draws for the log-likelihood of each example",
+        "draws of z for the log-likelihood of each example",
     ),
-    "num_samples": (flags.DEFINE_integer, "draws for the aggregate posterior's KL and overlap"),
-    "seed": (flags.DEFINE_integer, "of all draws but those of the loss and of wiseale_kl"),
-    "inception": (flags.DEFINE_string, "for FID: an Inception network, as an ONNX file"),
+    "num_samples": (
+        flags.DEFINE_integer,
+        "draws of z for the aggregate posterior's KL and overlap",
+    ),
+    "seed": (
+        flags.DEFINE_integer,
+        "seed of the draws; loss, wiseale_kl and a method's own metrics use the run's seed instead",
+    ),
+    "inception": (flags.DEFINE_string, "ONNX file of an Inception network, for FID"),
     "features": (
         flags.DEFINE_string,
-        "for Fréchet distances, precision and recall: a classifier that experiments.features has "
-        "made (default: the one beside the data set, if there is one)",
+        "file of a classifier from experiments.features, for Fréchet distances, precision and "
+        "recall (default: the file beside the data set, if there is one)",
     ),
 }
 
@@ -279,6 +292,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "run folder")
     define_flags()
     setup.define_data_dir()
-    flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
+    flags.DEFINE_string("source", None, "the data set's own files, while it is not prepared")
     setup.define_preparing()
     cli.run(main)

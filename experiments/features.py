@@ -62,9 +62,9 @@ def train(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("dataset", "mnist", list(DATASETS), "data set, with labels")
-    flags.DEFINE_integer("seed", 0, "of the training", lower_bound=0)
-    flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
+    flags.DEFINE_enum("dataset", "mnist", list(DATASETS), "data set with labels")
+    flags.DEFINE_integer("seed", 0, "seed of the training", lower_bound=0)
+    flags.DEFINE_string("source", None, "the data set's own files, while it is not prepared")
     setup.define_data_dir()
     setup.define_preparing()
     cli.run(main)

@@ -79,11 +79,15 @@ def fit_run(
 
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "run folder")
-    cli.define_list("samplers", ["aggregate", "mixture"], f"of {', '.join(samplers.KINDS)}")
-    flags.DEFINE_integer("seed", 0, "of draws and fits", lower_bound=0)
-    flags.DEFINE_integer("second_stage_width", 1024, "two_stage: units of a layer", lower_bound=1)
-    flags.DEFINE_integer("second_stage_epochs", 20, "two_stage: passes over codes", lower_bound=1)
+    cli.define_list(
+        "samplers", ["aggregate", "mixture"], f"samplers to fit: {', '.join(samplers.KINDS)}"
+    )
+    flags.DEFINE_integer("seed", 0, "seed of the draws and fits", lower_bound=0)
+    flags.DEFINE_integer("second_stage_width", 1024, "two_stage: units per layer", lower_bound=1)
+    flags.DEFINE_integer(
+        "second_stage_epochs", 20, "two_stage: passes over the codes", lower_bound=1
+    )
     setup.define_data_dir()
-    flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
+    flags.DEFINE_string("source", None, "the data set's own files, while it is not prepared")
     setup.define_preparing()
     cli.run(main)

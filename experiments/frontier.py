@@ -188,9 +188,11 @@ if __name__ == "__main__":
     flags.DEFINE_enum("dataset", "mnist", list(configs.CONFIGS), "data set")
     flags.DEFINE_integer("latent_dim", None, "dimensions of z (default: the data set's)")
     flags.DEFINE_multi_string(
-        "families", [], f"a curve to draw, once for each: {'; '.join(families())} (default: all)"
+        "families",
+        [],
+        f"curve to draw; repeat the flag for more: {'; '.join(families())} (default: all)",
     )
     studies.define_flags("runs/frontier")
-    flags.DEFINE_string("source", None, "the data set's own files, if it is not prepared yet")
+    flags.DEFINE_string("source", None, "the data set's own files, while it is not prepared")
     setup.define_preparing()
     cli.run(main)

@@ -108,5 +108,5 @@ def _lines(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_bool("check", False, "write nothing: say which notebooks have another address")
+    flags.DEFINE_bool("check", False, "write nothing, only name the notebooks with another address")
     cli.run(main)

@@ -36,14 +36,18 @@ class MethodSettings:
     """
 
     kl_weight: float | str = field(
-        "wiseale: 1, the paper's Eq. 27, one KL per batch; batch, one per example; or a number", 1.0
+        "wiseale: weight of the KL, a number or batch; 1, the paper's Eq. 27, is one KL per batch; "
+        "batch is one KL per example",
+        1.0,
     )
     bound: str = field(
-        f"wiseale: {', '.join(divergences.BOUNDS)}", "jensen", known=divergences.BOUNDS
+        f"wiseale: upper bound on the KL: {', '.join(divergences.BOUNDS)}",
+        "jensen",
+        known=divergences.BOUNDS,
     )
     spread: float | str = field(
-        "wiseale: blur of both sides of the KL, a standard deviation; auto is batch_size^(-1/"
-        "latent_dim); 0 is the paper's",
+        "wiseale: standard deviation of a blur of both sides of the KL, a number or auto; auto is "
+        "(batch_size + memory)^(-1/latent_dim); 0 is the paper's",
         0.0,
     )
     memory: int | None = field(
@@ -53,8 +57,8 @@ class MethodSettings:
         least=1,
     )
     aevb_kl_weight: float = field(
-        "wiseale: weight of AEVB's KL of single posteriors, added to the loss; it keeps them wide; "
-        "0 is the paper's",
+        "wiseale: weight of AEVB's KL, the mean over single posteriors, which is added to the loss "
+        "and keeps posteriors wide; 0 is the paper's",
         0.0,
         least=0,
     )
@@ -65,46 +69,65 @@ class MethodSettings:
     )
     log_prior_trick: bool = field("wae_gan: add log p(z) to the discriminator's logit", False)
     discriminator_width: int = field(
-        "wae_gan, aae: units of a hidden layer of the discriminator", 512, least=1
+        "wae_gan, aae: units in each hidden layer of the discriminator", 512, least=1
     )
-    discriminator_depth: int = field("wae_gan, aae: hidden layers of the discriminator", 4, least=1)
+    discriminator_depth: int = field(
+        "wae_gan, aae: number of hidden layers of the discriminator", 4, least=1
+    )
     method_learning_rate: float | None = field(
         "wae_gan, aae: Adam's learning rate of the discriminator (default: 5e-4)", None
     )
-    sinkhorn_weight: float = field("sinkhorn: weight of the transport's cost, beta", 100.0, least=0)
-    epsilon: float = field("sinkhorn: weight of the plan's entropy, positive", 0.1, least=0)
+    sinkhorn_weight: float = field("sinkhorn: weight of the transport cost, beta", 100.0, least=0)
+    epsilon: float = field(
+        "sinkhorn: weight of the transport plan's entropy, positive", 0.1, least=0
+    )
     iterations: int = field("sinkhorn: iterations of Sinkhorn's algorithm", 50, least=1)
     sinkhorn_cost: str = field(
-        f"sinkhorn: {', '.join(transport.COSTS)}", "sharp", known=transport.COSTS
+        f"sinkhorn: kind of transport cost: {', '.join(transport.COSTS)}",
+        "sharp",
+        known=transport.COSTS,
     )
     rae_weight: float = field("rae: weight of |z|^2 / 2, beta", 0.0128, least=0)
     regularizer: str = field(
-        f"rae: {', '.join(regularized.REGULARIZERS)}", "l2", known=regularized.REGULARIZERS
+        f"rae: regularizer of the decoder: {', '.join(regularized.REGULARIZERS)}",
+        "l2",
+        known=regularized.REGULARIZERS,
     )
     regularizer_weight: float = field("rae: weight of the regularizer, lambda", 5e-5, least=0)
-    clusters: int = field("gmvae: clusters, K", 10, least=1)
+    clusters: int = field("gmvae: number of clusters, K", 10, least=1)
     w_dim: int | None = field("gmvae: dimensions of w (default: latent_dim)", None, least=1)
-    gmvae_units: int = field("gmvae: units of its own hidden layers", 500, least=1)
+    gmvae_units: int = field("gmvae: units in each hidden layer of its own networks", 500, least=1)
     gmvae_version: str = field(
-        f"gmvae: {', '.join(clustering.VERSIONS)}: how clusters are assigned",
+        f"gmvae: how clusters are assigned: {', '.join(clustering.VERSIONS)}",
         "bayes",
         known=clustering.VERSIONS,
     )
     w_draws: int = field("gmvae: draws of w for each example", 1, least=1)
-    free_bits: float = field("gmvae, bayes: least KL of the clusters, lambda, nats", 0.5, least=0)
-    cluster_weight: float = field("gmvae, softmax: weight of their KL, eta", 1.0, least=0)
-    consistency_weight: float = field("gmvae, softmax: weight of its entropy, alpha", 0.0, least=0)
-    pseudo_inputs: int = field("vampprior: pseudo-inputs, K, at most 1,000", 500, least=1)
-    learn_pseudo_inputs: bool = field("vampprior: train them; else they stay examples", True)
+    free_bits: float = field(
+        "gmvae, bayes: lower limit of the clusters' KL in the loss, lambda, in nats", 0.5, least=0
+    )
+    cluster_weight: float = field("gmvae, softmax: weight of the clusters' KL, eta", 1.0, least=0)
+    consistency_weight: float = field(
+        "gmvae, softmax: weight of the entropy of p(c|z, w), alpha", 0.0, least=0
+    )
+    pseudo_inputs: int = field("vampprior: number of pseudo-inputs, K, at most 1,000", 500, least=1)
+    learn_pseudo_inputs: bool = field(
+        "vampprior: train the pseudo-inputs; otherwise they stay training examples", True
+    )
     tc_weight: float = field("beta_tcvae: weight of the total correlation, beta", 6.0, least=0)
     tc_estimator: str = field(
-        f"beta_tcvae: {', '.join(disentangling.TC_ESTIMATORS)}",
+        "beta_tcvae: estimator of the aggregate's density: "
+        f"{', '.join(disentangling.TC_ESTIMATORS)}",
         "mws",
         known=disentangling.TC_ESTIMATORS,
     )
     info_alpha: float = field("info_vae: weight of the mutual information, alpha", 0.0)
-    info_lambda: float = field("info_vae: weight of the aggregate, lambda", 1000.0)
-    dip_weight: float = field("dip_vae: weight of the covariances, lambda_od", 10.0, least=0)
+    info_lambda: float = field("info_vae: weight of the aggregate's divergence, lambda", 1000.0)
+    dip_weight: float = field(
+        "dip_vae: weight of the squared covariances, lambda_od", 10.0, least=0
+    )
     dip_version: str = field(
-        f"dip_vae: {', '.join(disentangling.DIP_VERSIONS)}", "i", known=disentangling.DIP_VERSIONS
+        f"dip_vae: version of the penalty: {', '.join(disentangling.DIP_VERSIONS)}",
+        "i",
+        known=disentangling.DIP_VERSIONS,
     )

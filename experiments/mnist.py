@@ -42,9 +42,9 @@ STUDIES = {
     },
 }
 _HELP = (
-    "which runs, in a folder of this name: methods, the paper's; rivals, the others; weights, the "
-    "KL of the aggregate and of each posterior at equal weight; aggregate, both at a weight of 1 "
-    "in large batches"
+    "runs to train, in a folder of the study's name: methods are the paper's methods; rivals are "
+    "other methods; weights compares the KL of the aggregate and of each posterior at equal "
+    "weight; aggregate compares them at a weight of 1 in large batches"
 )
 
 # Numbers for the claims of Section 5.2, and the numbers behind them.
@@ -98,6 +98,8 @@ def figures(models: image_study.Models, test: setup.TestSet, title: str) -> dict
 if __name__ == "__main__":
     flags.DEFINE_enum("study", "methods", list(STUDIES), _HELP)
     studies.define_flags("runs/section-mnist")
-    flags.DEFINE_enum("split", "all", ["all", "train"], "all is the paper's 70,000 images")
-    flags.DEFINE_string("source", None, "folder of the four IDX files, if not downloaded")
+    flags.DEFINE_enum(
+        "split", "all", ["all", "train"], "training examples: all is the paper's 70,000 images"
+    )
+    flags.DEFINE_string("source", None, "folder of the four IDX files, instead of a download")
     cli.run(main)

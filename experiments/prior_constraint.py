@@ -315,5 +315,5 @@ def write(output: Path, tolerance: float) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", "runs/prior-constraint", "folder of the tables and figures")
-    flags.DEFINE_float("tolerance", 0.1, "nats above the minimum that are still acceptable")
+    flags.DEFINE_float("tolerance", 0.1, "largest acceptable distance from the minimum, in nats")
     cli.run(main)

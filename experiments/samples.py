@@ -47,7 +47,7 @@ if __name__ == "__main__":
     configs.define_flags(
         ("dataset", "seed", "split", "binarize", "image_size", "channels", "source")
     )
-    flags.DEFINE_string("output", None, "the picture (default: <dataset>-samples.png)")
+    flags.DEFINE_string("output", None, "file of the picture (default: <dataset>-samples.png)")
     setup.define_data_dir()
     setup.define_preparing()
     cli.run(main)

@@ -60,10 +60,10 @@ STUDIES = {
 }
 
 _HELP = (
-    "which runs, in a folder of this name: methods, the paper's; rivals, the others; warmup, the "
-    "paper's with 2 epochs of warm-up; readings, Eq. 27's weight and the observation noise; "
-    "bounds, the three; batch, its sizes; weights, the KL of the aggregate and of each posterior "
-    "at equal weight"
+    "runs to train, in a folder of the study's name: methods are the paper's methods; rivals are "
+    "other methods; warmup is the paper's methods with 2 epochs of warm-up; readings varies Eq. "
+    "27's weight and the observation noise; bounds compares the three bounds; batch varies the "
+    "batch size; weights compares the KL of the aggregate and of each posterior at equal weight"
 )
 
 # How much the latents tell about the waves.

@@ -195,11 +195,16 @@ def _command(workdir: Path, epochs: int, arguments: Sequence[str]) -> list[str]:
 
 if __name__ == "__main__":
     setup.define_data_dir()
-    flags.DEFINE_float("minutes", 5, "no new run is begun after so many", lower_bound=0)
-    flags.DEFINE_integer("kills", None, "no more than so many", lower_bound=1)
-    flags.DEFINE_integer("epochs", 30, "of each run", lower_bound=1)
-    flags.DEFINE_integer("seed", 0, "of the moments of killing")
+    flags.DEFINE_float("minutes", 5, "begin no new run after this many minutes", lower_bound=0)
     flags.DEFINE_integer(
-        "memory_epochs", None, "train so many, and watch the memory", lower_bound=8
+        "kills", None, "largest number of kills (default: no limit)", lower_bound=1
+    )
+    flags.DEFINE_integer("epochs", 30, "epochs of each run", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "seed of the moments of killing")
+    flags.DEFINE_integer(
+        "memory_epochs",
+        None,
+        "kill nothing: train for this many epochs, and watch the memory",
+        lower_bound=8,
     )
     cli.run(main)

@@ -136,9 +136,11 @@ def picture(x: np.ndarray, drawn: Mapping[str, np.ndarray], title: str) -> Figur
 if __name__ == "__main__":
     cli.define_list("seeds", ["0", "1", "2"], "seeds of the runs")
     flags.DEFINE_integer("epochs", 100, "passes over the points (published: 500)", lower_bound=1)
-    flags.DEFINE_float("learning_rate", 1e-3, "Adam's (published: 1e-4)")
+    flags.DEFINE_float("learning_rate", 1e-3, "Adam's learning rate (published: 1e-4)")
     flags.DEFINE_string(
-        "observation_noise", str(NOISE), "deviation of p(x|z), or learned (not published)"
+        "observation_noise",
+        str(NOISE),
+        "standard deviation of p(x|z): a number, or learned (not published)",
     )
     flags.DEFINE_string("output", "runs/spiral", "folder of the table and the picture")
     cli.run(main)

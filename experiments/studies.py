@@ -68,15 +68,17 @@ def define_flags(output: str) -> None:
     """Defines the flags of a section."""
     cli.define_list("seeds", ["0", "1", "2"], "seeds of the runs")
     flags.DEFINE_multi_string(
-        "only", [], "a row of the table to train, once for each (default: all)"
+        "only", [], "row of the table to train; repeat the flag for more rows (default: all)"
     )
     flags.DEFINE_integer("epochs", None, "passes over the training set (default: the data set's)")
-    flags.DEFINE_integer("train_examples", None, "train on the first so many examples only")
+    flags.DEFINE_integer(
+        "train_examples", None, "train on only the first so many examples (default: all)"
+    )
     flags.DEFINE_string("output", output, "folder of the runs, tables and figures")
     flags.DEFINE_integer(
         "together",
         1,
-        "train up to so many runs in one program, as a GPU has room for",
+        "largest number of runs to train in one program; a GPU has room for several",
         lower_bound=1,
     )
     evaluate.define_flags(["examples", "likelihood_examples"])

@@ -210,9 +210,13 @@ def posteriors(
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("size", 64, "posteriors, without a run", lower_bound=1)
-    flags.DEFINE_integer("samples", 100_000, "draws for the truth", lower_bound=2)
-    flags.DEFINE_integer("seed", 0, "of means and draws", lower_bound=0, upper_bound=2**32 - 1)
-    flags.DEFINE_string("workdir", None, "a run, whose posteriors of the test set are used instead")
+    flags.DEFINE_integer("size", 64, "number of posteriors, without --workdir", lower_bound=1)
+    flags.DEFINE_integer("samples", 100_000, "draws for the Monte-Carlo truth", lower_bound=2)
+    flags.DEFINE_integer(
+        "seed", 0, "seed of everything random", lower_bound=0, upper_bound=2**32 - 1
+    )
+    flags.DEFINE_string(
+        "workdir", None, "run folder; the posteriors are then those of the run's test examples"
+    )
     setup.define_data_dir()
     cli.run(main)

@@ -53,14 +53,21 @@ if __name__ == "__main__":
     setup.define_data_dir()
     setup.define_preparing()
     flags.DEFINE_enum(
-        "feed", "auto", batches.FEEDS, "batches from the device, from disk, or chosen by size"
+        "feed",
+        "auto",
+        batches.FEEDS,
+        "where examples are kept: resident on the device, in a stream from disk, or chosen by size",
     )
-    flags.DEFINE_string("mesh", "auto", "devices that share every batch: a number, or auto")
+    flags.DEFINE_string("mesh", "auto", "number of devices that share every batch, or auto")
     processes.define_flags()
     flags.DEFINE_bool(
         "profile", False, "print the time of each part of a step, and write a trace into profile/"
     )
-    cli.define_list("samplers", [], "fitted to the codes at the end: aggregate, mixture, two_stage")
-    flags.DEFINE_integer("checkpoint_every", 1, "epochs from one checkpoint to the next")
-    flags.DEFINE_integer("keep", 3, "how many of the newest checkpoints are kept, and the best")
+    cli.define_list(
+        "samplers", [], "samplers to fit to the codes at the end: aggregate, mixture, two_stage"
+    )
+    flags.DEFINE_integer("checkpoint_every", 1, "write a checkpoint every so many epochs")
+    flags.DEFINE_integer(
+        "keep", 3, "how many of the newest checkpoints to keep, besides the one of lowest test loss"
+    )
     cli.run(main)

@@ -100,7 +100,7 @@ class TwoStage(NamedTuple):
 
 Sampler = Mixture | FullMixture | TwoStage
 KINDS: dict[str, type] = {"aggregate": Mixture, "mixture": FullMixture, "two_stage": TwoStage}
-"""The names that `sample` takes, but for "prior", and what each is."""
+"""The classes of the samplers, by the names that `sample` takes besides "prior"."""
 
 
 def check(names: str | Iterable[str]) -> list[str]:

@@ -247,17 +247,21 @@ def table(rows: list[dict[str, Any]], topology: str) -> str:
 if __name__ == "__main__":
     # Before JAX looks for devices: there is no TPU, and libtpu would wait for one.
     jax.config.update("jax_platforms", "cpu")
-    flags.DEFINE_string("topology", "v5e:2x2", "generation and shape: v4, v5e, v5p, v6e")
+    flags.DEFINE_string("topology", "v5e:2x2", "TPU generation (v4, v5e, v5p or v6e) and shape")
     flags.DEFINE_float(
         "effort",
         -1.0,
-        "of the compiler to make programs fast; 0 is JAX's default, and compiles CelebA five times "
-        "longer",
+        "effort of the compiler to make programs fast; with 0, JAX's default, CelebA takes five "
+        "times longer to compile",
         lower_bound=-1.0,
         upper_bound=1.0,
     )
-    cli.define_list("celeba_batches", [str(_BATCH["celeba"])], "examples of a step of CelebA's")
+    cli.define_list("celeba_batches", [str(_BATCH["celeba"])], "batch sizes of CelebA's network")
     flags.DEFINE_string("output", None, "folder for programs.md and programs.jsonl", required=True)
-    cli.define_list("networks", ["wiseale_kl", *_BATCH], "of these, and in this order")
-    cli.define_list("methods", list(methods.METHODS), "of training steps")
+    cli.define_list(
+        "networks",
+        ["wiseale_kl", *_BATCH],
+        "programs to compile: wiseale_kl first, then networks in the given order",
+    )
+    cli.define_list("methods", list(methods.METHODS), "methods of the training steps")
     cli.run(main)

@@ -87,6 +87,8 @@ def _without_metrics(method: methods.Method) -> methods.Method:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("rounds", 7, "rounds that count", lower_bound=1)
-    flags.DEFINE_integer("only", None, "a batch size: only that, in this process", lower_bound=1)
+    flags.DEFINE_integer("rounds", 7, "rounds to measure", lower_bound=1)
+    flags.DEFINE_integer(
+        "only", None, "measure only this batch size, in this process", lower_bound=1
+    )
     cli.run(main)

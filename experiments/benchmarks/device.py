@@ -380,8 +380,12 @@ PARTS: dict[str, Callable[[Size], Iterator[Row]]] = {
 
 
 if __name__ == "__main__":
-    flags.DEFINE_float("minutes", 8, "no part begins after so long", lower_bound=0)
+    flags.DEFINE_float("minutes", 8, "begin no new part after this many minutes", lower_bound=0)
     flags.DEFINE_string("output", None, "folder for results.jsonl and report.md", required=True)
-    flags.DEFINE_bool("tiny", False, "as little as shows that every part works")
-    flags.DEFINE_multi_enum("part", [], list(PARTS), "only this one, once for each (default: all)")
+    flags.DEFINE_bool(
+        "tiny", False, "measure as little as possible, to check that every part works"
+    )
+    flags.DEFINE_multi_enum(
+        "part", [], list(PARTS), "part to run; repeat the flag for more parts (default: all)"
+    )
     cli.run(main)

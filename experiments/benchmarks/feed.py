@@ -85,5 +85,5 @@ if __name__ == "__main__":
     configs.define_flags([f.name for f in dataclasses.fields(configs.Config) if f.name != "epochs"])
     setup.define_data_dir()
     setup.define_preparing()
-    flags.DEFINE_integer("rounds", 7, "pairs of epochs that count", lower_bound=1)
+    flags.DEFINE_integer("rounds", 7, "pairs of epochs to measure", lower_bound=1)
     cli.run(main)

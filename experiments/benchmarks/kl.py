@@ -250,9 +250,12 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     cli.define_list("sizes", list(SIZES), "batch and latent size of each row, MxD")
-    flags.DEFINE_integer("rounds", 5, "turns, of which the median is printed", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "turns of each peer; the median is printed", lower_bound=1)
     flags.DEFINE_enum(
-        "only", None, list(PEERS), "print the MB that one peer takes for the first of --sizes"
+        "only",
+        None,
+        list(PEERS),
+        "print only this peer's memory for the first of --sizes, in MB",
     )
-    flags.DEFINE_bool("gradient", True, "with --only: the gradient too")
+    flags.DEFINE_bool("gradient", True, "with --only: compute the gradient, too")
     cli.run(main)

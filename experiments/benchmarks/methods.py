@@ -75,8 +75,8 @@ def peer(config: configs.Config, data: np.ndarray) -> Contestant:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("network", "mnist", ["sine", "mnist"], "what is trained")
-    cli.define_list("methods", list(methods.METHODS), "beside aevb")
+    flags.DEFINE_enum("network", "mnist", ["sine", "mnist"], "network to train")
+    cli.define_list("methods", list(methods.METHODS), "methods to measure beside aevb")
     flags.DEFINE_integer("steps", 40, "steps per round", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "rounds that count", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "rounds to measure", lower_bound=1)
     cli.run(main)

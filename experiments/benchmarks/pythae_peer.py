@@ -59,7 +59,7 @@ PEERS = {
     "info_vae": Peer("INFOVAE_MMD", "INFOVAE_MMD_Config"),
     "ae": Peer("AE", "AEConfig", takes_loss=False),
 }
-"""By the name of our method."""
+"""pythae's methods, by the names of ours."""
 
 
 def contestant(

@@ -64,8 +64,8 @@ def many(config: configs.Config, data: np.ndarray, count: int) -> tuple[Contesta
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("network", "mnist", ["sine", "mnist", "celeba"], "what is trained")
-    cli.define_list("runs", ["3", "6"], "how many runs together")
+    flags.DEFINE_enum("network", "mnist", ["sine", "mnist", "celeba"], "network to train")
+    cli.define_list("runs", ["3", "6"], "numbers of runs to train together")
     flags.DEFINE_integer("steps", 100, "steps per round", lower_bound=1)
-    flags.DEFINE_integer("rounds", 5, "rounds that count", lower_bound=1)
+    flags.DEFINE_integer("rounds", 5, "rounds to measure", lower_bound=1)
     cli.run(main)

@@ -274,11 +274,14 @@ CONTESTANTS: dict[str, Callable[[configs.Config, np.ndarray], Contestant]] = {
 if __name__ == "__main__":
     cli.define_list("networks", ["sine"], f"networks to train: {', '.join(_EXAMPLES)}")
     flags.DEFINE_integer(
-        "steps", 100, "steps per round; one of celeba takes seconds on a CPU", lower_bound=1
+        "steps", 100, "steps per round; a step of celeba takes seconds on a CPU", lower_bound=1
     )
-    flags.DEFINE_integer("rounds", 7, "rounds that count", lower_bound=1)
+    flags.DEFINE_integer("rounds", 7, "rounds to measure", lower_bound=1)
     flags.DEFINE_multi_enum(
-        "contestant", [], list(CONTESTANTS), "one beside the peer, once for each (default: all)"
+        "contestant",
+        [],
+        list(CONTESTANTS),
+        "contestant to run beside the peer; repeat the flag for more (default: all)",
     )
-    flags.DEFINE_string("only", None, "a contestant: only its first step, in this process")
+    flags.DEFINE_string("only", None, "run only this contestant's first step, in this process")
     cli.run(main)

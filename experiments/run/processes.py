@@ -25,10 +25,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "several processes: host:port of the first, or auto on a cluster that JAX knows",
+        "several processes: host:port of the first process, or auto on a cluster that JAX knows",
     )
-    flags.DEFINE_integer("num_processes", None, "several processes: how many", lower_bound=1)
-    flags.DEFINE_integer("process_id", None, "several processes: which this is", lower_bound=0)
+    flags.DEFINE_integer("num_processes", None, "several processes: their number", lower_bound=1)
+    flags.DEFINE_integer(
+        "process_id", None, "several processes: number of this process, from 0", lower_bound=0
+    )
 
 
 def join() -> None:

@@ -38,16 +38,20 @@ class Data(NamedTuple):
 def define_data_dir() -> None:
     """Defines --data_dir."""
     flags.DEFINE_string(
-        "data_dir", None, "prepared data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+        "data_dir",
+        None,
+        "folder of prepared data sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)",
     )
 
 
 def define_preparing() -> None:
     """Defines the flags for preparing a data set, except --source, which is a field of `Config`."""
     flags.DEFINE_string(
-        "manual_dir", None, "files downloaded by hand (default: downloads/manual in data_dir)"
+        "manual_dir",
+        None,
+        "folder of files downloaded by hand (default: downloads/manual in data_dir)",
     )
-    flags.DEFINE_bool("skip_damaged", None, "celeba, image_folder: leave damaged files out")
+    flags.DEFINE_bool("skip_damaged", None, "celeba, image_folder: leave out damaged files")
 
 
 def preparing_from_flags() -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""The data sets, by name. To add one: a file with its tfds builder, and a line here.
+"""The data sets, by name. A new data set needs a file with its tfds builder and an entry here.
 
-This module imports no tfds: a builder's module is imported when the data set is prepared.
+This module does not import tfds: a builder's module is imported when its data set is prepared.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from jaxtyping import Array, PRNGKeyArray
 
 
 def as_stored(batch: Array, key: PRNGKeyArray) -> Array:
-    """The preprocessing of data that are stored as the model takes them."""
+    """Returns a batch unchanged, for data that are stored as the model takes them."""
     del key
     return batch
 
 
 def scale_uint8(batch: Array, key: PRNGKeyArray) -> Array:
-    """The preprocessing of uint8 images: float32 in [0, 1]."""
+    """Scales uint8 images to float32 in [0, 1]."""
     del key
     return batch.astype(jnp.float32) / 255
 
 
 def threshold(batch: Array, key: PRNGKeyArray) -> Array:
-    """uint8 images made binary: 1.0 where they are brighter than half, else 0.0."""
+    """Makes uint8 images binary: a pixel is 1.0 if its value exceeds 127, else 0.0."""
     del key
     return (batch > 127).astype(jnp.float32)
 
 
 def stochastic(batch: Array, key: PRNGKeyArray) -> Array:
-    """uint8 images made binary: each pixel is 1.0 with its brightness as probability."""
+    """Makes uint8 images binary: a pixel is 1.0 with probability value / 255, else 0.0."""
     return jax.random.bernoulli(key, batch.astype(jnp.float32) / 255).astype(jnp.float32)
 
 
@@ -41,17 +41,17 @@ BINARIZE = {"threshold": threshold, "stochastic": stochastic, "none": scale_uint
 
 
 class Dataset(NamedTuple):
-    """What the rest of the package needs to know of a data set.
+    """The facts about a data set that the rest of the package needs.
 
     Attributes:
       builder: "module:class" of its tfds builder.
       feature: the feature of a record that the model is trained on.
-      network: a name in `networks.ARCHITECTURES`, which may hold settings: "image{image_size}".
+      network: a name in `networks.ARCHITECTURES`. It may contain settings: "image{image_size}".
       likelihood: a name in `likelihoods.LIKELIHOODS`.
       preprocess: `(stored batch, key) -> x`, run inside the compiled step.
-      factors: the other features, which evaluation and plots read: true factors or labels.
-      circular: those factors that are angles in radians.
-      settings: those settings of a run that its records depend on, given to the builder.
+      factors: the features that evaluation and plots read: true factors or labels.
+      circular: the factors that are angles in radians.
+      settings: the settings of a run that the records depend on. The builder receives them.
     """
 
     builder: str
@@ -117,10 +117,10 @@ DATASETS = {
 
 
 def find(name: str) -> Dataset:
-    """The data set of a name.
+    """Finds a data set by its name.
 
     Raises:
-      ValueError: there is none; the message lists the known ones.
+      ValueError: the name is unknown; the message lists the known names.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
@@ -128,20 +128,23 @@ def find(name: str) -> Dataset:
 
 
 def preprocessing(name: str, binarize: str | None = None) -> Callable[[Array, PRNGKeyArray], Array]:
-    """What makes x of a data set's stored examples.
+    """The function that turns a data set's stored examples into x.
 
     Args:
       name: a name in `DATASETS`.
-      binarize: a name in `BINARIZE`; None for the data set's own.
+      binarize: a name in `BINARIZE`; None for the data set's own preprocessing.
     """
     return DATASETS[name].preprocess if binarize is None else BINARIZE[binarize]
 
 
-@functools.cache  # One function for one argument: what is compiled with it is found again.
+@functools.cache  # The same argument gives the same function, so jit does not recompile.
 def with_flip(
     preprocess: Callable[[Array, PRNGKeyArray], Array],
 ) -> Callable[[Array, PRNGKeyArray], Array]:
-    """`preprocess` of images, `[batch, h, w, c]`; then mirrors each, with probability 1/2."""
+    """Adds a left-right flip to `preprocess`, for each image with probability 1/2.
+
+    x must be images, `[batch, h, w, c]`.
+    """
 
     def flip(batch: Array, key: PRNGKeyArray) -> Array:
         key, flip_key = jax.random.split(key)

@@ -1,14 +1,16 @@
-"""CelebA's aligned faces (Section 5.3 and Appendix D.3 of the paper), from the archive people have.
+"""CelebA's aligned faces (Section 5.3 and Appendix D.3 of the paper), from img_align_celeba.zip.
 
-Where there is no partition file, the splits go by file number: of all 202,599 images, the first
-162,770, the next 19,867 and the last 19,962, which is CelebA's own partition; of fewer images, the
-last tenth is the test set and the tenth before it the validation set.
+Without a partition file, the splits go by file number. With all 202,599 images, the first 162,770
+are for training, the next 19,867 for validation and the last 19,962 for testing, which is CelebA's
+own partition. With any other number of images, the last tenth is the test set and the tenth before
+it the validation set.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -25,7 +27,7 @@ HOMEPAGE = "http://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 PARTITIONS = ("list_eval_partition.txt", "list_eval_partition.csv")
 SPLITS = {"train": 162_770, "validation": 19_867, "test": 19_962}
 FILE_SIZE = (178, 218)
-# Of the published files a face has 7 kB on average, and the partition 2.7 MB.
+# In the published files, a face has 7 kB on average and the partition file has 2.7 MB.
 _MAX_FACE_BYTES = 1_000_000
 _MAX_PARTITION_BYTES = 10_000_000
 
@@ -35,8 +37,9 @@ _QUOTA = "Google Drive limits the downloads of a day: try a browser, or another 
 class Celeba(image_builder.ImagesBuilder, skip_registration=True):
     """202,599 faces, 64x64 RGB, from img_align_celeba.zip or its unpacked folder.
 
-    They are looked for in `source`, else in tfds's manual folder, else downloaded; the partition
-    file, list_eval_partition.txt, in the archive and beside it. See `ImagesBuilder`.
+    The images are read from `source`. Without a `source`, they are read from tfds's manual folder,
+    or downloaded if they are not there. The partition file, list_eval_partition.txt, is looked for
+    in the archive and beside it. See `ImagesBuilder`.
     """
 
     name = "celeba"
@@ -69,7 +72,7 @@ class Celeba(image_builder.ImagesBuilder, skip_registration=True):
                 if path.stat().st_size != size:
                     print(f"note: {path} is not of the published archive's {size:,} bytes")
                 names, read, partition = _open_archive(path, stack)
-            # Kaggle's archive holds a folder in a folder, and the partition beside the outer one.
+            # Kaggle's archive nests two folders, with the partition file beside the outer folder.
             for above in (path.parent, path.parent.parent):
                 if partition is None and (above == path.parent or path.parent.name == FOLDER):
                     partition = _partition_in(above)
@@ -92,7 +95,7 @@ class Celeba(image_builder.ImagesBuilder, skip_registration=True):
 
 
 def _find(path: Path) -> Path | None:
-    """The archive or folder of JPEGs that a path is or holds."""
+    """The archive or folder of JPEGs at a path or inside it; None if there is neither."""
     if path.is_file():
         return path
     if (path / ARCHIVE).is_file():
@@ -137,14 +140,15 @@ def _open_archive(path: Path, stack: contextlib.ExitStack) -> _Opened:
         archive = stack.enter_context(zipfile.ZipFile(path))
     except (OSError, MemoryError):
         raise
-    except Exception:  # zipfile raises errors of many kinds.
+    except Exception:  # zipfile raises many kinds of errors.
         raise ValueError(_what_it_is(path)) from None
     faces: dict[str, zipfile.ZipInfo] = {}
     partition = None
     for info in archive.infolist():
         inside = PurePosixPath(info.filename.replace("\\", "/"))
         if inside.is_absolute() or ".." in inside.parts or ":" in str(inside).split("/")[0]:
-            raise ValueError(f"{path} is refused: {info.filename!r} climbs out of the archive")
+            name = info.filename[:200]
+            raise ValueError(f"{path} is refused: {name!r} climbs out of the archive")
         if inside.parent.name == FOLDER and _is_face(inside.name):
             if inside.name in faces:
                 raise ValueError(f"{path} holds {inside.name} twice")
@@ -162,11 +166,11 @@ def _open_archive(path: Path, stack: contextlib.ExitStack) -> _Opened:
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes:
-    """A member's bytes, in memory of `most` bytes, whatever its header says and its data expand to.
+    """A member's bytes, at most `most`, whatever its header says or its data expand to.
 
     Raises:
-      images.DamagedImage: it does not decompress.
-      ValueError: it is larger, encrypted, or compressed in another way than by deflation.
+      image_builder.DamagedImage: the member does not decompress.
+      ValueError: the member is larger, encrypted, or compressed by a method other than deflation.
     """
     name = PurePosixPath(info.filename).name
     if info.file_size > most:
@@ -175,13 +179,15 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> 
         raise ValueError(f"{name} is refused: it is compressed by method {info.compress_type}")
     try:
         with archive.open(info) as file:
-            return file.read(most)  # With a limit, as only then zipfile has one in decompressing.
-    except (RuntimeError, NotImplementedError) as error:  # Encrypted, or of another version.
+            return file.read(most)  # zipfile only limits decompression if read has a limit.
+    except (RuntimeError, NotImplementedError) as error:  # Encrypted, or another version of zip.
         raise ValueError(f"{name} is refused: {error}") from error
     except MemoryError:
         raise
-    except Exception as error:  # zipfile raises errors of many kinds.
-        raise image_builder.DamagedImage(f"{name} is damaged: {error}") from error
+    except Exception as error:  # zipfile raises many kinds of errors.
+        # The text may quote all that a damaged header calls a name.
+        reason = textwrap.shorten(str(error), 200, placeholder=" ...")
+        raise image_builder.DamagedImage(f"{name} is damaged: {reason}") from error
 
 
 def _what_it_is(path: Path) -> str:
@@ -198,12 +204,12 @@ def split_names(names: Sequence[str], partition: str | None) -> Mapping[str, lis
     """Divides images into splits.
 
     Args:
-      names: of files, in order.
-      partition: the text of list_eval_partition.txt: lines of a name and 0, 1 or 2; None for a
-        division by number, as this module's docstring says.
+      names: file names, in order.
+      partition: the text of list_eval_partition.txt: each line has a name and 0, 1 or 2. None to
+        divide by file number, see this module's docstring.
 
     Returns:
-      Names by split; without "validation" if there is none.
+      Names by split, without "validation" if that split is empty.
 
     Raises:
       ValueError: the partition is malformed or lacks an image, or a split would be empty.
@@ -233,10 +239,10 @@ def split_names(names: Sequence[str], partition: str | None) -> Mapping[str, lis
 
 
 def parse_partition(text: str) -> dict[str, int]:
-    """The part, 0, 1 or 2, of each file, from lines like "000001.jpg 0" or "000001.jpg,0".
+    """Reads each file's part, 0, 1 or 2, from lines like "000001.jpg 0" or "000001.jpg,0".
 
     Raises:
-      ValueError: a line is neither that nor the header of a CSV file.
+      ValueError: a line has another format and is not the header of a CSV file.
     """
     result = {}
     for number, line in enumerate(text.splitlines(), start=1):

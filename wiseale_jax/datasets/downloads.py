@@ -1,7 +1,7 @@
-"""The published files of a data set: from a local folder, or else from the network.
+"""Finds a data set's published files in a local folder, or else downloads them.
 
-tfds's downloader takes minutes to find that there is no network, so the connection is tried first,
-for a few seconds.
+tfds's downloader takes minutes to notice that there is no network. So this module first tries the
+connection for a few seconds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ CONNECT_SECONDS = 4.0
 
 
 def manual_folder(dl_manager: Any) -> Path:
-    """The folder in which tfds looks for files that were downloaded by hand; it may not exist."""
+    """The folder where tfds looks for manually downloaded files; it may not exist."""
     try:
         return Path(dl_manager.manual_dir)
-    except AssertionError:  # It does not exist or is empty.
+    except AssertionError:  # The folder does not exist or is empty.
         return Path(dl_manager.download_dir) / "manual"
 
 
@@ -33,17 +33,17 @@ def download(builder: Any, dl_manager: Any, urls: Sequence[str], advice: str = "
     """Downloads files, or finds them in tfds's cache, and verifies their registered checksums.
 
     Args:
-      builder: the tfds builder, with which sizes and checksums are registered.
+      builder: the tfds builder, in which sizes and checksums are registered.
       dl_manager: tfds's download manager.
-      urls: of the files.
-      advice: a sentence for the message of an error.
+      urls: the files' URLs.
+      advice: a sentence to add to an error message.
 
     Returns:
-      Their paths, in the order of `urls`.
+      The files' paths, in the order of `urls`.
 
     Raises:
-      OSError: they cannot be had. One line: each file's name, size and checksum, and the folder to
-        put it into.
+      OSError: the download failed. The message is one line, which names each file with its size and
+        checksum, and the folder to put the files into.
     """
     infos = [builder.url_infos[url] for url in urls]
     try:
@@ -52,7 +52,7 @@ def download(builder: Any, dl_manager: Any, urls: Sequence[str], advice: str = "
             if not any(Path(dl_manager.download_dir).rglob(cached)):
                 check_connection(url)
         return [Path(path) for path in dl_manager.download(list(urls))]
-    except Exception as error:  # The downloader raises errors of many kinds.
+    except Exception as error:  # The downloader raises many kinds of errors.
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(":")
         files = "; ".join(
             f"{info.filename} ({info.size:,} bytes, sha256 {info.checksum})" for info in infos
@@ -64,10 +64,10 @@ def download(builder: Any, dl_manager: Any, urls: Sequence[str], advice: str = "
 
 
 def check_connection(url: str, seconds: float = CONNECT_SECONDS) -> None:
-    """Checks that a URL's host answers at all, whatever it answers.
+    """Checks that a URL's host answers, whatever the HTTP status.
 
     Raises:
-      OSError: it does not, within `seconds`.
+      OSError: the host does not answer within `seconds`.
     """
     parts = urllib.parse.urlsplit(url)
     request = urllib.request.Request(f"{parts.scheme}://{parts.netloc}/", method="HEAD")
@@ -82,7 +82,7 @@ def check_connection(url: str, seconds: float = CONNECT_SECONDS) -> None:
         except (OSError, http.client.HTTPException) as error:
             outcome.put(str(getattr(error, "reason", error)))
 
-    # In a thread, as looking up a name has no time limit of its own.
+    # This runs in a thread because a DNS lookup has no time limit of its own.
     threading.Thread(target=attempt, daemon=True).start()
     try:
         problem = outcome.get(timeout=seconds + 0.5)

@@ -1,9 +1,9 @@
-"""From image files to records: decoded in parallel, a bounded number at a time.
+"""Turns image files into records, decoding a bounded number of files in parallel.
 
-The largest centre part of an image that has the shape asked for, most often a square, is cut out
-and resized by Pillow's bilinear filter, which is antialiased (its support grows with the
-reduction). JPEGs are decoded at their full size: the decoder's own reduction is faster, but changes
-the result.
+Each image is cropped to its largest central rectangle with the target's proportions, most often a
+square. The crop is resized by Pillow's bilinear filter, which is antialiased (its support grows
+with the reduction). JPEGs are decoded at full size, because the decoder's own reduction is faster
+but changes the result.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from PIL import Image, PngImagePlugin
 from tensorflow_datasets.core import dataset_builder
 from tqdm import tqdm
 
-MAX_PIXELS = 89_000_000  # Pillow warns from a little more than this on.
+MAX_PIXELS = 89_000_000  # Pillow warns about slightly larger images.
 MAX_BYTES = 200_000_000
 _DECODED_AT_ONCE = 32
-# Text in a PNG is skipped; Pillow refuses more than a megabyte of it, which editors do write.
+# Text in a PNG is not used, but Pillow refuses more than a megabyte of it, and editors write more.
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 64 << 20
-# What turns an image upright, by the number of its orientation in EXIF.
+# The operation that turns an image upright, by its EXIF orientation number.
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,9 +55,9 @@ class ImageFiles(NamedTuple):
     """The files of a data set.
 
     Attributes:
-      read: gives a file's bytes, by name; called from several threads.
-      splits: names of files, by split.
-      file_size: the width and height that every image must have; None if any will do.
+      read: returns the bytes of the file with a given name. Several threads call it.
+      splits: file names, by split.
+      file_size: the width and height that every image must have; None to accept any size.
     """
 
     read: Callable[[str], bytes]
@@ -66,16 +66,17 @@ class ImageFiles(NamedTuple):
 
 
 def folder_reader(folder: Path) -> Callable[[str], bytes]:
-    """Reads files of a folder by name; one of absurd size raises ValueError.
+    """Returns a function that reads a folder's files by name.
 
-    A link to nowhere raises DamagedImage.
+    The function raises DamagedImage for a broken link, and ValueError for a file of more than
+    `MAX_BYTES` bytes or for anything else that is not a file.
     """
 
     def read(name: str) -> bytes:
         path = folder / name
         if path.is_symlink() and not path.exists():
             raise DamagedImage(f"{name} is damaged: it is a link to a file that is gone")
-        if not path.is_file():  # Reading a pipe, or a device, might never end.
+        if not path.is_file():  # Reading a pipe or a device might never end.
             raise ValueError(f"{path} is not a file, or is gone")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise ValueError(f"{name} is refused: {size:,} bytes")
@@ -87,22 +88,23 @@ def folder_reader(folder: Path) -> Callable[[str], bytes]:
 def decode(
     data: bytes, name: str, shape: tuple[int, int, int], file_size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The largest centre part of a PNG or JPEG that has a shape's proportions, resized.
+    """Decodes a PNG or JPEG, crops its centre to a shape's proportions and resizes it.
 
     Args:
       data: the file's bytes.
-      name: for messages.
-      shape: of the result: height, width, and 3 channels of RGB or 1 of grey.
-      file_size: the width and height that the image must have; None if any will do.
+      name: the file's name, for messages.
+      shape: the result's height, width, and channels: 3 for RGB or 1 for grey.
+      file_size: the width and height that the image must have; None to accept any size.
 
     Returns:
-      uint8, of that shape. With three channels grey images get equal ones, with one channel
-      coloured images become grey; 16-bit ones keep their high bytes. Transparent ones lie on white.
-      The orientation that a camera noted is applied.
+      uint8 of the given shape. For 3 channels, a grey image gets three equal channels; for 1
+      channel, a coloured image becomes grey. 16-bit values keep their high bytes. Transparent
+      images are laid on white. The EXIF orientation is applied.
 
     Raises:
-      DamagedImage: it does not decode.
-      ValueError: it is of another size than it must be, or of absurd size; found before decoding.
+      DamagedImage: the image does not decode.
+      ValueError: the image does not have `file_size`, or has more than `MAX_PIXELS` pixels. Both
+        are checked before decoding.
     """
     too_large = None
     try:
@@ -116,7 +118,7 @@ def decode(
         too_large = str(error)
     except MemoryError:
         raise
-    except Exception as error:  # Pillow raises errors of many kinds.
+    except Exception as error:  # Pillow raises many kinds of errors.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "it is neither a JPEG nor a PNG"
@@ -127,7 +129,7 @@ def decode(
 
 
 def _fit(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    # Only the orientation is read: what else a camera wrote may be unreadable.
+    # Only the orientation is read: other EXIF data may be unreadable.
     with contextlib.suppress(Exception):
         if (turn := _UPRIGHT.get(image.getexif().get(_ORIENTATION))) is not None:
             image = image.transpose(turn)
@@ -150,16 +152,16 @@ def decode_all(
 ) -> Iterator[tuple[str, np.ndarray | DamagedImage]]:
     """Decodes files in parallel, in order, with a bounded number in memory.
 
-    In threads, as Pillow decodes and resizes without Python's lock: they need no copies between
-    processes, and nothing of the caller's main module.
+    Threads suffice, because Pillow decodes and resizes without Python's lock. Unlike processes,
+    they copy nothing and do not import the caller's main module.
 
     Args:
-      files: where they are.
-      names: which.
-      shape: of the results.
+      files: the data set's files.
+      names: the names of the files to decode.
+      shape: the shape of the results.
 
     Yields:
-      A file's name, and its image, or the error if it is damaged.
+      A file's name, and its image or, if the file is damaged, the error.
     """
 
     def work(block: Sequence[str]) -> list[tuple[str, np.ndarray | DamagedImage]]:
@@ -182,20 +184,20 @@ def decode_all(
         while pending:
             yield from pending.popleft().result()
     finally:
-        # Not waited for: where one of these threads collects the generator, it would join itself.
+        # Without waiting: if one of these threads collects the generator, it would join itself.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
     """A tfds builder of images: `image`, uint8 of `SHAPE`, and the `file` it was read from.
 
-    tfds's GeneratorBasedBuilder keeps a split in memory, and beyond 1 GB needs TensorFlow to sort
-    it: this one writes shard by shard, in the order of the files.
+    tfds's GeneratorBasedBuilder keeps a split in memory, and needs TensorFlow to sort more than
+    1 GB. This builder writes shard by shard, in the order of the files.
 
     Args:
       source: where the files are.
-      skip_damaged: leave damaged files out, and say how many, instead of stopping at the first.
-      **kwargs: tfds's own.
+      skip_damaged: leave damaged files out and print how many, instead of stopping at the first.
+      **kwargs: tfds's own arguments.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -231,7 +233,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
                 f"{self.SHAPE[0]} by an antialiased bilinear filter."
             ),
             features=tfds.features.FeaturesDict({"image": image, "file": tfds.features.Text()}),
-            # In the order of the files: training shuffles anew in every epoch.
+            # The files' order is kept: training shuffles anew in every epoch.
             disable_shuffling=True,
             **kwargs,
         )
@@ -253,7 +255,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
                 raise ValueError(f"every image of the {split} split is damaged")
 
     def _check_space(self, images: int) -> None:
-        # Once as records, and once as the arrays that training reads.
+        # The images are stored twice: as records, and as the arrays that training reads.
         needed = 2 * images * math.prod(self.SHAPE)
         free = shutil.disk_usage(self.data_dir).free
         if needed > free:
@@ -277,7 +279,7 @@ class ImagesBuilder(dataset_builder.ShardBasedBuilder, skip_registration=True):
         for name, image in decode_all(self._files, names, self.SHAPE):
             self._bar.update()
             if not isinstance(image, DamagedImage):
-                # A name that is no UTF-8 is kept with its bytes escaped.
+                # A name that is not UTF-8 is stored with its bytes escaped.
                 shown = os.fsencode(name).decode("utf-8", "backslashreplace")
                 yield name, {"image": image, "file": shown}
             elif self._skip_damaged:

@@ -1,4 +1,4 @@
-"""Anyone's own images: a folder of PNGs and JPEGs."""
+"""A data set of the user's own images, from a folder of PNGs and JPEGs."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ TEST_PERCENT = 10
 
 
 class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
-    """The images of a folder and its subfolders, of one size; a tenth of them is the test set.
+    """The images in a folder and its subfolders, resized to one size; a tenth are the test set.
 
-    Which ones a stable hash of the file's name decides: an image stays in its split whatever is
-    added. What is prepared is kept by folder, by its files' names and sizes, and by image size and
-    channels: a folder that has changed is prepared anew.
+    A stable hash of the file's name decides the split, so an image stays in its split when others
+    are added. A prepared data set is identified by the folder's path, its files' names and sizes,
+    the image size and the channels. So a folder that has changed is prepared anew.
 
     Args:
       source: the folder.
-      image_size: pixels along each side, or width x height, "64x48".
-      channels: 3 of RGB, 1 of grey images; None for 1 where every file is grey, else 3.
-      skip_damaged: leave damaged files out, and say how many, instead of stopping at the first.
-      **kwargs: tfds's own.
+      image_size: pixels along each side, or width x height, such as "64x48".
+      channels: 3 for RGB, 1 for grey. None for 1 if every file is grey, else 3.
+      skip_damaged: leave damaged files out and print how many, instead of stopping at the first.
+      **kwargs: tfds's own arguments.
 
     Raises:
-      ValueError: the folder does not exist or holds fewer than two images, or the size or the
-        channels are none.
+      ValueError: the folder does not exist or has fewer than two images, or `image_size` or
+        `channels` is invalid.
     """
 
     name = "image_folder"
@@ -70,7 +70,7 @@ class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
         super().__init__(source=source, skip_damaged=skip_damaged, **kwargs)
 
     def _create_builder_config(self, builder_config: Any, version: Any) -> Any:
-        # Given to the constructor, it would draw a warning that it is not a registered one.
+        # Passed to the constructor, the config would cause a warning that it is not registered.
         del builder_config, version
         return tfds.core.BuilderConfig(name=self._config_name)
 
@@ -87,12 +87,12 @@ class ImageFolder(image_builder.ImagesBuilder, skip_registration=True):
 def split_names(names: Sequence[str]) -> dict[str, list[str]]:
     """Divides images by a hash of their names: about 10% "test", the rest "train".
 
-    Neither is left empty: if need be the image of the lowest hash is moved to the test set, or that
-    of the highest to the training set. Test images are in the order of their hashes, so that those
-    that follow each other, and the first so many, are a random choice of all.
+    Neither split is empty: if necessary, the image with the lowest hash is moved to the test set,
+    or the image with the highest hash to the training set. Test images are in the order of their
+    hashes, so any run of consecutive test images is a random choice.
 
     Args:
-      names: two or more.
+      names: two or more file names.
     """
     by_hash = sorted(names, key=lambda name: (_hash(name), name))
     tests = sum(_hash(name) < TEST_PERCENT * 2**64 // 100 for name in names)

@@ -1,4 +1,4 @@
-"""Which images a folder holds, whether they are grey, and sizes; without tfds or decoding."""
+"""Lists a folder's images, checks for grey and parses image sizes, without tfds or decoding."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 _GREY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B")
 
 
-# Sides of images: multiples of the first, from the second to the third.
+# The side of an image is a multiple of the first, from the second to the third.
 _SIDE_STEP, _LEAST_SIDE, _MOST_SIDE = 8, 16, 256
 
 
 def parse_image_size(size: int | str) -> tuple[int, int]:
-    """The height and the width that are meant by 64, "64" or "64x48", width x height.
+    """Returns height and width for a size such as 64, "64" or "64x48", which is width x height.
 
     Raises:
-      ValueError: it is none of these, or a side is not among 16, 24, 32, ..., 256.
+      ValueError: the size has another format, or a side is not among 16, 24, 32, ..., 256.
     """
     found = re.fullmatch(r"(\d{1,4})(?:x(\d{1,4}))?", str(size))
     sides = [int(side) for side in (found[1], found[2] or found[1])] if found else []
@@ -32,14 +32,14 @@ def parse_image_size(size: int | str) -> tuple[int, int]:
 
 
 def list_images(folder: Path) -> tuple[list[str], str]:
-    """The images of a folder and its subfolders; hidden ones, and links to folders, are left out.
+    """Lists the images in a folder and its subfolders, without hidden ones and links to folders.
 
     Returns:
-      Their paths below the folder, with forward slashes, in order; and a text of paths and sizes,
-      by which to tell whether anything has changed.
+      The images' paths below the folder, sorted, with forward slashes; and a text of paths and
+      sizes, which shows whether the folder has changed.
 
     Raises:
-      ValueError: it is not a folder, or holds fewer than two images.
+      ValueError: the path is not a folder, or the folder has fewer than two images.
     """
     if not folder.is_dir():
         raise ValueError(
@@ -51,7 +51,7 @@ def list_images(folder: Path) -> tuple[list[str], str]:
         for name in names:
             if name.lower().endswith(SUFFIXES) and not name.startswith("."):
                 path = Path(parent, name)
-                # A link to nowhere is found damaged when it is read.
+                # A broken link counts as damaged when it is read.
                 size = path.stat().st_size if path.exists() else -1
                 sizes[path.relative_to(folder).as_posix()] = size
     if not sizes:
@@ -63,11 +63,11 @@ def list_images(folder: Path) -> tuple[list[str], str]:
 
 
 def count_channels(folder: Path, names: Iterable[str]) -> int:
-    """1 where every image is grey, by what its file says of itself; else 3.
+    """Returns 1 if the header of every image's file says that it is grey, else 3.
 
-    A file that cannot be read does not count: it is found damaged when it is decoded.
+    A file that cannot be read is ignored: decoding will report it as damaged.
     """
-    from PIL import Image  # Here, as who trains on arrays need not wait for it.
+    from PIL import Image  # Here, so that training on arrays does not wait for this import.
 
     grey = 0
     for name in names:
@@ -79,7 +79,7 @@ def count_channels(folder: Path, names: Iterable[str]) -> int:
             with Image.open(path, formats=("JPEG", "PNG")) as image:
                 if image.mode not in _GREY_MODES:
                     return 3
-        except Exception:  # Pillow raises errors of many kinds.
+        except Exception:  # Pillow raises many kinds of errors.
             continue
         grey += 1
     return 1 if grey else 3

@@ -19,8 +19,8 @@ class Examples(NamedTuple):
 
     Attributes:
       x: `[count, *shape]` float32, as a model takes them.
-      factors: by name, `[count, ...]`: labels, or what the examples were made from; `{}` where the
-        data set has none.
+      factors: `[count, ...]` by name: labels, or the true factors that the examples were made
+        from. `{}` if the data set has none.
     """
 
     x: Float[np.ndarray, "count *shape"]
@@ -28,7 +28,7 @@ class Examples(NamedTuple):
 
 
 class Preprocessed:
-    """Stored examples as a model takes them, preprocessed as they are read: slices are arrays."""
+    """Stored examples that are preprocessed when they are read: a slice is an array for a model."""
 
     def __init__(
         self,
@@ -36,11 +36,12 @@ class Preprocessed:
         preprocess: Callable[[Array, PRNGKeyArray], Array],
         key: PRNGKeyArray,
     ):
-        """Args:
+        """Wraps stored examples.
 
-        stored: `[size, ...]`; may be memory-mapped.
-        preprocess: `(stored batch, key) -> x`.
-        key: for what it draws; a slice draws by where it starts.
+        Args:
+          stored: `[size, ...]`; may be memory-mapped.
+          preprocess: `(stored batch, key) -> x`.
+          key: for random preprocessing; each slice uses the key folded with its start.
         """
         self._stored, self._preprocess, self._key = stored, preprocess, key
 
@@ -63,23 +64,23 @@ def load_examples(
     binarize: str | None = None,
     **options: Any,
 ) -> Examples:
-    """The first examples of a data set, which is prepared if it is not yet.
+    """Loads the first examples of a data set, and prepares the data set if necessary.
 
     Args:
       name: a name in `DATASETS`.
-      split: train, test, all, or one of the data set's own, as CelebA's validation.
-      count: how many; all by default. They are held in memory, as float32, and x is read-only. The
-        first call decodes the whole split, factors included, to disk.
+      split: train, test, all, or another split of the data set, such as CelebA's validation.
+      count: how many examples to load; all by default. They are held in memory as float32, and x
+        is read-only. The first call decodes the whole split, including factors, to disk.
       data_dir: where prepared data sets are kept; by default `$TFDS_DATA_DIR` or
         `~/tensorflow_datasets`.
-      binarize: mnist and fashion_mnist: threshold (the default), stochastic or none.
-      **options: how the data set is prepared: `source`, `manual_dir`, `skip_damaged`;
+      binarize: for mnist and fashion_mnist: threshold (the default), stochastic or none.
+      **options: how to prepare the data set: `source`, `manual_dir`, `skip_damaged`, and
         image_folder's `image_size` and `channels`.
 
     Raises:
       ValueError: an argument is unknown, there are fewer than `count` examples, or the data set's
-        files are not what they should be.
-      OSError: the files cannot be had, or the folder cannot be written.
+        files are invalid.
+      OSError: the files cannot be downloaded, or the folder cannot be written.
     """
     dataset = find(name)
     if binarize is not None and (binarize not in BINARIZE or dataset.preprocess is not threshold):

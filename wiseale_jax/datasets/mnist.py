@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST, from their four IDX files (Section 5.2 and Appendix D.2 of the paper).
 
-The images are kept as published, in 256 grey levels: the paper's binary images are made from them
-in the training step (`--binarize`).
+The images are stored as published, in 256 grey levels. The training step makes the paper's binary
+images from them (`--binarize`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wiseale_jax.datasets import downloads
 SIZE = 28
 CLASSES = 10
 MAX_BYTES = 1_000_000_000
-_DEFLATE_RATIO = 1032  # The most that a byte of a gzip file can stand for.
+_DEFLATE_RATIO = 1032  # The most bytes that one byte of a gzip file can expand to.
 PUBLISHED = {"train": 60_000, "test": 10_000}
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -36,15 +36,15 @@ def read_idx(path: str | os.PathLike, item_shape: tuple[int, ...] = ()) -> np.nd
 
     Args:
       path: the file.
-      item_shape: what the shape of one item must be.
+      item_shape: the shape that one item must have.
 
     Returns:
       uint8 `[count, *item_shape]`.
 
     Raises:
-      ValueError: the file is not of this kind, is damaged, cut off or too long; the message names
-        it.
-      OSError: it cannot be read.
+      ValueError: the file has another format, is damaged, is cut off or is too long; the message
+        names the file.
+      OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
@@ -77,7 +77,7 @@ def _parse_idx(
     if count == 0:
         raise ValueError(f"{path} holds no items")
     size = count * math.prod(item_shape)
-    # Before anything of the size that a header names is allocated.
+    # The size in the header is checked before anything of that size is allocated.
     if size > most - len(header):
         raise ValueError(f"{path} is cut off: at most {most - len(header):,} of {size:,} bytes")
     if size > MAX_BYTES:
@@ -91,12 +91,12 @@ def _parse_idx(
 
 
 class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What the two have in common: 60,000 training and 10,000 test images, 28x28, of ten classes.
+    """A data set of 60,000 training and 10,000 test images, 28x28, of ten classes.
 
     Args:
-      source: folder of the four files; by default tfds's folder for manual downloads, and then
-        the network.
-      **kwargs: tfds's own.
+      source: the folder of the four files. By default, they are read from tfds's folder for manual
+        downloads, or else downloaded.
+      **kwargs: tfds's own arguments.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -120,7 +120,7 @@ class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             features=tfds.features.FeaturesDict({"image": image, "label": label}),
             homepage=homepage,
             citation=citation,
-            # In the order of the files: training shuffles anew in every epoch.
+            # The files' order is kept: training shuffles anew in every epoch.
             disable_shuffling=True,
         )
 
@@ -159,7 +159,7 @@ class _IdxBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def _places(folder: Path, name: str) -> Iterator[Path]:
-    """Where a file may be, the likeliest last: some unpackers write images.idx3 for images-idx3."""
+    """A file's possible paths, the likeliest last. Some unpackers write images.idx3-ubyte."""
     for spelled in (name.replace("-idx", ".idx"), name):
         yield folder / f"{spelled}.gz"
         yield folder / spelled
@@ -179,7 +179,8 @@ def _check_pair(
 class Mnist(_IdxBuilder, skip_registration=True):
     """Handwritten digits: 60,000 training and 10,000 test images, 28x28 grey, with their labels.
 
-    Its files are those of `--source`, of tfds's manual folder, or downloaded. See `_IdxBuilder`.
+    The files are read from `--source` or from tfds's manual folder, or downloaded. See
+    `_IdxBuilder`.
     """
 
     name = "mnist"
@@ -204,7 +205,7 @@ class Mnist(_IdxBuilder, skip_registration=True):
 
 
 class FashionMnist(_IdxBuilder, skip_registration=True):
-    """Articles of clothing, in the sizes and the format of MNIST. See `_IdxBuilder`."""
+    """Articles of clothing, with the same sizes and format as MNIST. See `_IdxBuilder`."""
 
     name = "fashion_mnist"
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"

@@ -1,12 +1,12 @@
-"""From a tfds builder's records to arrays that training reads.
+"""Turns a tfds builder's records into arrays that training reads.
 
-The records are the source of truth. Reading them one by one is slow, so the features that are
-asked for are decoded once into `.npy` files beside the records and memory-mapped from then on.
+The records are the source of truth. Reading them one by one is slow, so the requested features are
+decoded once into `.npy` files beside the records, which are memory-mapped from then on.
 
-Beside each such file stands its size and SHA-256. At every start its size, type and shape are
-checked, and the bytes of those of up to 64 MB: 0.04 s for MNIST. A larger one is read in full only
-by `python -m experiments.prepare`, as no start should wait for gigabytes. What is found damaged is
-decoded again. The records carry ArrayRecord's own checksums, checked whenever they are read.
+The size and SHA-256 of each `.npy` file are stored beside it. Every start checks the file's size,
+type and shape, and also the SHA-256 of a file of up to 64 MB, which takes 0.04 s for MNIST. To keep
+starts fast, only `python -m experiments.prepare` checks the SHA-256 of larger files. A damaged file
+is decoded again. The records have ArrayRecord's own checksums, which are checked at every read.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from wiseale_jax import files
 from wiseale_jax.datasets import DATASETS, find
 
 _READ_AT_ONCE = 512
-_ALWAYS_READ = 64_000_000  # Arrays of so many bytes or fewer are checked in full at every start.
+_ALWAYS_READ = 64_000_000  # Files of at most this many bytes are checked in full at every start.
 
 
 def make_builder(name: str, data_dir: str | os.PathLike | None = None, **options: Any) -> Any:
-    """The tfds builder of a data set, set to write ArrayRecord files.
+    """Makes the tfds builder of a data set, which writes ArrayRecord files.
 
     Args:
       name: a name in `DATASETS`.
-      data_dir: where prepared data sets are kept; by default tfds's own
+      data_dir: where prepared data sets are kept; by default tfds's own folder
         (`$TFDS_DATA_DIR` or `~/tensorflow_datasets`).
-      **options: of the data set's own builder: where its files are, and what is made of them.
+      **options: arguments of the data set's builder: where its files are, and how to prepare them.
 
     Raises:
-      ValueError: the name is unknown, and the message lists the known ones; or an option is; or
-        what is prepared has a damaged description.
+      ValueError: the name is unknown (the message lists the known names), an option is unknown or
+        invalid, or a prepared data set's dataset_info.json is damaged.
+      OSError: tfds, array_record or fcntl is missing.
     """
     find(name)
     tfds = _import_tfds()
@@ -65,10 +66,10 @@ def make_builder(name: str, data_dir: str | os.PathLike | None = None, **options
 
 
 def _import_tfds() -> Any:
-    """tfds, with what it writes ArrayRecord files by.
+    """Imports tfds, and checks for the modules with which it writes ArrayRecord files.
 
     Raises:
-      OSError: one of them is missing, as on Windows; the message is one line.
+      OSError: a module is missing, for example on Windows; the message is one line.
     """
     try:
         import fcntl  # noqa: F401
@@ -94,15 +95,15 @@ def prepare(
     Args:
       name: a name in `DATASETS`.
       data_dir: as in `make_builder`.
-      manual_dir: where files are that were downloaded by hand; by default `downloads/manual` in
+      manual_dir: the folder of manually downloaded files; by default `downloads/manual` in
         data_dir.
       **options: as in `make_builder`.
 
     Raises:
-      ValueError: the name or an option is unknown, or the data set's files are not what they
-        should be, or a prepared one lacks a file.
-      OSError: tfds or array_record is missing, the folder cannot be written, the disk is full, or
-        files cannot be had.
+      ValueError: as `make_builder`, or the data set's files are invalid, or a prepared data set
+        lacks a file.
+      OSError: tfds, array_record or fcntl is missing, the folder cannot be written, the disk is
+        full, or files cannot be downloaded.
     """
     builder = make_builder(name, data_dir, **options)
     tfds = _import_tfds()
@@ -130,23 +131,23 @@ def prepare(
     )
     with _alone(builder) as folder:
         if not builder.data_path.exists():
-            # Arrays of records that are no more.
+            # These arrays are from records that no longer exist.
             shutil.rmtree(folder / f"arrays-{builder.version}", ignore_errors=True)
             try:
                 builder.download_and_prepare(download_config=download_config)
-            except RuntimeError as error:  # ArrayRecord's: a full disk, for one.
+            except RuntimeError as error:  # ArrayRecord raises it, e.g. for a full disk.
                 raise OSError(f"cannot write {builder.data_path}: {error}") from error
-    # Made anew, as another process may have prepared it while this one waited.
+    # Another process may have prepared the data set in the meantime.
     return make_builder(name, data_dir, **options)
 
 
 @contextlib.contextmanager
 def _alone(builder: Any) -> Iterator[Path]:
-    """The folder that holds the data set's versions; one process at a time writes to it.
+    """Locks and yields the folder of the data set's versions, for one process at a time.
 
-    What a killed process left there half-written is removed.
+    Removes half-written files of a killed process.
     """
-    import fcntl  # Here, as Windows has none: the package must import there.
+    import fcntl  # Here, so that the package can be imported on Windows, which has no fcntl.
 
     folder = Path(builder.data_path).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -173,15 +174,15 @@ def _again(builder: Any) -> str:
 def load_arrays(
     builder: Any, split: str, features: Sequence[str], *, thorough: bool = False
 ) -> dict[str, np.ndarray]:
-    """The decoded features of a split, memory-mapped and read-only.
+    """Loads the decoded features of a split, memory-mapped and read-only.
 
-    What is missing or damaged is decoded from the records.
+    Missing or damaged arrays are decoded from the records.
 
     Args:
       builder: a prepared tfds builder.
-      split: one of its splits.
+      split: one of the builder's splits.
       features: names of features.
-      thorough: whether to read large arrays in full, too, to find damage.
+      thorough: whether to also read large arrays in full, to find damage.
 
     Returns:
       Arrays `[size, ...]` by name, in the order of the records.
@@ -213,7 +214,7 @@ def load_arrays(
 
 
 def checksum(array: np.ndarray) -> str | None:
-    """The SHA-256 of the whole file of an array of `load_arrays`; None of any other array."""
+    """The SHA-256 of the file behind an array from `load_arrays`; None for any other array."""
     if not isinstance(array, np.memmap):
         return None
     path = Path(array.filename).with_suffix(".json")
@@ -221,7 +222,7 @@ def checksum(array: np.ndarray) -> str | None:
 
 
 class _ArrayFile(NamedTuple):
-    """A `.npy` file and what it must hold."""
+    """A `.npy` file, and the type and shape that its array must have."""
 
     path: Path
     dtype: np.dtype
@@ -237,7 +238,7 @@ def _map(file: _ArrayFile) -> np.ndarray:
 
 
 def _fault(file: _ArrayFile, thorough: bool) -> str | None:
-    """What is wrong with a file; None if nothing is."""
+    """Describes the fault of a file; None if there is no fault."""
     try:
         stored = json.loads(file.checksum_path.read_text(encoding="utf-8"))
         size = file.path.stat().st_size
@@ -256,7 +257,7 @@ def _fault(file: _ArrayFile, thorough: bool) -> str | None:
 
 
 class _Hashing:
-    """A file being written, and the size and SHA-256 of what was written."""
+    """A file being written, and the size and SHA-256 of its contents so far."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.size, self.sha256 = file, 0, hashlib.sha256()
@@ -271,7 +272,7 @@ def _decode(builder: Any, split: str, arrays: dict[str, _ArrayFile]) -> None:
     size = len(source)
     partial = {name: array.path.with_suffix(".partial") for name, array in arrays.items()}
     with contextlib.ExitStack() as stack:
-        # Written, not mapped: a full disk then is an error, and not the end of the process.
+        # Written, not memory-mapped: so a full disk raises an error and does not kill the process.
         written = {}
         for name, path in partial.items():
             stack.callback(path.unlink, missing_ok=True)
@@ -289,7 +290,7 @@ def _decode(builder: Any, split: str, arrays: dict[str, _ArrayFile]) -> None:
                 stop = min(start + _READ_AT_ONCE, size)
                 try:
                     records = source.__getitems__(range(start, stop))
-                except Exception as error:  # Of many kinds, by where a file is damaged.
+                except Exception as error:  # Its kind depends on where a file is damaged.
                     raise ValueError(_name_damage(builder, error)) from error
                 for name, file in written.items():
                     block = np.asarray([record[name] for record in records], arrays[name].dtype)
@@ -299,13 +300,13 @@ def _decode(builder: Any, split: str, arrays: dict[str, _ArrayFile]) -> None:
             file.file.flush()
             os.fsync(file.file.fileno())
             os.replace(partial[name], arrays[name].path)
-            # Last: what is killed before has no checksum, and is decoded again.
+            # Written last: if the process is killed before, the array is decoded again.
             checksum = {"bytes": file.size, "sha256": file.sha256.hexdigest()}
             files.write_json(arrays[name].checksum_path, checksum)
 
 
 def _name_damage(builder: Any, error: Exception) -> str:
-    """A line for records that cannot be read, with the first damaged file's name."""
+    """A one-line message for unreadable records, with the first damaged file's name."""
     from array_record.python import array_record_module
 
     damaged, reason = builder.data_path, error

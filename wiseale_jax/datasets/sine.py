@@ -14,7 +14,7 @@ MAX_AMPLITUDE = 2.0
 MAX_FREQUENCY = 20.0
 SPLITS = {"train": 200_000, "test": 10_000}
 _SEED = 20190516
-# Waves that are drawn at once.
+# How many waves are drawn at once.
 _BLOCK = 10_000
 _TIME = np.arange(SAMPLES) / SAMPLES
 
@@ -24,7 +24,7 @@ def generate(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
 
     Args:
       rng: source of randomness.
-      size: how many.
+      size: how many waves to draw.
 
     Returns:
       float32 arrays: `wave` and `clean` (without noise), `[size, 256, 1]`; `amplitude` A in
@@ -43,17 +43,17 @@ def generate(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
 
 
 def sine(amplitude: np.ndarray, frequency: np.ndarray, phase: np.ndarray) -> np.ndarray:
-    """Noise-free waves from their factors, each `[size]`: `[size, 256, 1]` float32."""
+    """Makes noise-free waves, `[size, 256, 1]` float32, from their factors, `[size]` each."""
     time = np.arange(SAMPLES, dtype=np.float32) / np.float32(SAMPLES)
     angle = np.float32(2 * np.pi) * frequency[:, None] * time + phase[:, None]
     return (amplitude[:, None] * np.sin(angle))[..., None]
 
 
 class Fit(NamedTuple):
-    """The nearest noise-free wave to each of some signals, see `nearest`; `[size]` each.
+    """The noise-free wave that is nearest to each signal, see `nearest`; `[size]` each.
 
     Attributes:
-      distance: squared, summed over the 256 samples: at least 0.
+      distance: squared distance, summed over the 256 samples; at least 0.
       amplitude: 0 to 2.
       frequency: in Hz, 0 to 20.
       phase: in rad, 0 to 2 pi.
@@ -66,10 +66,10 @@ class Fit(NamedTuple):
 
 
 def nearest(signals: np.ndarray) -> Fit:
-    """The wave A sin(2 pi f t + phi) of the data set's ranges that is nearest to each signal.
+    """Finds the wave A sin(2 pi f t + phi), in the data set's ranges, nearest to each signal.
 
-    At a frequency the best A and phi are the solution of a linear problem of two unknowns, with A
-    at most 2; the frequency is the best of a grid that is refined twice, to 0.0005 Hz.
+    At a given frequency, the best A and phi solve a linear problem with two unknowns, with A at
+    most 2. The frequency is the best on a grid, which is refined twice, to steps of 0.0005 Hz.
 
     Args:
       signals: `[size, 256, 1]`.
@@ -91,7 +91,7 @@ def nearest(signals: np.ndarray) -> Fit:
 
 
 def _fit_at(frequency: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The squared distance, A and phi of the nearest wave of a frequency, for each signal."""
+    """For each signal, the squared distance, A and phi of the nearest wave at its frequency."""
     same = np.ptp(frequency) == 0
     angle = 2 * np.pi * (frequency[:1] if same else frequency)[:, None] * _TIME
     sine, cosine = np.sin(angle), np.cos(angle)
@@ -114,7 +114,7 @@ def _fit_at(frequency: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
     def solve(damping):
         return [s / np.maximum(v + damping, 1e-9) for s, v in zip(sides, values, strict=True)]
 
-    # Beyond the largest amplitude, the best one of it: by the Lagrange multiplier, bisected.
+    # If A is too large, the best wave has the largest A: bisect the Lagrange multiplier for it.
     low, high = np.zeros(len(x)), np.hypot(*sides) / MAX_AMPLITUDE
     beyond = np.hypot(*solve(low)) > MAX_AMPLITUDE
     for _ in range(50 if np.any(beyond) else 0):

@@ -1,8 +1,9 @@
 """Renderings of the Utah teapot with five known factors (Eastwood and Williams, 2018).
 
-The paper's Appendix D names a Teapot set and says no more. This one follows "A Framework for the
-Quantitative Evaluation of Disentangled Representations" in the factors, their distributions, the
-sizes of image and splits and the absence of a scene; camera, light and black ground are ours.
+The paper's Appendix D names a Teapot data set without describing it. This data set follows "A
+Framework for the Quantitative Evaluation of Disentangled Representations": it has the same factors,
+distributions of the factors, image size and split sizes, and no scene. The camera, the light and
+the black background are our own choice.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def generate(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
 
     Args:
       rng: source of randomness.
-      size: how many.
+      size: how many teapots to draw.
 
     Returns:
       `image`, `[size, 64, 64, 3]` uint8; and float32 `[size]` factors: `azimuth` in U(0, 2 pi)
@@ -45,7 +46,7 @@ def generate(rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
         name: rng.uniform(0, high, size).astype(np.float32) for name, high in FACTORS.items()
     }
     color = np.stack([factors["red"], factors["green"], factors["blue"]], axis=1)
-    # Drawn from the rounded factors, the ones that are stored.
+    # Rendered from the float32 factors, which are stored.
     image = teapot_render.render(factors["azimuth"], factors["elevation"], color)
     return {"image": image, **factors}
 
@@ -57,8 +58,8 @@ class Teapot(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES: ClassVar = {"1.0.0": "First release."}
 
     def _info(self) -> tfds.core.DatasetInfo:
-        # tfds's Image feature would need TensorFlow, and so would a split of more than 1 GB: it
-        # then sorts on disk. The compression, to a sixth, is free of loss.
+        # tfds's Image feature would need TensorFlow. So would a split of more than 1 GB, which tfds
+        # sorts on disk. The compression, to a sixth, is lossless.
         image = tfds.features.Tensor(
             shape=_SHAPE, dtype=np.uint8, encoding=tfds.features.Encoding.ZLIB
         )

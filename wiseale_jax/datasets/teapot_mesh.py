@@ -1,11 +1,11 @@
 """The Utah teapot: Martin Newell's 32 bicubic Bezier patches (1975), and triangles from them.
 
-The control points are those that graphics software hands on as "the teapot", Blinn's flattened
-proportions included (as in the SPD package and in three.js's TeapotGeometry). z is up, the body's
-axis is x = y = 0, the spout points to +x and the handle to -x; lengths are Newell's.
+The control points are the usual teapot of graphics software, with Blinn's flattened proportions (as
+in the SPD package and in three.js's TeapotGeometry). z is up, the body's axis is x = y = 0, the
+spout points to +x and the handle to -x. Lengths are in Newell's units.
 
-Lid, rim, body and bottom are surfaces of revolution, and handle and spout are symmetric in y: so
-their profiles and cross-sections say it all.
+Lid, rim, body and bottom are surfaces of revolution, and handle and spout are symmetric in y. So
+profiles and cross-sections define the whole pot.
 """
 
 from __future__ import annotations
@@ -46,19 +46,19 @@ _SPOUT = (
     ((2.8, 2.4), (3.2, 2.4), 0.15),
 )
 
-# Newell's cubic quarter circle; the knob's one control ring departs from it.
+# Newell's cubic quarter circle. One control ring of the knob has another tangent.
 _QUARTER = 0.56
 _KNOB_RADIUS, _KNOB_TANGENT = 0.8, 0.45
 
-# Newell's lid is narrower than the opening and one could look inside past it: this makes them meet.
+# Newell's lid is narrower than the opening, so that one could look inside. This closes the gap.
 LID_STRETCH = 1.4 / 1.3
 
 
 class Mesh(NamedTuple):
-    """Triangles that share vertices; counter-clockwise seen from outside.
+    """Triangles that share vertices, counter-clockwise when seen from outside.
 
     Attributes:
-      vertices: `[vertices, 3]` float64, Newell's lengths.
+      vertices: `[vertices, 3]` float64, in Newell's units.
       normals: `[vertices, 3]` float64, outward unit vectors; 0 on the spout's lining.
       triangles: `[triangles, 3]` int64, indices of vertices.
     """
@@ -69,7 +69,7 @@ class Mesh(NamedTuple):
 
 
 def control_points() -> np.ndarray:
-    """Newell's control points: 8 patches of the lid, 16 of the body, 4 of handle and spout each.
+    """Newell's control points: 8 patches for the lid, 16 for the body, 4 each for handle and spout.
 
     Returns:
       `[32, 4, 4, 3]` float64; d/du x d/dv points outward, with u along a patch's first axis and v
@@ -94,28 +94,29 @@ def _turned(profile: tuple, quarter: int) -> np.ndarray:
 
 
 def _halves(sections: tuple) -> list[np.ndarray]:
-    """Both sides of a piece of tube, `[4, 4, 3]` each."""
+    """The two sides of a piece of tube, `[4, 4, 3]` each."""
     rows = [
         [(a[0], 0, a[1]), (a[0], -width, a[1]), (b[0], -width, b[1]), (b[0], 0, b[1])]
         for a, b, width in sections
     ]
     half = np.array(rows, float)
-    # Reversing one side keeps the outside of both on the same hand.
+    # Reversing one side makes both outsides face the same way.
     return [half[:, ::-1], half * (1, -1, 1)]
 
 
 def tessellate(segments: int) -> Mesh:
     """Newell's teapot as triangles, with its lid widened by `LID_STRETCH`.
 
-    The lid, the rim and the body make one closed surface; handle and spout are tubes that end
-    inside it, the spout also in an open mouth. So only the spout shows its inside, and it alone has
-    a lining: the same triangles once more, turned round. Their normals are 0, as no lamp shines in.
+    The lid, the rim and the body make one closed surface. Handle and spout are tubes that end
+    inside this surface, but the spout's other end is open. So only the inside of the spout is
+    visible, and only the spout has a lining: a reversed copy of its triangles. The lining's normals
+    are 0, because no lamp shines in.
 
     Args:
-      segments: pieces that each side of a patch is cut into, at least 1.
+      segments: the number of pieces that each side of a patch is cut into, at least 1.
 
     Returns:
-      The mesh, of `72 * segments**2 - 8 * segments` triangles; the last `8 * segments**2` are the
+      The mesh, with `72 * segments**2 - 8 * segments` triangles. The last `8 * segments**2` are the
       spout's lining.
 
     Raises:
@@ -129,7 +130,7 @@ def tessellate(segments: int) -> Mesh:
     basis = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], axis=1)
     points = np.einsum("ui,vj,pijk->puvk", basis, basis, patches)
 
-    # Patches meet in equal points up to rounding; adding 0 turns -0 into 0.
+    # Patches share their border points up to rounding. Adding 0 turns -0 into 0.
     points = np.round(points, 9) + 0.0
     vertices, index = np.unique(points.reshape(-1, 3), axis=0, return_inverse=True)
     index = index.reshape(points.shape[:3])

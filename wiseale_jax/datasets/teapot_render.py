@@ -1,8 +1,8 @@
 """Pictures of the Utah teapot: a camera, a light and a z-buffer.
 
-The camera looks at the middle of the pot; the light moves with it, from the upper left. Only the
-inner loop exists twice: compiled by numba where that is installed, in NumPy where it is not. Both
-do the same operations in the same order, so the pictures are the same to the bit.
+The camera looks at the middle of the pot. The light comes from the upper left and moves with the
+camera. The inner loop has two versions: numba compiles one if numba is installed, and the other is
+in NumPy. Both do the same operations in the same order, so the pictures are bitwise equal.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ NUMPY_RATE = 700  # pictures per second without numba on two cores
 
 _SAMPLES = 2  # per pixel, along each side
 
-# In radii of the sphere around the pot; the sphere takes up `_FILL` of the frame.
+# In radii of the sphere around the pot. The sphere fills the share `_FILL` of the frame's width.
 _DISTANCE = 4.0
 _FILL = 0.96
 
-# What surfaces reflect of the light from everywhere, from the camera and from the lamp. They add
-# up to at most 1, so a picture never saturates and stays linear in the colour.
+# The shares of light that surfaces reflect: ambient, from the camera and from the lamp. They sum to
+# at most 1, so a picture never saturates and stays linear in the colour.
 _AMBIENT, _FROM_CAMERA, _FROM_LAMP = 0.2, 0.3, 0.5
 _LAMP = np.array([-0.5, 0.7, 0.6]) / np.linalg.norm([-0.5, 0.7, 0.6])  # right, up, to the camera
 
 # Samples on a shared edge belong to both triangles; the z-buffer takes either.
 _EDGE = 1e-9
 
-_CHUNK = 32  # pictures per task of a thread: small enough for the caches
+_CHUNK = 32  # pictures per task of a thread, few enough to fit the caches
 
 Rasterise = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], None]
 
@@ -53,19 +53,19 @@ def render(
     *,
     rasterise: Rasterise | None = None,
 ) -> np.ndarray:
-    """Draws teapots on black, on all cores.
+    """Draws teapots on a black background, using all cores.
 
     Args:
-      azimuth: `[size]`, turn of the pot in rad, counter-clockwise seen from above; at 0 the spout
-        points to the right.
-      elevation: `[size]`, of the camera above the table in rad: 0 is from the side, pi/2 from the
-        top.
-      color: `[size, 3]` in [0, 1], red, green and blue that the pot reflects.
-      rasterise: `rasterise_numpy` or a result of `compile_rasterise`; by default the latter where
-        numba is installed.
+      azimuth: `[size]`, the rotation of the pot in rad, counter-clockwise when seen from above. At
+        0 the spout points to the right.
+      elevation: `[size]`, the elevation of the camera above the table in rad: 0 is from the side,
+        pi/2 from the top.
+      color: `[size, 3]` in [0, 1], the red, green and blue that the pot reflects.
+      rasterise: `rasterise_numpy` or a result of `compile_rasterise`. By default the compiled
+        version if numba is installed, else `rasterise_numpy`.
 
     Returns:
-      `[size, 64, 64, 3]` uint8; a pixel's value is linear in the colour, up to rounding.
+      `[size, 64, 64, 3]` uint8. A pixel's value is linear in the colour, up to rounding.
     """
     if rasterise is None:
         rasterise = compile_rasterise() if has_numba() else rasterise_numpy
@@ -84,7 +84,7 @@ def render(
 
 
 def brightness(azimuth: np.ndarray, elevation: np.ndarray, rasterise: Rasterise) -> np.ndarray:
-    """Pictures of a white teapot, `[size, 64, 64]` float32 in [0, 1]; arguments as in `render`."""
+    """Draws a white teapot, `[size, 64, 64]` float32 in [0, 1]; arguments as in `render`."""
     corners, shade = project(azimuth, elevation)
     side = SIZE * _SAMPLES
     samples = np.zeros((len(azimuth), side, side))
@@ -95,11 +95,12 @@ def brightness(azimuth: np.ndarray, elevation: np.ndarray, rasterise: Rasterise)
 
 
 def project(azimuth: np.ndarray, elevation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mesh's vertices as the camera sees them; arguments as in `render`.
+    """Projects the mesh's vertices into the camera's view; arguments as in `render`.
 
     Returns:
-      `[size, vertices, 3]`: column and row in samples (0..128, the frame) and the inverse of the
-      distance along the line of sight; and the vertices' shades `[size, vertices]` in [0, 1].
+      Two arrays. The first, `[size, vertices, 3]`, has column and row in samples (the frame is
+      0..128), and the inverse of the distance along the camera's axis. The second,
+      `[size, vertices]`, has the vertices' shades in [0, 1].
     """
     mesh = _mesh()
     centre = (mesh.vertices.min(axis=0) + mesh.vertices.max(axis=0)) / 2
@@ -132,7 +133,7 @@ def _mesh() -> teapot_mesh.Mesh:
 
 
 def _barycentric(x, y, x0, y0, x1, y1, x2, y2):
-    """Weights of a triangle's second and third corner at (x, y); numbers or arrays."""
+    """The weights of a triangle's second and third corner at (x, y); for numbers or arrays."""
     scale = 1 / ((x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0))
     second = ((x - x0) * (y2 - y0) - (x2 - x0) * (y - y0)) * scale
     third = ((x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)) * scale
@@ -140,33 +141,34 @@ def _barycentric(x, y, x0, y0, x1, y1, x2, y2):
 
 
 def _bounds(low, high):
-    """First row or column n whose samples, at n + 1/2, lie in between, and the one past the last.
+    """The range of rows or columns n whose samples, at n + 1/2, lie between low and high.
 
-    Whole numbers, but of floating type: the two callers cast them in different ways.
+    Returns the first n, and the last n plus 1. Both are whole numbers of floating type, because the
+    two callers cast them in different ways.
     """
     return np.ceil(low - 0.5), np.floor(high - 0.5) + 1
 
 
 def _interpolate(second, third, v0, v1, v2):
-    """Value at a point of a triangle from the corners' values; numbers or arrays."""
+    """The value at a point of a triangle from the corners' values; for numbers or arrays."""
     return v0 + second * (v1 - v0) + third * (v2 - v0)
 
 
 def _faces_camera(x0, y0, x1, y1, x2, y2):
-    """Whether a triangle's outside is seen: rows count downward, so the area's sign flips."""
+    """Whether a triangle's outside is visible. Rows count downward, so the area's sign flips."""
     return (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0) < 0
 
 
 def rasterise_numpy(
     corners: np.ndarray, shade: np.ndarray, triangles: np.ndarray, samples: np.ndarray
 ) -> None:
-    """Fills `samples` with the shade of the nearest triangle that shows its outside.
+    """Fills `samples` with the shade of the nearest triangle whose outside faces the camera.
 
     Args:
       corners: `[size, vertices, 3]` float64, from `project`; all within the frame.
       shade: `[size, vertices]` float64.
       triangles: `[triangles, 3]` int64.
-      samples: `[size, side, side]` float64, written to where there is a triangle.
+      samples: `[size, side, side]` float64. Samples that no triangle covers are left unchanged.
     """
     for corner, value, picture in zip(corners, shade, samples, strict=True):
         _rasterise_one(corner[triangles], value[triangles], picture)
@@ -178,7 +180,7 @@ def _rasterise_one(corners: np.ndarray, shade: np.ndarray, picture: np.ndarray) 
     x, y, inverse = corners[front].transpose(2, 1, 0)
     shade = shade[front].T
 
-    # Every sample of every triangle's bounding box, in one list, triangle by triangle.
+    # One list of every sample in every triangle's bounding box, triangle by triangle.
     left, right = _bounds(x.min(axis=0), x.max(axis=0))
     top, bottom = _bounds(y.min(axis=0), y.max(axis=0))
     width = (right - left).astype(np.int64)
@@ -197,7 +199,7 @@ def _rasterise_one(corners: np.ndarray, shade: np.ndarray, picture: np.ndarray) 
     depth = _interpolate(second, third, *inverse[:, triangle])
     nearest = np.zeros(picture.size)
     np.maximum.at(nearest, pixel, depth)
-    # Reversed, since NumPy's last writer wins and the compiled loop's first one does.
+    # Reversed, because NumPy keeps the last write, and the compiled loop the first.
     seen = np.flatnonzero(depth == nearest[pixel])[::-1]
     value = _interpolate(second[seen], third[seen], *shade[:, triangle[seen]])
     picture.reshape(-1)[pixel[seen]] = value
@@ -205,14 +207,14 @@ def _rasterise_one(corners: np.ndarray, shade: np.ndarray, picture: np.ndarray) 
 
 @functools.cache
 def compile_rasterise() -> Rasterise:
-    """`rasterise_numpy` as a loop that numba compiles, some ten times faster.
+    """Compiles `rasterise_numpy` as a loop with numba, which is about ten times faster.
 
     Raises:
       ImportError: numba is not installed.
     """
     import numba
 
-    # Without fast-math the compiler keeps the order of operations, as NumPy does.
+    # Without fast-math, the compiler keeps the same order of operations as NumPy.
     compiled = functools.partial(numba.njit, nogil=True, error_model="numpy")
     barycentric, faces_camera = compiled(_barycentric), compiled(_faces_camera)
     interpolate, bounds = compiled(_interpolate), compiled(_bounds)

@@ -1,8 +1,8 @@
-"""What a trained model is worth: every number of the comparison, on one set of examples.
+"""Evaluates a trained model: computes every number of the comparison on one set of examples.
 
-Each is a pure function of its own, in `likelihood`, `latents`, `decoder`, `divergences`,
-`representation`, `frechet` or `fidelity`, with its definition, range and reference; `catalogue`
-lists them.
+Each number comes from a pure function in `likelihood`, `latents`, `decoder`, `divergences`,
+`representation`, `frechet` or `fidelity`, whose docstring gives its definition, range and
+reference. `catalogue` lists all numbers.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.priors import StandardNormal
 from wiseale_jax.training.recipe import Branch, branch
 
-# Examples in memory at once, decoded; also how many pairs are interpolated.
+# How many decoded examples are in memory at once, and how many pairs are interpolated.
 _AT_ONCE = 250
-# As many posteriors as the paper's Figure 1 shows.
+# The number of posteriors in the paper's Figure 1.
 _FIGURE_1 = 64
-# The networks that images are compared by, as in `Settings`.
+# The networks whose features compare images, named as in `Settings`.
 INCEPTION, FEATURES = "inception", "features"
 
 
@@ -43,15 +43,15 @@ class Settings(NamedTuple):
     """How thoroughly to evaluate.
 
     Attributes:
-      examples: the first so many, at least 2; None for all.
+      examples: how many examples to use, from the first on; at least 2. None for all.
       likelihood_examples: how many examples log p(x) is estimated on. Their mean gap to the ELBO is
         added to everyone's ELBO.
-      num_importance_samples: K of that, for each example.
-      num_samples: draws for the aggregate posterior's KL and overlap.
-      seed: of all draws.
-      inception: for FID, an ONNX file as in `features.load_features`; None for no FID.
-      features: for Fréchet distances, precision and recall of images, a classifier's npz file as
-        in `features.load_features`; None for none of these.
+      num_importance_samples: K, how many draws of z estimate log p(x) of each example.
+      num_samples: how many draws estimate the aggregate posterior's KL and overlap.
+      seed: the seed of all draws.
+      inception: path of an ONNX file for FID, as in `features.load_features`; None for no FID.
+      features: path of a classifier's npz file, as in `features.load_features`, for Fréchet
+        distances, precision and recall of images; None for none of these.
     """
 
     examples: int | None = None
@@ -76,28 +76,33 @@ def evaluate(
     circular: Collection[str] = (),
     progress: bool = True,
 ) -> dict[str, float | None]:
-    """Every number of `catalogue.METRICS` that needs no batches, on a set of examples.
+    """Evaluates a trained model on a set of examples.
+
+    The result has the numbers of `catalogue.METRICS`, except `loss` and `wiseale_kl`, which need
+    batches, and the numbers about sine waves.
 
     Args:
       trained: the model.
-      x: examples as the model takes them, `[size, *shape]`: an array, or anything with a length
-        whose slices are arrays, as 250 examples at a time are read.
-      factors: of these examples, by name: integers `[size]` are labels of classes, of which there
-        may be one kind, floats `[size]` true factors; others, and those that never vary, are left
-        out. Without scikit-learn, or with fewer than 10 examples, all are.
-      settings: how thoroughly.
-      train: training examples, like x: with `settings.features`, images are generated from their
-        codes. None for x itself.
+      x: examples as the model takes them, `[size, *shape]`: an array, or any object with a length
+        whose slices are arrays. 250 examples are read at a time.
+      factors: the examples' factors, by name. Integers `[size]` are class labels, and there may be
+        only one set of labels. Floats `[size]` are true factors. Other arrays and constant factors
+        are ignored. Without scikit-learn, or with fewer than 10 examples, factors are ignored too,
+        and labels only serve for the accuracy of a model's clusters.
+      settings: how thoroughly to evaluate.
+      train: training examples, like x. With `settings.features`, images are generated from the
+        codes of these examples. None to use x itself.
       circular: the names of the factors that are angles in radians.
-      progress: whether to show bars, where the output is a terminal.
+      progress: whether to show progress bars, if the output is a terminal.
 
     Returns:
-      Numbers by name, and under `<name>_stderr` a standard error over examples or draws. None where
-      one is infinite or does not exist, as `catalogue.NEEDS_DENSITY` for a deterministic encoder.
+      Numbers by name, and their standard errors over examples or draws as `<name>_stderr`. A
+      non-finite number is None, and so are the numbers of `catalogue.NEEDS_DENSITY` for a
+      deterministic encoder.
 
     Raises:
-      ValueError: a setting is out of range, there are too few examples for a metric, labels of two
-        kinds, or a file of features is none, or not for such examples.
+      ValueError: a setting is out of range, there are too few examples for a metric, there is more
+        than one set of labels, or a features file is invalid or does not fit the examples.
     """
     check(settings, len(x))
     kinds = {n: np.asarray(v).dtype.kind for n, v in (factors or {}).items() if np.ndim(v) == 1}
@@ -155,10 +160,11 @@ def evaluate_arrays(
     factors: Mapping[str, np.ndarray] | None = None,
     **options: Any,
 ) -> dict[str, float | None]:
-    """`evaluate` with labels, and its settings by name: what `trained.evaluate` calls.
+    """Calls `evaluate` with arrays, and settings by name, for `trained.evaluate`.
 
     Raises:
-      ValueError: an option is unknown, or an array is of another length than x; or as `evaluate`.
+      ValueError: an option is unknown, or labels or factors do not have one number for each
+        example; or as `evaluate`.
     """
     x = trained.as_taken(x)
     known = {**(factors or {}), **({} if labels is None else {"label": np.asarray(labels)})}
@@ -175,11 +181,11 @@ def evaluate_arrays(
 
 
 def load_networks(settings: Settings, shape: tuple[int, ...]) -> dict[str, Features]:
-    """The networks whose features the settings ask for, by the names of their settings.
+    """Loads the networks of the settings `inception` and `features`, by these names.
 
     Args:
-      settings: how thoroughly.
-      shape: of an example.
+      settings: the evaluation's settings.
+      shape: the shape of an example.
 
     Raises:
       ValueError: as `features.load_features`.
@@ -189,7 +195,7 @@ def load_networks(settings: Settings, shape: tuple[int, ...]) -> dict[str, Featu
 
 
 def data_key(settings: Settings) -> PRNGKeyArray:
-    """A key for whoever draws examples from stored ones, by where a slice of them starts."""
+    """The key for random preprocessing of stored examples, as in `datasets.load.Preprocessed`."""
     return _keys(settings)[0]
 
 
@@ -198,10 +204,11 @@ def _keys(settings: Settings) -> PRNGKeyArray:
 
 
 def check(settings: Settings, size: int | None = None) -> None:
-    """Checks the settings, for a set of `size` examples if that is known.
+    """Checks the settings, for a set of `size` examples if the size is known.
 
     Raises:
-      ValueError: one is out of range; the message names it.
+      ValueError: there are fewer than 2 examples, or a setting is out of range; the message names
+        the setting.
     """
     if size is not None and size < 2:
         raise ValueError(f"evaluation needs 2 examples or more, there are {size}")
@@ -229,7 +236,7 @@ def _parts(x: Array, size: int) -> Iterator[Array]:
 def posteriors(
     trained: TrainedAutoencoder, x: Float[Array, "size *shape"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and log variance of q(z|x), some examples at a time; x as in `evaluate`."""
+    """Computes the mean and log variance of q(z|x) of all examples; x as in `evaluate`."""
     found = [trained.encode(part) for part in _parts(x, len(x))]
     mean, logvar = (np.concatenate(side) for side in zip(*found, strict=True))
     return mean, logvar
@@ -246,7 +253,7 @@ def _by_example(
     key: Array,
     networks: Mapping[str, Features],
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, dict[tuple[str, str], np.ndarray]]:
-    """What there is a number of for each example; the posteriors; and the images' features."""
+    """The numbers that exist for each example, the posteriors, and the images' features."""
     rows = []
     for number, some in enumerate(_parts(x, size)):
         row = evidence(trained, some, jax.random.fold_in(key, size + number))._asdict()
@@ -278,11 +285,11 @@ def _log_likelihood(
     weighted = importance_weighted_log_likelihood(
         trained, x, key, settings.num_importance_samples, progress=progress
     )
-    # The difference estimator of sampling theory: the ELBO varies much more over examples than the
-    # gap does.
+    # The difference estimator of sampling theory: over examples, the ELBO varies much more than the
+    # gap.
     gaps = weighted.log_likelihood - elbo[: len(x)]
     gap, bound = estimates.mean(gaps), estimates.mean(elbo)
-    # The examples of the gap are among those of the ELBO.
+    # The gap's examples are also examples of the ELBO, so the two means covary.
     shared = np.cov(gaps, elbo[: len(x)])[0, 1] / len(elbo) if len(x) > 1 else 0.0
     stderr = float(np.sqrt(max(gap.stderr**2 + bound.stderr**2 + 2 * shared, 0.0)))
     return {
@@ -308,7 +315,7 @@ def _aggregate(
         "mmd": latents.mmd_to_prior(keys[1], z, prior=trained.prior),
     }
     if not isinstance(trained.prior, StandardNormal):
-        # The bounds, the moments and the overlap are of N(0, I) alone.
+        # The bounds, the moments and the overlap are defined for N(0, I) only.
         del found["moment_matched_kl"]
         return found | (_of_prior(trained, mean, logvar, keys[2], settings) if has_density else {})
     if not has_density:
@@ -340,7 +347,7 @@ def _of_prior(
     key: Array,
     settings: Settings,
 ) -> dict[str, Estimate | float]:
-    """Numbers about the aggregate posterior and a prior that is not N(0, I)."""
+    """Numbers about the aggregate posterior and a prior other than N(0, I)."""
     aggregate = priors.Mixture(jnp.asarray(mean), jnp.asarray(logvar))
     z = aggregate.sample(key, settings.num_samples)
     log_ratio = np.asarray(aggregate.log_prob(z)) - np.asarray(trained.prior.log_prob(z))
@@ -360,7 +367,7 @@ def _decoder(
     key: Array,
     settings: Settings,
 ) -> dict[str, Estimate]:
-    """Numbers about what the decoder makes of the posteriors."""
+    """Numbers about the decoder's outputs for the posteriors."""
     parts = [slice(a, a + _AT_ONCE) for a in range(0, len(mean), _AT_ONCE)]
     sensitivity = [
         decoder.decoder_sensitivity(
@@ -368,7 +375,7 @@ def _decoder(
         )
         for part in parts
     ]
-    # Each example in one pair alone, as standard errors are of independent pairs.
+    # Each example is in only one pair, because the standard errors assume independent pairs.
     order = np.random.default_rng(settings.seed).permutation(len(mean))[: 2 * _AT_ONCE]
     pairs = order[: len(order) // 2 * 2].reshape(-1, 2)
     return {
@@ -386,7 +393,7 @@ def _samples(
     networks: Mapping[str, Features],
     seen: dict[tuple[str, str], np.ndarray],
 ) -> dict[str, Estimate | float]:
-    """Numbers about as many sampled images as there are examples; adds their features to seen."""
+    """Numbers about `size` sampled images; adds the images' features to `seen`."""
     sharpness, rows = [], {name: [] for name in networks}
     for start in range(0, size, _AT_ONCE):
         n = min(_AT_ONCE, size - start)
@@ -407,7 +414,7 @@ def _samples(
 def _represent(
     codes: np.ndarray, factors: Mapping[str, np.ndarray], circular: Collection[str], seed: int
 ) -> dict[str, Estimate | float]:
-    """The numbers of `representation`: labels are integers, true factors floats, `[size]`."""
+    """The numbers of `representation`; labels are integers `[size]`, factors floats `[size]`."""
     result: dict[str, Estimate | float] = {}
     if len(codes) < representation.FEWEST:
         return result
@@ -422,7 +429,7 @@ def _represent(
         result[f"linear_r2_{name}"] = recovered.linear_r2[name]
         result[f"forest_r2_{name}"] = recovered.forest_r2[name]
     if len(true) > 1 and codes.shape[1] > 1:
-        # Codes that never vary have no importance for anything.
+        # Constant codes have no importance for any factor.
         if np.all(np.sum(recovered.importance, axis=0) > 0):
             shares = representation.dci(recovered.importance)
             result["dci_disentanglement"] = shares.disentanglement

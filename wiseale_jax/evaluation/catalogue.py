@@ -1,4 +1,4 @@
-"""What each number of `evaluate` is: its group, unit and meaning, in a few words."""
+"""The group, unit and meaning of each number of an evaluation, in a few words."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """What a number of `evaluate` is.
+    """A description of one number of an evaluation.
 
     Attributes:
-      group: the idea that it belongs to.
-      unit: of the number and of its standard error.
-      better: "higher" or "lower", all else equal; "" where neither is.
-      description: in a few words.
+      group: the idea that the number belongs to.
+      unit: the unit of the number and of its standard error.
+      better: "higher" or "lower", all else equal; "" if neither is better.
+      description: the meaning, in a few words.
     """
 
     group: str
@@ -25,7 +25,7 @@ class Metric(NamedTuple):
 ARROWS = {"higher": "↑", "lower": "↓", "": " "}
 
 _PER_EXAMPLE = "per example"
-# Of decoded draws z of each of these, in a classifier's features.
+# The sources of z whose decoded draws are measured by `_GENERATION`.
 _SOURCES = {
     "samples": "samples of the prior",
     "aggregate": "draws of q(z)",
@@ -33,114 +33,179 @@ _SOURCES = {
     "two_stage": "draws of a second VAE",
 }
 _GENERATION = {
-    "frechet": Metric("generation", "", "lower", "Fréchet distance,"),
-    "precision": Metric("generation", "0 to 1", "higher", "share that looks like data,"),
-    "recall": Metric("generation", "0 to 1", "higher", "share of the data's kinds,"),
-    "density": Metric("generation", "about 1", "higher", "data's neighbourhoods around each,"),
-    "coverage": Metric("generation", "0 to 1", "higher", "data with one of them near,"),
-    # Of sine waves, whose truth is known.
+    "frechet": Metric("generation", "", "lower", "Fréchet distance between the data and"),
+    "precision": Metric("generation", "0 to 1", "higher", "share that resembles the data, among"),
+    "recall": Metric("generation", "0 to 1", "higher", "share of the data that resembles"),
+    "density": Metric("generation", "about 1", "higher", "how densely the data surround"),
+    "coverage": Metric(
+        "generation", "0 to 1", "higher", "share of the data with near neighbours among"
+    ),
+    # These are for sine waves, whose true distribution is known.
     "wave_distance": Metric(
-        "generation", _PER_EXAMPLE, "lower", "squared distance from the nearest sine wave,"
+        "generation", _PER_EXAMPLE, "lower", "squared distance to the nearest sine wave from"
     ),
     "amplitude_gap": Metric(
-        "generation", "0 to 1", "lower", "Kolmogorov-Smirnov distance from U(0, 2) of amplitudes,"
+        "generation",
+        "0 to 1",
+        "lower",
+        "Kolmogorov-Smirnov distance between U(0, 2) and amplitudes of",
     ),
     "frequency_gap": Metric(
-        "generation", "0 to 1", "lower", "Kolmogorov-Smirnov distance from U(0, 20) of frequencies,"
+        "generation",
+        "0 to 1",
+        "lower",
+        "Kolmogorov-Smirnov distance between U(0, 20) and frequencies of",
     ),
 }
 METRICS = {
     "reconstruction_error": Metric(
-        "reconstruction", _PER_EXAMPLE, "lower", "squared error or cross-entropy, sampled z"
+        "reconstruction", _PER_EXAMPLE, "lower", "squared error or cross-entropy, at a sampled z"
     ),
     "reconstruction_error_at_mean": Metric(
-        "reconstruction", _PER_EXAMPLE, "lower", "squared error or cross-entropy, z the mean"
+        "reconstruction",
+        _PER_EXAMPLE,
+        "lower",
+        "squared error or cross-entropy, at the posterior's mean",
     ),
-    "mse": Metric("reconstruction", "per value of x", "lower", "squared error, sampled z"),
+    "mse": Metric("reconstruction", "per value of x", "lower", "squared error, at a sampled z"),
     "mse_at_mean": Metric(
-        "reconstruction", "per value of x", "lower", "squared error, z the posterior's mean"
+        "reconstruction", "per value of x", "lower", "squared error, at the posterior's mean"
     ),
-    "sharpness_data": Metric("images", "", "", "variance of the Laplacian, of the images"),
+    "sharpness_data": Metric("images", "", "", "variance of the Laplacian of the data"),
     "sharpness_reconstructions": Metric(
-        "images", "", "higher", "variance of the Laplacian, of reconstructions"
+        "images", "", "higher", "variance of the Laplacian of reconstructions"
     ),
     "sharpness_samples": Metric(
-        "images", "", "higher", "variance of the Laplacian, of samples of the prior"
+        "images", "", "higher", "variance of the Laplacian of samples of the prior"
     ),
-    "fid_reconstructions": Metric("images", "", "lower", "FID of reconstructions, at mean"),
+    "fid_reconstructions": Metric(
+        "images", "", "lower", "FID of reconstructions, at the posterior's mean"
+    ),
     "fid_samples": Metric("images", "", "lower", "FID of samples of the prior"),
     "frechet_reconstructions": Metric(
-        "generation", "", "lower", "Fréchet distance of reconstructions, at mean"
+        "generation",
+        "",
+        "lower",
+        "Fréchet distance between the data and reconstructions, at the posterior's mean",
     ),
     "wave_distance_data": Metric(
-        "generation", _PER_EXAMPLE, "", "squared distance from the nearest sine wave, data"
+        "generation", _PER_EXAMPLE, "", "squared distance to the nearest sine wave from the data"
     ),
     "wave_distance_reconstructions": Metric(
-        "generation", _PER_EXAMPLE, "lower", "the same of reconstructions, at mean"
+        "generation",
+        _PER_EXAMPLE,
+        "lower",
+        "squared distance to the nearest sine wave from reconstructions, at the posterior's mean",
     ),
     **{
         f"{name}_{of}": metric._replace(description=f"{metric.description} {source}")
         for of, source in _SOURCES.items()
         for name, metric in _GENERATION.items()
     },
-    "loss": Metric("evidence", _PER_EXAMPLE, "", "what the method minimises"),
+    "loss": Metric("evidence", _PER_EXAMPLE, "", "the loss that the method minimises"),
     "elbo": Metric("evidence", "nats per example", "higher", "lower bound on log p(x)"),
     "log_likelihood": Metric(
-        "evidence", "nats per example", "higher", "log p(x), importance-weighted bound"
+        "evidence", "nats per example", "higher", "importance-weighted lower bound on log p(x)"
     ),
     "effective_sample_size": Metric(
-        "evidence", "draws", "", "of the importance weights; near 1, that bound is loose"
+        "evidence",
+        "draws",
+        "",
+        "effective sample size of the importance weights; log_likelihood is loose if it is near 1",
     ),
     "aevb_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || N(0, I)]"),
-    "prior_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || p(z)] of the method's own prior"),
-    "wiseale_kl": Metric("prior", "nats", "", "Eq. 21's bound, mean over batches"),
-    "wiseale_kl_of_dataset": Metric("prior", "nats", "lower", "Eq. 21's bound, all examples"),
+    "prior_kl": Metric("prior", "nats", "", "mean KL[q(z|x) || p(z)] to the method's own prior"),
+    "wiseale_kl": Metric(
+        "prior", "nats", "", "Eq. 21's bound on the KL of q(z), mean over batches"
+    ),
+    "wiseale_kl_of_dataset": Metric(
+        "prior", "nats", "lower", "Eq. 21's bound on the KL of q(z), over all examples"
+    ),
     "aggregate_kl": Metric(
-        "prior", "nats", "lower", "KL[q(z) || p(z)] of these; at least aevb_kl - log examples"
+        "prior",
+        "nats",
+        "lower",
+        "KL[q(z) || p(z)], at least mean KL[q(z|x) || p(z)] - log examples",
     ),
     "aggregate_kl_lower_bound": Metric(
-        "prior", "nats", "lower", "by pairs of posteriors or by moments, the larger"
+        "prior",
+        "nats",
+        "lower",
+        "lower bound on aggregate_kl, by pairs of posteriors or by moments",
     ),
     "moment_matched_kl": Metric(
-        "prior", "nats", "lower", "lower bound on aggregate_kl, by q(z)'s moments"
+        "prior", "nats", "lower", "lower bound on aggregate_kl, by the moments of q(z)"
     ),
     "mutual_information": Metric("prior", "nats", "", "I_q(x; z), at most log examples"),
-    "mmd": Metric("prior", "", "lower", "squared MMD, aggregate posterior and prior"),
-    "active_units": Metric("latent space", "dimensions", "", "Var E[z|x] > 0.01"),
+    "mmd": Metric("prior", "", "lower", "squared MMD between q(z) and the prior"),
+    "active_units": Metric("latent space", "dimensions", "", "number with Var E[z|x] > 0.01"),
     "overlap_coefficient": Metric(
-        "latent space", "0 to 1", "higher", "compactness: prior mass that q(z) covers"
+        "latent space",
+        "0 to 1",
+        "higher",
+        "compactness: share of the prior's mass that q(z) covers",
     ),
     "bhattacharyya_coefficient": Metric(
-        "latent space", "0 to 1", "lower", "separation: overlap of pairs, in blocks of 64"
+        "latent space",
+        "0 to 1",
+        "lower",
+        "separation: mean overlap of two posteriors, in blocks of 64",
     ),
     "decoder_sensitivity": Metric(
-        "latent space", _PER_EXAMPLE, "", "squared change by posterior noise"
+        "latent space",
+        _PER_EXAMPLE,
+        "",
+        "squared change of the decoder's output by posterior noise",
     ),
     "interpolation_energy": Metric(
-        "latent space", "1 is even", "lower", "smoothness: of paths between test examples"
+        "latent space",
+        "1 is even",
+        "lower",
+        "smoothness: unevenness of decoded paths between examples",
     ),
-    "knn_accuracy": Metric("representation", "0 to 1", "higher", "labels, 5 nearest neighbours"),
+    "knn_accuracy": Metric(
+        "representation", "0 to 1", "higher", "share of labels found by the 5 nearest neighbours"
+    ),
     "logistic_regression_accuracy": Metric(
-        "representation", "0 to 1", "higher", "labels, a linear classifier"
+        "representation", "0 to 1", "higher", "share of labels found by a linear classifier"
     ),
     "cluster_accuracy_best_example": Metric(
-        "representation", "0 to 1", "higher", "labels, by each cluster's surest example"
+        "representation",
+        "0 to 1",
+        "higher",
+        "share of labels found, if each cluster has its surest example's label",
     ),
     "cluster_accuracy_majority": Metric(
-        "representation", "0 to 1", "higher", "labels, by each cluster's majority"
+        "representation",
+        "0 to 1",
+        "higher",
+        "share of labels found, if each cluster has its commonest label",
     ),
     "cluster_accuracy_hungarian": Metric(
-        "representation", "0 to 1", "higher", "labels, a cluster for each, best matching"
+        "representation",
+        "0 to 1",
+        "higher",
+        "share of labels found, by the best matching of one cluster to each label",
     ),
-    "linear_r2": Metric("representation", "at most 1", "higher", "factor, linear regression"),
-    "forest_r2": Metric("representation", "at most 1", "higher", "factor, random forest"),
-    "dci_disentanglement": Metric("representation", "0 to 1", "higher", "one factor to a code"),
-    "dci_completeness": Metric("representation", "0 to 1", "higher", "one code to a factor"),
-    "dci_informativeness": Metric("representation", "at most 1", "higher", "mean forest R^2"),
-    "mig": Metric("representation", "0 to 1", "higher", "mutual information gap"),
+    "linear_r2": Metric(
+        "representation", "at most 1", "higher", "R^2 of factor by linear regression"
+    ),
+    "forest_r2": Metric("representation", "at most 1", "higher", "R^2 of factor by random forest"),
+    "dci_disentanglement": Metric(
+        "representation", "0 to 1", "higher", "how far each code predicts only one factor"
+    ),
+    "dci_completeness": Metric(
+        "representation", "0 to 1", "higher", "how far only one code predicts each factor"
+    ),
+    "dci_informativeness": Metric(
+        "representation", "at most 1", "higher", "mean R^2 of the factors by random forest"
+    ),
+    "mig": Metric(
+        "representation", "0 to 1", "higher", "mutual information gap of a factor's best two codes"
+    ),
 }
 
-# One number for each factor: linear_r2_amplitude.
+# These give one number for each factor, such as linear_r2_amplitude.
 BY_FACTOR = ("linear_r2", "forest_r2")
 
 # These are None for a deterministic encoder.
@@ -160,7 +225,7 @@ NEEDS_DENSITY = (
 
 
 def place(name: str) -> int | None:
-    """The place of a number, or of its standard error, in `METRICS`; None where it is no metric."""
+    """The index in `METRICS` of a number or of its standard error; None if it is no metric."""
     name = name.removesuffix("_stderr")
     for place, known in enumerate(METRICS):
         if name == known or (known in BY_FACTOR and name.startswith(f"{known}_")):
@@ -169,7 +234,7 @@ def place(name: str) -> int | None:
 
 
 def describe(name: str) -> Metric:
-    """What a number is, by its name in the result of `evaluate`.
+    """Describes a number, given its name in the result of an evaluation.
 
     Raises:
       KeyError: there is no such number.

@@ -1,4 +1,4 @@
-"""Numbers about what a decoder draws: how smoothly it follows z, and how sharp its images are."""
+"""Measures how smoothly a decoder's output follows z, and how sharp its images are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wiseale_jax.evaluation.estimates import Estimate
 
 Decode = Callable[[Array], Array]
 
-# ITU-R BT.601, as in most image libraries.
+# The weights of ITU-R BT.601, which most image libraries use.
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -24,14 +24,14 @@ def decoder_sensitivity(
     mean: Float[Array, "size latent"],
     logvar: Float[Array, "size latent"],
 ) -> Float[np.ndarray, " size"]:
-    """How far the posterior's noise moves what the decoder draws: |decode(z) - decode(mean)|^2.
+    """How far the posterior's noise moves the decoder's output: |decode(z) - decode(mean)|^2.
 
-    Summed over the pixels or samples of an example, for one z of each posterior; in squared units
-    of the data, at least 0. Small where the decoder is smooth at the scale of the posterior, and 0
-    for a posterior of variance 0, whatever the decoder. With J the decoder's Jacobian it is, to
-    first order, the trace of J diag(sigma^2) J', the term that a variational auto-encoder adds to
-    the reconstruction error: Rolinek, Zietlow and Martius, "Variational Autoencoders Pursue PCA
-    Directions (by Accident)" (2019), Section 3.
+    It is summed over the pixels or samples of an example, for one z of each posterior, in squared
+    units of the data; at least 0. It is small if the decoder is smooth at the scale of the
+    posterior, and 0 for a posterior of variance 0, whatever the decoder. With J the decoder's
+    Jacobian, it is to first order, in expectation, the trace of J diag(sigma^2) J'. A variational
+    auto-encoder adds this term to the reconstruction error: Rolinek, Zietlow and Martius,
+    "Variational Autoencoders Pursue PCA Directions (by Accident)" (2019), Section 3.
 
     Args:
       decode: `z [size, latent] -> E[x|z] [size, *shape]`.
@@ -51,19 +51,20 @@ def interpolation_energy(
 ) -> Estimate:
     """How unevenly the decoder's output moves while z goes straight from `start` to `end`.
 
-    The energy of the curve that is drawn, steps * sum_t |x_(t+1) - x_t|^2, in units of the squared
-    distance between its ends, both averaged over the pairs. It is 1 where every output moves
-    straight and evenly, as a linear decoder's does, and larger the more it goes round about or
-    jumps; one jump between standstills gives `steps`, and no movement at all nan. Curve energy:
-    Shao, Kumar and Fletcher, "The Riemannian Geometry of Deep Generative Models" (2018).
+    The output's path has the energy steps * sum_t |x_(t+1) - x_t|^2. The result is the mean energy
+    over the pairs, divided by the mean squared distance between the two ends. It is 1 if every
+    output moves straight and evenly, which is the case for a linear decoder, and it is larger if
+    outputs make detours or jump. A single jump gives `steps`, and no movement at all gives nan.
+    Shao, Kumar and Fletcher, "The Riemannian Geometry of Deep Generative Models" (2018), define the
+    energy of a curve.
 
     Args:
       decode: as for `decoder_sensitivity`.
-      start, end: pairs of latents, such as posterior means of two examples each.
-      steps: of a path, at least 2.
+      start, end: pairs of latents, such as the posterior means of two examples.
+      steps: the number of steps of a path, at least 2.
 
     Raises:
-      ValueError: shapes differ, there are no pairs, or fewer steps.
+      ValueError: the shapes differ, there are no pairs, or there are fewer than 2 steps.
     """
     start, end = jnp.asarray(start), jnp.asarray(end)
     if start.shape != end.shape or start.ndim != 2 or not start.shape[0] or steps < 2:
@@ -89,18 +90,18 @@ def _squared_distance(a: Array, b: Array) -> np.ndarray:
 def sharpness(
     images: Float[Array, "size height width channels"],
 ) -> Float[np.ndarray, " size"]:
-    """The variance over an image of its Laplacian, in squared units of the data.
+    """The variance of each image's Laplacian over the image, in squared units of the data.
 
-    The image is made grey, its values clipped to 0 ... 1, and convolved with the Laplace filter
-    [[0, 1, 0], [1, -4, 1], [0, 1, 0]], where the filter fits whole. Range: 0, an even plane, to 16;
-    a blurred image has less than a sharp one. Tolstikhin, Bousquet, Gelly and Schoelkopf,
+    Values are clipped to 0 ... 1. The image is made grey and convolved with the Laplace filter
+    [[0, 1, 0], [1, -4, 1], [0, 1, 0]], without padding. Range: 0, for a uniform image, to 16. A
+    blurred image has a lower value than a sharp image. Tolstikhin, Bousquet, Gelly and Schoelkopf,
     "Wasserstein Auto-Encoders" (2018), Section 4.
 
     Args:
-      images: one channel, or three: red, green, blue.
+      images: images of one channel, or of three: red, green, blue.
 
     Raises:
-      ValueError: images are not `[size, height, width, 1 or 3]`, or smaller than 3x3.
+      ValueError: images are not `[size, height, width, 1 or 3]`, or are smaller than 3x3.
     """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[3] not in (1, 3) or min(images.shape[1:3]) < 3:

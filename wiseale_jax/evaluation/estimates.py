@@ -9,17 +9,17 @@ from jax.typing import ArrayLike
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error, in the same unit; nan where one value has no spread."""
+    """A number and its standard error, in the same unit; a single value has standard error nan."""
 
     value: float
     stderr: float
 
 
 def mean(values: ArrayLike) -> Estimate:
-    """The mean of independent values, any shape, with its standard error.
+    """The mean of independent values, of any shape, with its standard error.
 
     Raises:
-      ValueError: there are none.
+      ValueError: there are no values.
     """
     values = np.asarray(values, np.float64)
     if not values.size:
@@ -28,15 +28,16 @@ def mean(values: ArrayLike) -> Estimate:
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike) -> Estimate:
-    """The ratio of two means over the same examples; its standard error by the delta method.
+    """The ratio of two means over the same examples, with a standard error by the delta method.
 
     Args:
       numerators, denominators: `[size]`, a pair for each example.
 
-    Raises:
-      ValueError: there are none, or the shapes differ.
+    Returns:
+      The ratio and its standard error; both are nan if the mean denominator is 0.
 
-    Returns nan where the mean denominator is 0.
+    Raises:
+      ValueError: there are no values, or the shapes differ.
     """
     over, under = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     if over.shape != under.shape or not over.size:

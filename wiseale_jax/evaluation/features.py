@@ -1,9 +1,9 @@
-"""Features of images, in which sets of images are compared: a network's, from a file.
+"""Computes features of images by a network from a file, to compare sets of images.
 
-Two kinds of files. An ONNX file is a network that the user supplies, as Inception for FID; it is a
-graph of known operators, and nothing in it is run as code, as a pickled PyTorch checkpoint would
-be. It needs onnxruntime: pip install 'wiseale_jax[fid]'. An npz file holds a small classifier that
-`train_classifier` has made from a data set's own labels, so that nothing need be downloaded.
+There are two kinds of files. An ONNX file is a network that the user supplies, such as Inception
+for FID. It is a graph of known operators and, unlike a pickled PyTorch checkpoint, runs no code. It
+needs onnxruntime: pip install 'wiseale_jax[fid]'. An npz file holds a small classifier, which
+`train_classifier` has trained on a data set's own labels, so that nothing needs to be downloaded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wiseale_jax import files
 
 Features = Callable[[np.ndarray], np.ndarray]
 
-# Of the classifier.
+# Sizes of the classifier.
 _WIDTHS = (16, 32)
 FEATURES = 64
 _BATCH = 128
@@ -37,13 +37,13 @@ _AT_ONCE = 500
 
 
 class _Network(nn.Module):
-    """Two convolutions and a layer of features, ReLU after each; then the classes' logits."""
+    """Two convolutions and a layer of features, each with ReLU, and the classes' logits."""
 
     classes: int
 
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, Array]:
-        # Flax's own: outside of a loop XLA's convolutions are the fastest on a CPU, too.
+        # Outside of a loop, XLA's convolutions are the fastest on a CPU, too.
         x = images
         for width in _WIDTHS:
             x = nn.relu(nn.Conv(width, (5, 5), (2, 2))(x))
@@ -55,11 +55,11 @@ class Classifier(NamedTuple):
     """A trained classifier of images.
 
     Attributes:
-      params: of the network.
+      params: the network's parameters.
       shape: `[height, width, channels]` of an image.
-      classes: how many there are.
-      seed: of its training.
-      accuracy: on the test set, 0 to 1.
+      classes: the number of classes.
+      seed: the seed of the training.
+      accuracy: the accuracy on the test set, 0 to 1.
     """
 
     params: Mapping[str, Any]
@@ -69,11 +69,11 @@ class Classifier(NamedTuple):
     accuracy: float
 
     def features(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n features"]:
-        """The 64 features below the logits; images have values in 0 ... 1."""
+        """Computes the 64 features below the logits, for images with values in 0 ... 1."""
         return self._apply(images)[0]
 
     def predict(self, images: Float[np.ndarray, "n h w c"]) -> Int[np.ndarray, " n"]:
-        """The likeliest class of each image."""
+        """Predicts the likeliest class of each image."""
         return np.argmax(self._apply(images)[1], axis=1)
 
     def _apply(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ class Classifier(NamedTuple):
         return np.concatenate(features), np.concatenate(logits)
 
     def save(self, path: Path) -> None:
-        """Writes an npz file: the parameters by name, and what else there is as JSON."""
+        """Writes an npz file: the parameters by name, and the other attributes as JSON."""
         described = {name: getattr(self, name) for name in self._fields if name != "params"}
         arrays = flax.traverse_util.flatten_dict(self.params, sep="/")
         with files.replacing(path) as partial, open(partial, "wb") as file:
@@ -109,17 +109,17 @@ def train_classifier(
     seed: int = 0,
     progress: bool = True,
 ) -> Classifier:
-    """Trains the classifier on labelled images, by Adam with a rate that falls to 0.
+    """Trains the classifier on labelled images, by Adam with a learning rate that falls to 0.
 
     Args:
-      images, test_images: `[n, height, width, channels]`: uint8, or of values in 0 ... 1.
-      labels, test_labels: classes, from 0 on.
-      epochs: passes over the images.
-      seed: of the parameters and of the order.
-      progress: whether to show a bar, where the output is a terminal.
+      images, test_images: `[n, height, width, channels]`, uint8 or with values in 0 ... 1.
+      labels, test_labels: classes, numbered from 0.
+      epochs: how many passes over the images.
+      seed: the seed of the initial parameters and of the images' order.
+      progress: whether to show a progress bar, if the output is a terminal.
 
     Raises:
-      ValueError: there are fewer than 128 images, or shapes do not fit.
+      ValueError: there are fewer than 128 images, or the shapes do not match.
     """
     for name, x, y in (("", images, labels), ("test_", test_images, test_labels)):
         if np.ndim(x) != 4 or np.shape(y) != (len(x),) or np.shape(x)[1:] != np.shape(images)[1:]:
@@ -151,7 +151,7 @@ def train_classifier(
         for _ in range(epochs):
             order = rng.permutation(len(images))
             for rows in order[: steps * _BATCH].reshape(steps, _BATCH):
-                rows = np.sort(rows)  # For images that lie in a file.
+                rows = np.sort(rows)  # In order, for images that are read from a file.
                 params, state = step(params, state, _scaled(images[rows]), labels[rows])
                 bar.update()
     params = jax.device_get(params)
@@ -166,10 +166,10 @@ def _scaled(images: np.ndarray) -> np.ndarray:
 
 
 def load_classifier(path: str | Path) -> Classifier:
-    """A classifier that `Classifier.save` has written.
+    """Loads a classifier that `Classifier.save` has written.
 
     Raises:
-      ValueError: there is no such file, or it is none of a classifier.
+      ValueError: there is no such file, or it does not hold a classifier.
     """
     file = Path(path).expanduser()
     if not file.is_file():
@@ -181,25 +181,29 @@ def load_classifier(path: str | Path) -> Classifier:
         params = flax.traverse_util.unflatten_dict(arrays, sep="/")
         found = Classifier(params, **{**described, "shape": tuple(described["shape"])})
         found.features(np.zeros((1, *found.shape), np.float32))
-    except Exception as error:  # Of many kinds: the file may be anything.
+    except Exception as error:  # The file may be anything, so many kinds of errors are possible.
         raise ValueError(f"{file} is no classifier of this package: {error}") from error
     return found
 
 
 def fingerprint(path: str | Path) -> str:
-    """The SHA-256 of a file, its first 16 digits: what tells two files of features apart."""
+    """The first 16 digits of a file's SHA-256, to tell features files apart."""
     return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()[:16]
 
 
 def load_features(path: str | Path, shape: tuple[int, ...]) -> Features:
-    """Features by a file: images `[n, height, width, 1 or 3]` in 0 ... 1 to `[n, features]`.
+    """Loads the function that computes features by a network from a file.
 
     Args:
-      path: of an npz file of `train_classifier`, or of an ONNX network (see `load_onnx`).
-      shape: `[height, width, 1 or 3]`, of an image.
+      path: an npz file with a classifier of `train_classifier`, or an ONNX file (see `load_onnx`).
+      shape: `[height, width, 1 or 3]` of an image.
+
+    Returns:
+      A function from images `[n, height, width, 1 or 3]` in 0 ... 1 to features `[n, features]`.
 
     Raises:
-      ValueError: there is no such file, it is none of these or one for images of another shape.
+      ValueError: there is no such file, it does not hold such a network, or the network is for
+        images of another shape; or as `load_onnx`.
     """
     if Path(path).suffix != ".npz":
         return load_onnx(str(path), shape)
@@ -210,19 +214,19 @@ def load_features(path: str | Path, shape: tuple[int, ...]) -> Features:
 
 
 def load_onnx(path: str, shape: tuple[int, ...]) -> Features:
-    """Features by an ONNX file, as `load_features` gives them.
+    """Loads the function that computes features by an ONNX network, as `load_features`.
 
-    The network takes one float32 input `[n, 3, height, width]` of values in 0 ... 1 and scales it
-    itself, as pytorch-fid's InceptionV3 does; its first output is flattened. Grey images are
-    given it as three equal channels.
+    The network has one float32 input `[n, 3, height, width]` with values in 0 ... 1. Like
+    pytorch-fid's InceptionV3, it scales the values itself. Its first output is flattened. A grey
+    image is passed to it as three equal channels.
 
     Args:
-      path: of the file.
-      shape: `[height, width, 1 or 3]`, of an image.
+      path: the file.
+      shape: `[height, width, 1 or 3]` of an image.
 
     Raises:
-      ValueError: there is no such file, it is no such network or one for images of another shape,
-        the shape is no image's, or there is no onnxruntime.
+      ValueError: there is no such file, it does not hold such a network, the network is for images
+        of another shape, `shape` is not that of an image, or onnxruntime is not installed.
     """
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise ValueError(f"inception is for images, not for examples of shape {shape}")
@@ -238,7 +242,7 @@ def load_onnx(path: str, shape: tuple[int, ...]) -> Features:
 
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    except Exception as error:  # Of onnxruntime's own kinds, without a common base.
+    except Exception as error:  # onnxruntime's errors have no common base class.
         reason = str(error).splitlines()[0][:200]
         raise ValueError(f"{file} is not an ONNX network that can be run: {reason}") from error
     inputs = session.get_inputs()
@@ -257,7 +261,7 @@ def load_onnx(path: str, shape: tuple[int, ...]) -> Features:
 
     try:
         features(np.zeros((2, *shape)))
-    except Exception as error:  # Of onnxruntime's own kinds, without a common base.
+    except Exception as error:  # onnxruntime's errors have no common base class.
         reason = (str(error).splitlines() or [""])[0][:200]
         raise ValueError(f"{file} cannot take images of shape {shape}: {reason}") from error
     return features

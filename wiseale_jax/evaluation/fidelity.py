@@ -1,7 +1,7 @@
-"""How much of two sets lies near each other in a network's features, by nearest neighbours.
+"""Compares two sets of examples in a network's features, by nearest neighbours.
 
-`real` and `generated` are features `[size, features]`. A neighbourhood is the ball around a point
-that reaches to its k-th nearest neighbour in its own set.
+`real` and `generated` are features `[size, features]`. The neighbourhood of a point is the ball
+around it that reaches to its k-th nearest neighbour in its own set.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-# Rows whose distances to all others are in memory at once.
+# How many rows have their distances to all other rows in memory at once.
 _AT_ONCE = 500
 
 
 class Fidelity(NamedTuple):
-    """What `fidelity` gives.
+    """The result of `fidelity`.
 
     Attributes:
-      precision: the share of generated points in the neighbourhood of any real one, 0 to 1.
-      recall: the share of real points in the neighbourhood of any generated one, 0 to 1.
-      density: in how many real neighbourhoods a generated point lies, divided by k: at least 0,
-        about 1 where both sets are draws of the same density.
-      coverage: the share of real neighbourhoods with a generated point in them, 0 to 1.
+      precision: the share of generated points in the neighbourhood of a real point, 0 to 1.
+      recall: the share of real points in the neighbourhood of a generated point, 0 to 1.
+      density: the mean number of real neighbourhoods that a generated point lies in, divided by k.
+        At least 0, and about 1 if both sets are drawn from the same density.
+      coverage: the share of real neighbourhoods that contain a generated point, 0 to 1.
     """
 
     precision: float
@@ -39,16 +39,17 @@ def fidelity(
     precision_neighbours: int = 3,
     density_neighbours: int = 5,
 ) -> Fidelity:
-    """Precision, recall, density and coverage of generated examples.
+    """Computes precision, recall, density and coverage of generated examples.
 
     Kynkäänniemi, Karras, Laine, Lehtinen and Aila, "Improved Precision and Recall Metric for
     Assessing Generative Models" (NeurIPS 2019), Eq. 1-2; Naeem, Oh, Uh, Choi and Yoo, "Reliable
-    Fidelity and Diversity Metrics for Generative Models" (ICML 2020), Eq. 4-6. Their k are the
-    defaults. All depend on the sizes of the sets: only sets of one size compare.
+    Fidelity and Diversity Metrics for Generative Models" (ICML 2020), Eq. 4-6. The defaults are
+    these papers' k. All four numbers depend on the sizes of the sets, so compare only numbers from
+    sets of the same size.
 
     Raises:
-      ValueError: shapes are not `[size, features]` of the same features, or a set has no more than
-        k rows.
+      ValueError: the arrays are not `[size, features]` with the same number of features, k is less
+        than 1, or a set has at most k rows.
     """
     real, generated = np.asarray(real, np.float64), np.asarray(generated, np.float64)
     if real.ndim != 2 or generated.ndim != 2 or real.shape[1] != generated.shape[1]:
@@ -62,7 +63,7 @@ def fidelity(
             f"fidelity needs more than {most} rows of each, and neighbours of 1 or more; got "
             f"{len(real)} and {len(generated)} rows"
         )
-    center = np.mean(real, axis=0)  # So that squared distances keep their figures.
+    center = np.mean(real, axis=0)  # So that squared distances keep their precision.
     real, generated = real - center, generated - center
     of_real = _radii(real, (precision_neighbours, density_neighbours))
     of_generated = _radii(generated, (precision_neighbours,))[0]
@@ -84,7 +85,7 @@ def fidelity(
 
 
 def _distances(a: np.ndarray, b: np.ndarray):
-    """Rows of a, and their squared distances from all of b."""
+    """Yields some rows of a at a time, and their squared distances from all rows of b."""
     norms = np.sum(b**2, axis=1)
     for start in range(0, len(a), _AT_ONCE):
         rows = slice(start, min(start + _AT_ONCE, len(a)))
@@ -93,7 +94,7 @@ def _distances(a: np.ndarray, b: np.ndarray):
 
 
 def _radii(points: np.ndarray, neighbours: tuple[int, ...]) -> list[np.ndarray]:
-    """For each k, every point's squared distance from its k-th nearest other one."""
+    """For each k, the squared distance of every point from its k-th nearest other point."""
     found = [np.empty(len(points)) for _ in neighbours]
     for rows, distance in _distances(points, points):
         distance[np.arange(len(distance)), np.arange(rows.start, rows.stop)] = np.inf

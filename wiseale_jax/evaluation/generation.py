@@ -1,8 +1,8 @@
-"""Numbers about generated images in a network's features: how far from data, and how varied.
+"""Measures how far generated images are from data, and how varied, in a network's features.
 
-Sources of z: the prior, the aggregate posterior, a mixture of Gaussians fitted to codes (Ghosh,
-Sajjadi, Vergari, Black and Schölkopf, "From Variational to Deterministic Autoencoders", ICLR 2020:
-ex-post density estimation), and a second VAE, where the model has one.
+The sources of z are the prior, the aggregate posterior, a mixture of Gaussians fitted to codes
+(ex-post density estimation: Ghosh, Sajjadi, Vergari, Black and Schölkopf, "From Variational to
+Deterministic Autoencoders", ICLR 2020), and a second VAE, if the model has one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wiseale_jax.evaluation.frechet import frechet_distance
 from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.samplers import COMPONENTS, fit_gaussians
 
-# Images that are decoded at once.
+# How many images are decoded at once.
 _AT_ONCE = 250
 
 
@@ -30,12 +30,14 @@ def draw_codes(
     logvar: Float[np.ndarray, "size latent"],
     count: int,
 ) -> Float[np.ndarray, "count latent"]:
-    """Draws of the aggregate posterior: of examples in a random order, each once before any twice.
+    """Draws z from the aggregate posterior.
+
+    The examples are used in random order, and every example is used once before any is used twice.
 
     Args:
       key: for the order and the noise.
-      mean, logvar: the posteriors; a logvar of -inf is a point.
-      count: how many draws.
+      mean, logvar: the posteriors; a logvar of -inf makes a posterior a point.
+      count: how many z to draw.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     rounds = -(-count // len(mean))
@@ -47,9 +49,9 @@ def draw_codes(
 def draw_mixture(
     codes: Float[np.ndarray, "size latent"], count: int, seed: int
 ) -> Float[np.ndarray, "count latent"] | None:
-    """Draws of a mixture of 10 Gaussians of full covariance, fitted to codes by scikit-learn.
+    """Draws from a mixture of 10 Gaussians with full covariances, fitted to codes by scikit-learn.
 
-    None without scikit-learn, and for fewer than 10 codes for each Gaussian.
+    Returns None without scikit-learn, or with fewer than 10 codes per Gaussian.
     """
     if not representation.HAS_SCIKIT_LEARN or len(codes) < 10 * COMPONENTS:
         return None
@@ -65,16 +67,17 @@ def draw(
     size: int,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, "size latent"]]:
-    """Draws of z of each source but the prior.
+    """Draws z from every source except the prior.
 
-    "aggregate", "mixture" where there can be one, and "two_stage" where the model has it.
+    The sources are "aggregate"; "mixture", unless `draw_mixture` returns None; and "two_stage", if
+    the model has this sampler.
 
     Args:
       trained: the model.
-      key: for the draws of the aggregate posterior.
+      key: for the draws of "aggregate" and "two_stage".
       mean, logvar: the posteriors of examples.
-      size: how many draws of each.
-      seed: of the mixture.
+      size: how many z to draw from each source.
+      seed: the seed of the mixture.
     """
     codes = draw_codes(key, mean, logvar, max(size, len(mean)))
     drawn = {"aggregate": codes[:size], "mixture": draw_mixture(codes, size, seed)}
@@ -92,18 +95,19 @@ def generated_images(
     samples: Float[np.ndarray, "size features"],
     drawn: Mapping[str, Float[np.ndarray, "size latent"]],
 ) -> dict[str, float]:
-    """Fréchet distances, and `fidelity` of each source of z.
+    """Computes the Fréchet distance and `fidelity` for each source of z.
 
     Args:
       trained: the model.
-      features: of images.
-      data, reconstructions, samples: features of examples, of these reconstructed, and of decoded
-        draws of the prior, of one size, as all numbers depend on it.
-      drawn: as many z of other sources, as `draw` gives them.
+      features: the function that computes features of images.
+      data, reconstructions, samples: features of examples, of their reconstructions, and of decoded
+        draws from the prior. All have the same size, because all numbers depend on it.
+      drawn: as many z from each other source, as returned by `draw`.
 
     Returns:
-      `frechet_<of>` for reconstructions, samples (of the prior) and the other sources, at least 0;
-      and for all but the first `precision_<of>`, `recall_<of>`, `density_<of>`, `coverage_<of>`.
+      `frechet_<of>`, at least 0, for reconstructions, samples (of the prior) and the other sources.
+      Also `precision_<of>`, `recall_<of>`, `density_<of>` and `coverage_<of>`, for all of these
+      except reconstructions.
     """
     found = {"frechet_reconstructions": frechet_distance(data, reconstructions)}
     others = {of: _seen(trained, features, z) for of, z in drawn.items()}
@@ -115,6 +119,6 @@ def generated_images(
 
 
 def _seen(trained: TrainedAutoencoder, features: Features, z: np.ndarray) -> np.ndarray:
-    """The features of decoded z."""
+    """Computes the features of decoded z."""
     parts = [z[start : start + _AT_ONCE] for start in range(0, len(z), _AT_ONCE)]
     return np.concatenate([features(np.asarray(trained.decode(part))) for part in parts])

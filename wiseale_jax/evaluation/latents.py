@@ -1,6 +1,7 @@
-"""Numbers about the posteriors of a set of examples: how they use, fill and share the latent space.
+"""Measures how the posteriors of a set of examples use, fill and share the latent space.
 
-Pure functions of the posteriors' mean and log variance, or of draws of them, `[size, latent]`.
+All are pure functions of the posteriors' mean and log variance, or of draws from the posteriors,
+`[size, latent]`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from wiseale_jax.evaluation.estimates import Estimate
 from wiseale_jax.priors import Prior, StandardNormal
 from wiseale_jax.spread import auto_spread, check_spread
 
-# Rows of pairs in memory at once.
+# How many rows of pairs are in memory at once.
 _PAIRS_AT_ONCE = 500
 
 
 def active_units(mean: Float[Array, "size latent"], threshold: float = 0.01) -> int:
-    """How many latent dimensions vary with x: Var_x E[z_k | x] > threshold.
+    """Counts the latent dimensions that vary with x: Var_x E[z_k | x] > threshold.
 
     Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), Section 5.2, with
     their threshold. Range: 0 ... latent.
@@ -45,22 +46,23 @@ def moment_matched_kl(
 ) -> float:
     """KL[N(m, S) || N(0, I)] in nats, with m and S the aggregate posterior's mean and covariance.
 
-    It is a lower bound on the aggregate posterior's KL, and 0 only where m = 0 and S = I: of all
-    densities of these moments the Gaussian has the largest entropy (Cover and Thomas, "Elements of
-    Information Theory", 2006, Theorem 8.6.5). For N examples drawn from many it is too large, by
-    about d (d + 3) / 4N nats at most, in d dimensions. Where posteriors are narrow,
+    It is a lower bound on the aggregate posterior's KL, because the Gaussian has the largest
+    entropy of all densities with these moments (Cover and Thomas, "Elements of Information Theory",
+    2006, Theorem 8.6.5). It is 0 only if m = 0 and S = I. For N examples drawn from a larger set,
+    it is too large by at most about d (d + 3) / 4N nats, in d dimensions. For narrow posteriors,
     `divergences.aggregate_kl` is off by far more.
 
     Args:
-      mean, logvar: the posteriors; those of logvar -inf are points.
-      spread: as for `divergences.wiseale_kl`: the bound is then on the KL of both sides blurred.
+      mean, logvar: the posteriors; a logvar of -inf makes a posterior a point.
+      spread: as for `divergences.wiseale_kl`. The bound is then on the KL between both blurred
+        sides.
 
     Returns:
-      At least 0; inf where S is singular, as that of N <= d points is, or a variance is; nan where
-      a mean is not finite or a logvar is nan.
+      At least 0; inf if S is singular, which is the case for N <= d points, or if a variance is
+      infinite; nan if a mean is non-finite or a logvar is nan.
 
     Raises:
-      ValueError: the shapes differ or are not `[size, latent]`, or the spread is no number.
+      ValueError: the shapes differ or are not `[size, latent]`, or the spread is invalid.
     """
     mean, logvar = (np.float64(a) for a in _posterior("moment_matched_kl", mean, logvar))
     mean, logvar = _blurred(mean, logvar, spread)
@@ -72,7 +74,7 @@ def moment_matched_kl(
         apart, noise = (mean - center) / np.sqrt(size), np.mean(np.exp(logvar), axis=0)
     if np.any(np.isinf(noise)):
         return math.inf
-    if np.all(noise > 0):  # By the matrix determinant lemma: beside the means, noise may be tiny.
+    if np.all(noise > 0):  # By the matrix determinant lemma, as noise may be tiny.
         ratios = np.linalg.svd(apart / np.sqrt(noise), compute_uv=False)
         log_ratios = 2 * np.log(np.maximum(ratios, np.finfo(float).tiny))
         log_determinant = np.sum(np.log(noise)) + np.sum(np.logaddexp(0, log_ratios))
@@ -92,20 +94,20 @@ def aggregate_kl_lower_bound(
 ) -> float:
     """A lower bound on KL[q(z) || N(0, I)] of the aggregate posterior q, in nats.
 
-    With `wiseale_kl(bound="bhattacharyya")`, an upper bound, it is a sandwich. It is the largest of
-    three lower bounds: 0, `moment_matched_kl`, and the mean KL of single posteriors less an upper
-    bound on the mutual information, -mean_i log mean_j exp(-KL[q_i || q_j]) (Kolchinsky and Tracey,
-    "Estimating Mixture Entropy with Pairwise Distances", 2017). The third equals the variational
-    approximation of Hershey and Olsen (2007) with one Gaussian on the other side. It is exact where
-    posteriors are well separated, or coincide.
+    `wiseale_kl(bound="bhattacharyya")` is an upper bound, so the two enclose the KL. This lower
+    bound is the largest of three: 0, `moment_matched_kl`, and the mean KL of single posteriors
+    minus an upper bound on the mutual information, -mean_i log mean_j exp(-KL[q_i || q_j])
+    (Kolchinsky and Tracey, "Estimating Mixture Entropy with Pairwise Distances", 2017). The third
+    equals the variational approximation of Hershey and Olsen (2007) with one Gaussian on the other
+    side. The third is exact if the posteriors are well separated, or if they coincide.
 
     Args:
       mean, logvar: the posteriors.
-      spread: as for `divergences.wiseale_kl`: the bound is then on the KL of both sides blurred,
-        and logvar may be -inf.
+      spread: as for `divergences.wiseale_kl`. The bound is then on the KL between both blurred
+        sides, and logvar may be -inf.
 
     Returns:
-      At least 0; inf where a variance is 0, or as `moment_matched_kl`.
+      At least 0; inf if a variance is 0; else inf or nan in the same cases as `moment_matched_kl`.
 
     Raises:
       ValueError: as `moment_matched_kl`.
@@ -118,7 +120,7 @@ def aggregate_kl_lower_bound(
     size, latent = mean.shape
     variance, precision = np.exp(logvar), np.exp(-logvar)
     mean_kl = 0.5 * np.mean(np.sum(mean**2 + variance - logvar - 1, axis=1))
-    centered = mean - np.mean(mean, axis=0)  # So that differences keep their figures.
+    centered = mean - np.mean(mean, axis=0)  # So that differences keep their precision.
     of_target = np.sum(centered**2 * precision + logvar, axis=1)
     information = 0.0
     for start in range(0, size, _PAIRS_AT_ONCE):
@@ -127,7 +129,7 @@ def aggregate_kl_lower_bound(
         squares -= 2 * centered[rows] @ (centered * precision).T
         kl = 0.5 * (squares + of_target - np.sum(logvar[rows], axis=1)[:, None] - latent)
         own = np.arange(len(kl))
-        kl[own, start + own] = 0.0  # Which rounding would hide where posteriors are very narrow.
+        kl[own, start + own] = 0.0  # Rounding would hide it for narrow posteriors.
         information -= np.sum(logsumexp(-np.maximum(kl, 0), axis=1) - math.log(size)) / size
     return float(max(mean_kl - information, by_moments, 0.0))
 
@@ -140,25 +142,25 @@ def overlap_coefficient(
 ) -> Estimate:
     """How much of the prior's mass the aggregate posterior covers: the integral of min(q, p).
 
-    p is N(0, I) and q the equal mixture of the posteriors. The result is one less the total
-    variation distance, in [0, 1]: 1 where q is the prior, 0 where they are apart. Gaps in q, and
-    parts of q out of the prior's reach, both lower it, and there is no threshold to choose, as a
-    region of high density would need. Inman and Bradley, "The Overlapping Coefficient as a Measure
-    of Agreement Between Probability Distributions" (1989).
+    p is N(0, I), and q is the equal mixture of the posteriors. The result is one minus the total
+    variation distance, in [0, 1]: 1 if q is the prior, 0 if q and p are apart. Gaps in q, and parts
+    of q beyond the prior, both lower it. It needs no threshold, unlike a region of high density.
+    Inman and Bradley, "The Overlapping Coefficient as a Measure of Agreement Between Probability
+    Distributions" (1989).
 
-    Estimated as the mean of min(1, q(z) / p(z)) over draws z of the prior, whose terms lie in
-    [0, 1], so that the error is at most 1 / (2 sqrt(num_samples)). A finite mixture of narrow
-    posteriors covers next to nothing of a prior of many dimensions: it tells most in a few. It
-    grows with the number of posteriors, so that only sets of one size compare; and of these the
-    one of narrower posteriors scores lower, even where more examples would fill its gaps.
+    The estimate is the mean of min(1, q(z) / p(z)) over draws z from the prior. Its terms lie in
+    [0, 1], so its standard error is at most 1 / (2 sqrt(num_samples)). In many dimensions, a finite
+    mixture of narrow posteriors covers almost none of the prior, so the number is most informative
+    in few dimensions. It grows with the number of posteriors, so compare only sets of the same
+    size. Among these, narrower posteriors score lower, even if more examples would fill the gaps.
 
     Args:
       key: for the draws.
-      mean, logvar: the posteriors; beyond -40..40, logvar counts as the nearest of these.
-      num_samples: draws, at least 2.
+      mean, logvar: the posteriors; logvar is clipped to -40..40.
+      num_samples: how many z to draw, at least 2.
 
     Raises:
-      ValueError: the shapes differ or are not `[size, latent]`, or there are fewer draws.
+      ValueError: the shapes differ or are not `[size, latent]`, or num_samples is less than 2.
     """
     mean, logvar = _posterior("overlap_coefficient", mean, logvar)
     if num_samples < 2:
@@ -179,9 +181,10 @@ def bhattacharyya_coefficient(
 ) -> float:
     """How much the posteriors overlap: the mean over all pairs of the integral of sqrt(q_i q_j).
 
-    Range: 0, where all are apart, to 1, where all are the same. Posteriors of variance 0 overlap by
-    0, or by 1 where they coincide. Bhattacharyya (1943); Kailath, "The Divergence and Bhattacharyya
-    Distance Measures in Signal Selection" (1967). Exact; time and memory are quadratic in the rows.
+    Range: 0, if all posteriors are apart, to 1, if all are the same. Two posteriors of variance 0
+    overlap by 1 if they coincide, else by 0. Bhattacharyya (1943); Kailath, "The Divergence and
+    Bhattacharyya Distance Measures in Signal Selection" (1967). The result is exact. Time and
+    memory are quadratic in the number of rows.
 
     Raises:
       ValueError: the shapes differ, or are not `[size, latent]` with at least two rows.
@@ -193,7 +196,7 @@ def bhattacharyya_coefficient(
     both = np.logaddexp(logvar[i], logvar[j])
     gap = np.square(mean[i] - mean[j])
     with np.errstate(divide="ignore", invalid="ignore"):
-        # The product of the two standard deviations stays in logarithms: it may underflow.
+        # The two standard deviations stay in logarithms, because their product may underflow.
         shape = 0.5 * (both - np.log(2) - 0.5 * (logvar[i] + logvar[j]))
         terms = 0.25 * np.exp(np.log(gap) - both) + shape
     points = np.isneginf(both)
@@ -207,16 +210,17 @@ def mmd_to_prior(
     block_size: int | None = None,
     prior: Prior | None = None,
 ) -> Estimate:
-    """`divergences.mmd` of sampled z to as many draws of the prior, the mean over blocks.
+    """The mean over blocks of `divergences.mmd` between sampled z and as many draws of the prior.
 
-    Unbiased, as each block's is, with memory quadratic in a block alone, and a standard error
-    where there are two blocks. Zaremba, Gretton and Blaschko, "B-test" (2013). A last block that is
-    smaller than the others is left out.
+    The mean is unbiased, because each block's estimate is unbiased. Its memory is quadratic in the
+    size of a block only. It has a standard error if there are at least two blocks. Zaremba, Gretton
+    and Blaschko, "B-test" (2013). A last block that is smaller than the others is left out.
 
     Args:
       key: for the draws of the prior.
-      z: one draw of each posterior.
-      block_size: rows of a block, at least 2; None for a tenth of all, but at most 1,000.
+      z: one draw from each posterior.
+      block_size: the number of rows in a block, at least 2. None for a tenth of all rows, from 2 to
+        1,000.
       prior: p(z); None for N(0, I).
 
     Raises:

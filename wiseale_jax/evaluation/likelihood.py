@@ -1,7 +1,8 @@
 """How well a model explains examples: reconstruction error, evidence lower bound, log-likelihood.
 
-Numbers are per example, `[size]`, and hold the likelihood's normalising constants; in nats but for
-the errors. A deterministic encoder has no density: its KL is inf, its bound -inf.
+All numbers are per example, `[size]`. KLs, ELBO and log-likelihood are in nats, and the latter two
+include the likelihood's normalising constants. A deterministic encoder has no density q(z|x), so
+its KL is inf and its ELBO is -inf.
 """
 
 from __future__ import annotations
@@ -25,25 +26,26 @@ from wiseale_jax.models.chunks import chunk_size, in_chunks
 from wiseale_jax.models.trained import TrainedAutoencoder
 from wiseale_jax.priors import Prior, StandardNormal
 
-# Examples in memory at once.
+# How many examples are in memory at once.
 _AT_ONCE = 128
 
 
 class Evidence(NamedTuple):
-    """What one pass through the autoencoder says of each example, `[size]` but for the last three.
+    """The results of one pass through the autoencoder, per example, `[size]` unless stated.
 
     Attributes:
-      reconstruction_error: of a sampled z, summed over the pixels or samples of the example:
-        squared error (Gaussian, squared units of the data) or cross-entropy (Bernoulli, nats).
-      reconstruction_error_at_mean: the same with z the posterior's mean.
-      mse: squared error of E[x|z] for the sampled z, per value of x: a sample, or a channel of a
-        pixel.
-      mse_at_mean: the same at the posterior's mean.
+      reconstruction_error: the error at a sampled z, summed over the pixels or samples of the
+        example: squared error (Gaussian, squared units of the data) or cross-entropy (Bernoulli,
+        nats).
+      reconstruction_error_at_mean: the same error with z the posterior's mean.
+      mse: the squared error of E[x|z] at the sampled z, per value of x. A value is a sample, or one
+        channel of a pixel.
+      mse_at_mean: the same error at the posterior's mean.
       aevb_kl: KL[q(z|x) || N(0, I)].
-      prior_kl: KL[q(z|x) || p(z)] of the model's own prior: `aevb_kl` where that is N(0, I), else
-        log q(z|x) - log p(z) of the sampled z.
-      elbo: the evidence lower bound by the sampled z, log p(x|z) - `prior_kl`. Kingma and Welling,
-        "Auto-Encoding Variational Bayes" (2014), Eq. 7.
+      prior_kl: KL[q(z|x) || p(z)] for the model's own prior p(z). It is `aevb_kl` if p(z) is
+        N(0, I), else its estimate log q(z|x) - log p(z) at the sampled z.
+      elbo: the evidence lower bound, estimated at the sampled z: log p(x|z) - `prior_kl`. Kingma
+        and Welling, "Auto-Encoding Variational Bayes" (2014), Eq. 7.
       mean, logvar: the posterior, `[size, latent]`.
       reconstruction: E[x|z] at the posterior's mean, `[size, *shape]`.
     """
@@ -63,11 +65,11 @@ class Evidence(NamedTuple):
 def evidence(
     trained: TrainedAutoencoder, x: Float[Array, "size *shape"], key: PRNGKeyArray
 ) -> Evidence:
-    """Posterior, reconstruction, errors, KL and ELBO of each example, from one sampled z each.
+    """Computes posterior, reconstruction, errors, KL and ELBO of each example from one sampled z.
 
     Args:
       trained: the model.
-      x: as the model takes them.
+      x: examples as the model takes them.
       key: for the samples.
     """
     return _evidence(trained.model, trained.likelihood, trained.variables, trained.prior, x, key)
@@ -113,9 +115,9 @@ class LogLikelihood(NamedTuple):
     """Importance-weighted estimates, `[size]`.
 
     Attributes:
-      log_likelihood: of log p(x), in nats; a lower bound of it in expectation.
+      log_likelihood: the estimate of log p(x), in nats. In expectation, it is a lower bound.
       effective_sample_size: (sum w)^2 / sum w^2 of the importance weights w, in 1 ... num_samples.
-        Where it is near 1, one draw decides, and the bound is loose: q(z|x) is too narrow for the
+        If it is near 1, one draw dominates and the bound is loose: q(z|x) is too narrow for the
         true posterior. Kong, Liu and Wong (1994).
     """
 
@@ -131,19 +133,20 @@ def importance_weighted_log_likelihood(
     *,
     progress: bool = True,
 ) -> LogLikelihood:
-    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x), with z_k drawn from q(z|x), of each example.
+    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x) of each example, with z_k drawn from q(z|x).
 
     p(z) is the model's own prior, `trained.prior`.
 
-    At K = 1 it is the ELBO; in expectation it grows with K, towards log p(x). Burda, Grosse and
-    Salakhutdinov, "Importance Weighted Autoencoders" (2016), Eq. 8.
+    For K = 1 its expectation is the ELBO, and its expectation grows with K towards log p(x). Burda,
+    Grosse and Salakhutdinov, "Importance Weighted Autoencoders" (2016), Eq. 8.
 
     Args:
-      trained: the model, of either likelihood; a learned observation noise is used as learned.
-      x: as the model takes them. Memory is that of decoding 128 examples at most, besides x.
+      trained: the model, with either likelihood. A learned observation noise is used as learned.
+      x: examples as the model takes them. Besides x, memory is needed to decode at most 128
+        examples at once.
       key: for the draws.
       num_samples: K, at least 1.
-      progress: whether to show a bar, where the output is a terminal.
+      progress: whether to show a progress bar, if the output is a terminal.
 
     Raises:
       ValueError: num_samples is less than 1, there are no examples, or the encoder is
@@ -166,7 +169,7 @@ def importance_weighted_log_likelihood(
     ) as bar:
         for start in range(0, len(x), _AT_ONCE):
             part = np.asarray(x[start : start + _AT_ONCE])
-            # Filled up, so that one compiled program serves all.
+            # The last part is filled up, so that one compiled program serves all parts.
             rows = np.minimum(np.arange(min(_AT_ONCE, len(x))), len(part) - 1)
             keys = jax.random.split(jax.random.fold_in(key, start), num_samples)
             log_weights = _log_weights(
@@ -215,7 +218,7 @@ def _log_weights(
     def one(key):
         noise = jax.random.normal(key, mean.shape)
         z = mean + jnp.exp(0.5 * logvar) * noise
-        # log p(z) - log q(z|x); the d/2 log 2 pi of N(0, I) cancel.
+        # log p(z) - log q(z|x). For N(0, I), the terms d/2 log 2 pi cancel.
         if isinstance(prior, StandardNormal):
             log_ratio = 0.5 * jnp.sum(noise**2 + logvar - z**2, axis=1)
         else:

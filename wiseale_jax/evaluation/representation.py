@@ -1,8 +1,8 @@
-"""What can be read off the latents: labels, true factors, and how the two are arranged.
+"""Measures how well labels and true factors can be read off the latents, and how they lie in them.
 
-Needs scikit-learn: pip install 'wiseale_jax[eval]'. Codes are `[size, latent]`, as a rule the
-posterior means of test examples. Whatever is predicted is predicted for examples that were held
-out of the fit.
+This needs scikit-learn: pip install 'wiseale_jax[eval]'. Codes are `[size, latent]`, usually the
+posterior means of test examples. Predictions are only made for examples that were held out of the
+fit.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from wiseale_jax.evaluation.estimates import Estimate
 HAS_SCIKIT_LEARN = importlib.util.find_spec("sklearn") is not None
 
 _FOLDS = 5
-# Examples: two in each fold.
+# The least number of examples: two in each fold.
 FEWEST = 2 * _FOLDS
 _NEIGHBOURS = 5
 _TREES = 100
 _BINS = 20
-# Of a leaf: a forest whose leaves are single examples learns their noise.
+# Examples in a leaf. A forest whose leaves are single examples learns their noise.
 _LEAF = 5
 
 
 class NothingToPredict(ValueError):
-    """Labels or a factor that are the same for all examples, or for nearly all."""
+    """Raised for labels or a factor that are the same for all or nearly all examples."""
 
 
 def label_accuracy(
     codes: Float[np.ndarray, "size latent"], labels: Int[np.ndarray, " size"], seed: int = 0
 ) -> dict[str, Estimate]:
-    """The share of labels that two classifiers find from the codes, by 5-fold cross-validation.
+    """The accuracy with which two classifiers find labels from codes, by 5-fold cross-validation.
 
     Returns:
       `knn_accuracy`, by the 5 nearest neighbours, and `logistic_regression_accuracy`, both on
-      standardised codes; in [0, 1]. Cover and Hart, "Nearest Neighbor Pattern Classification"
-      (1967), for the first; Alain and Bengio, "Understanding Intermediate Layers Using Linear
-      Classifier Probes" (2016), for the second.
+      standardised codes; in [0, 1]. The first is by Cover and Hart, "Nearest Neighbor Pattern
+      Classification" (1967), the second by Alain and Bengio, "Understanding Intermediate Layers
+      Using Linear Classifier Probes" (2016).
 
     Raises:
-      NothingToPredict: the examples that a classifier is fitted to are of one class.
-      ValueError: there are fewer than 10 examples, or shapes do not fit.
-      ImportError: there is no scikit-learn.
+      NothingToPredict: all examples that a classifier is fitted to have the same class.
+      ValueError: there are fewer than 10 examples, or the shapes do not match.
+      ImportError: scikit-learn is not installed.
     """
     _check(codes, {"label": labels})
     from sklearn.linear_model import LogisticRegression
@@ -77,21 +77,23 @@ def clustering_accuracy(
 ) -> dict[str, float]:
     """The share of examples whose cluster stands for their label, by three rules; in [0, 1].
 
-    Each example is in its likeliest cluster. No label was seen in training.
+    Each example belongs to its likeliest cluster. The model is trained without labels. The rules
+    differ in the label that a cluster stands for.
 
     Args:
-      assignments: the probability of each cluster.
-      labels: the classes.
+      assignments: the probability of each cluster, for each example.
+      labels: the examples' classes.
 
     Returns:
-      `cluster_accuracy_best_example`: a cluster stands for the label of the example that is most
-      surely in it, which one example decides (Dilokthanakul et al., 2016, Section 4.2).
-      `cluster_accuracy_majority`: for its commonest label; it grows with the clusters.
-      `cluster_accuracy_hungarian`: each cluster for another label, by the best matching (Xie,
-      Girshick and Farhadi, 2016, Eq. 10); clusters beyond the labels stand for none.
+      `cluster_accuracy_best_example`: a cluster stands for the label of the single example that is
+      most surely in it (Dilokthanakul et al., 2016, Section 4.2).
+      `cluster_accuracy_majority`: a cluster stands for its commonest label. This number grows with
+      the number of clusters.
+      `cluster_accuracy_hungarian`: each cluster stands for a different label, by the best matching
+      (Xie, Girshick and Farhadi, 2016, Eq. 10). Surplus clusters stand for no label.
 
     Raises:
-      ValueError: the shapes do not fit.
+      ValueError: the shapes do not match.
     """
     assignments, labels = np.asarray(assignments), np.asarray(labels)
     if assignments.ndim != 2 or labels.shape != assignments.shape[:1] or not assignments.size:
@@ -114,11 +116,11 @@ def clustering_accuracy(
 
 
 class FactorRecovery(NamedTuple):
-    """How well factors are predicted from codes, and by which of them.
+    """How well factors are predicted from codes, and which codes predict them.
 
     Attributes:
       linear_r2: by factor, R^2 of a linear regression, by 5-fold cross-validation.
-      forest_r2: by factor, R^2 of a random forest, for examples out of each tree's bag.
+      forest_r2: by factor, R^2 of a random forest, on examples out of each tree's bag.
       importance: `[latent, factors]`, how much the forest relies on each code, at least 0.
     """
 
@@ -135,20 +137,21 @@ def recover_factors(
 ) -> FactorRecovery:
     """Predicts true factors from codes, by a linear and by a nonlinear regressor.
 
-    R^2 is 1 less the squared error's share of the factor's variance: 1 is exact, 0 no better than
-    the mean, and it may be negative. Eastwood and Williams, "A Framework for the Quantitative
-    Evaluation of Disentangled Representations" (2018), from where the forest's importances are.
+    R^2 is 1 minus the mean squared error divided by the factor's variance: 1 is exact, 0 is no
+    better than the mean, and it may be negative. The use of a forest's importances follows Eastwood
+    and Williams, "A Framework for the Quantitative Evaluation of Disentangled Representations"
+    (2018).
 
     Args:
       codes: `[size, latent]`.
-      factors: by name, `[size]`.
+      factors: `[size]` each, by name.
       circular: names of factors that are angles in radians; their targets are cosine and sine.
-      seed: of folds and forests.
+      seed: the seed of folds and forests.
 
     Raises:
-      NothingToPredict: a factor never varies.
-      ValueError: there are fewer than 10 examples, or shapes do not fit.
-      ImportError: there is no scikit-learn.
+      NothingToPredict: a factor is constant.
+      ValueError: there are fewer than 10 examples, or the shapes do not match.
+      ImportError: scikit-learn is not installed.
     """
     _check(codes, factors)
     from sklearn.ensemble import RandomForestRegressor
@@ -191,17 +194,19 @@ class DCI(NamedTuple):
 def dci(importance: Float[np.ndarray, "latent factors"]) -> DCI:
     """Disentanglement and completeness of a matrix of importances.
 
-    Disentanglement is 1 where every code predicts one factor alone, completeness is 1 where every
-    factor is predicted by one code alone; both are 0 where all are equally important. One less the
-    entropy of each code's (each factor's) importances, in logarithms to the base of their number,
-    averaged over codes by their importance (over factors evenly). Eastwood and Williams (2018),
-    Section 2; informativeness, their third number, is `FactorRecovery.forest_r2`.
+    Disentanglement is 1 if every code predicts only one factor. Completeness is 1 if only one code
+    predicts each factor. Both are 0 if all importances are equal. Disentanglement is 1 minus the
+    entropy of each code's importances, averaged over codes with their total importances as weights.
+    Completeness is 1 minus the entropy of each factor's importances, averaged over factors with
+    equal weights. The logarithm's base is the number of importances in each entropy. Eastwood and
+    Williams (2018), Section 2; informativeness, their third number, is `FactorRecovery.forest_r2`.
 
     Args:
-      importance: at least 0, of two codes and two factors or more.
+      importance: at least 0, for at least two codes and two factors.
 
     Raises:
-      ValueError: it is of another shape, negative, or 0 for a whole factor.
+      ValueError: importance has another shape, is negative somewhere, or is 0 for all codes of a
+        factor.
     """
     matrix = np.asarray(importance, np.float64)
     if matrix.ndim != 2 or min(matrix.shape) < 2:
@@ -216,7 +221,7 @@ def dci(importance: Float[np.ndarray, "latent factors"]) -> DCI:
 
 
 def _entropy(shares: np.ndarray) -> np.ndarray:
-    """Of each row, in nats."""
+    """The entropy of each row, in nats."""
     return -np.sum(shares * np.log(np.where(shares > 0, shares, 1)), axis=1)
 
 
@@ -224,25 +229,28 @@ def mutual_information_gap(
     codes: Float[np.ndarray, "size latent"],
     factors: Mapping[str, np.ndarray],
 ) -> float:
-    """MIG: by how much more the best code tells of a factor than the second best, on average.
+    """MIG: how much more the best code tells about a factor than the second best, on average.
 
-    The gap in mutual information, as a share of the factor's entropy: 1 where one code has all, 0
-    where two have the same. Chen, Li, Grosse and Duvenaud, "Isolating Sources of Disentanglement in
-    Variational Autoencoders" (2018), Section 4. Codes and factors are put in 20 bins of about equal
-    numbers of examples, or one for every 50 examples if these are fewer; values that are few are
-    bins by themselves. Locatello et al., "Challenging Common Assumptions in the
-    Unsupervised Learning of Disentangled Representations" (2019), take bins of equal width; but
-    mutual information does not depend on a code's scale, and one stray code would leave most of
-    these empty. An angle needs nothing more.
+    It is the gap in mutual information between the two codes, divided by the factor's entropy: 1 if
+    only one code has information, and all of it; 0 if two codes have the same. Chen, Li, Grosse and
+    Duvenaud, "Isolating Sources of Disentanglement in Variational Autoencoders" (2018), Section 4.
+
+    Codes and factors are put in 20 bins with about equal numbers of examples, or in fewer bins of
+    about 50 examples each. If there are only a few distinct values, each value is a bin. Locatello
+    et al., "Challenging Common Assumptions in the Unsupervised Learning of Disentangled
+    Representations" (2019), use bins of equal width, but one outlier among the codes would leave
+    most of these bins empty. Bins of equal counts do not depend on a code's scale, and nor does
+    mutual information. Angles need no special treatment.
 
     Args:
-      codes: `[size, latent]`, of two latents or more.
-      factors: by name, `[size]`.
+      codes: `[size, latent]`, with at least two latents.
+      factors: `[size]` each, by name.
 
     Raises:
-      NothingToPredict: a factor never varies.
-      ValueError: there is one latent, fewer than 10 examples, or shapes do not fit.
-      ImportError: there is no scikit-learn.
+      NothingToPredict: a factor is constant.
+      ValueError: there is only one latent, there are fewer than 10 examples, or the shapes do not
+        match.
+      ImportError: scikit-learn is not installed.
     """
     _check(codes, factors)
     if codes.shape[1] < 2:

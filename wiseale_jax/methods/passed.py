@@ -15,7 +15,7 @@ from wiseale_jax.models.parameters import (
 )
 
 NAMES = ("own", "encode", "decode", "decoder", "prior", "warmup", "memory", "dataset_size")
-"""Every name that may be passed; `methods` says what each is."""
+"""The names of all arguments that may be passed; `methods` explains each."""
 
 
 def at(model: Autoencoder, variables: Mapping[str, Any]) -> dict[str, Any]:

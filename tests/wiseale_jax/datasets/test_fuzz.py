@@ -196,6 +196,18 @@ def test_celeba_archives(count, tmp_path):
     fuzz(count, files, read_archive, 64, tmp_path / "bad.zip")
 
 
+@pytest.mark.parametrize("member", [FIRST, "list_eval_partition.txt"])
+def test_an_archive_whose_header_claims_a_long_name(member, tmp_path):
+    data = bytearray(archive({member: FACE * 9, **PARTITION, **FACES}, zipfile.ZIP_STORED))
+    data[26:28] = (9_000).to_bytes(2, "little")  # The length of the first member's name.
+    (tmp_path / "bad.zip").write_bytes(data)
+    with contextlib.ExitStack() as stack, pytest.raises(image_builder.DamagedImage) as raised:
+        names, read, _ = celeba._open_archive(tmp_path / "bad.zip", stack)
+        read(names[0])
+    words = str(raised.value)
+    assert words.startswith(f"{member.split('/')[-1]} is damaged: File name") and len(words) < 300
+
+
 def with_checksums(data):
     """A PNG whose chunks have the checksums of what they hold, as far as it has chunks."""
     result, at = data[:8], 8

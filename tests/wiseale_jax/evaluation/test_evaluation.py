@@ -122,7 +122,7 @@ def test_every_number_is_described(linear):
     for name in found:
         assert catalogue.place(name) is not None
         assert catalogue.describe(name.removesuffix("_stderr")).description
-    assert catalogue.describe("linear_r2_first").description == "first, linear regression"
+    assert catalogue.describe("linear_r2_first").description == "R^2 of first by linear regression"
     assert catalogue.place("step") is None
     with pytest.raises(KeyError):
         catalogue.describe("step")
