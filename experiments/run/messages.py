@@ -27,7 +27,7 @@ def explain(state: steps.TrainState, config: configs.Config, epoch: int) -> str:
     if config.precision != "float32":
         helps.append("--precision=float32")
     return (
-        f"step {int(state.step)}, in epoch {epoch}, is not finite: {', '.join(wrong)}. The run is "
+        f"step {int(state.step)}, in epoch {epoch}, is non-finite: {', '.join(wrong)}. The run is "
         f"saved as it was before. In another --workdir, {' or '.join(helps)} usually helps; "
         f"--skip_nonfinite=N goes on here, past up to N such steps ({int(state.skipped)} so far)"
     )

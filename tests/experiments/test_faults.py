@@ -258,7 +258,7 @@ def test_a_batch_of_nan_stops_the_run_where_it_was_good(finished, tmp_path, data
         poison(patch)
         with pytest.raises(FloatingPointError) as error:
             run(workdir, data_dir)
-    words = re.search(r"step (\d+), in epoch 1, is not finite: .*loss nan", str(error.value))
+    words = re.search(r"step (\d+), in epoch 1, is non-finite: .*loss nan", str(error.value))
     assert "reconstruction_error nan" in str(error.value) and "gradient nan" in str(error.value)
     for flag in ("--learning_rate", "--clip_norm", "--skip_nonfinite"):
         assert flag in str(error.value)
@@ -274,7 +274,7 @@ def test_a_learning_rate_too_large(flag, tmp_path, data_dir):
     arguments = [*FLAGS, flag, f"--workdir={tmp_path / 'run'}", f"--data_dir={data_dir}"]
     done = call("train", *arguments)
     assert done.returncode == 2, done.stdout
-    assert re.search(r"error: step \d+, in epoch 1, is not finite: ", done.stderr)
+    assert re.search(r"error: step \d+, in epoch 1, is non-finite: ", done.stderr)
     assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
     variables = wiseale_jax.load(tmp_path / "run").variables
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables))

@@ -83,13 +83,13 @@ def test_a_study_from_a_clean_folder_and_again(tmp_path, data_dir, capsys):
 def test_a_run_that_ends_early_is_left_out_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     def train(config, workdir, data_dir):
         if config.seed == 1 or config.method == "ae":
-            raise FloatingPointError("step 7 is not finite")
+            raise FloatingPointError("step 7 is non-finite")
 
     monkeypatch.setattr(studies.loop, "train", train)
     variants = {"VAE": {"method": "aevb"}, "AE": {"method": "ae"}}
     done = studies.train_all("sine", variants, tmp_path, [0, 1, 2], {}, None)
     assert [(run.label, run.config.seed) for run in done] == [("VAE", 0), ("VAE", 2)]
-    assert "left out: VAE, seed 1: step 7 is not finite\n" in capsys.readouterr().out
+    assert "left out: VAE, seed 1: step 7 is non-finite\n" in capsys.readouterr().out
     with pytest.raises(FloatingPointError, match="no run got to its end"):
         studies.train_all("sine", {"AE": {"method": "ae"}}, tmp_path, [0], {}, None)
 

@@ -201,7 +201,7 @@ def test_a_batch_of_nan_stops_the_run_and_saves_it_as_it_was(tmp_path, data_dir,
     examples = np.array(data.train)
     examples[7] = np.nan
     monkeypatch.setattr(setup, "load_data", lambda *_: data._replace(train=examples))
-    with pytest.raises(FloatingPointError, match=r"in epoch 1, is not finite: .*loss nan") as error:
+    with pytest.raises(FloatingPointError, match=r"in epoch 1, is non-finite: .*loss nan") as error:
         train.train(configs.make_config(GIVEN), tmp_path / "run", str(data_dir))
     step = int(re.search(r"step (\d+),", str(error.value)).group(1))
     assert 0 <= step < 20 and steps_saved(tmp_path / "run") == [step]

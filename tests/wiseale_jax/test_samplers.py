@@ -120,7 +120,7 @@ def test_what_is_refused(model):
     with pytest.raises(ValueError, match="fitted to 100 examples or more, got 99"):
         fit_samplers(model, X[:99], ["mixture"])
     broken = with_codes(model, np.full((400, 2), np.nan, np.float32))
-    with pytest.raises(ValueError, match="codes are not finite: the training may have diverged"):
+    with pytest.raises(ValueError, match="codes are non-finite: the training may have diverged"):
         fit_samplers(broken, np.zeros((400, 6), np.float32), ["aggregate"])
 
 

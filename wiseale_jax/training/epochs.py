@@ -110,6 +110,6 @@ def explain_fault(state: steps.TrainState, epoch: int) -> str:
         if name in ("loss", "discriminator_loss", steps.GRADIENT) and not np.isfinite(value)
     ]
     return (
-        f"step {int(state.step)}, in epoch {epoch}, is not finite: {' and '.join(wrong)}; a "
+        f"step {int(state.step)}, in epoch {epoch}, is non-finite: {' and '.join(wrong)}; a "
         "smaller learning_rate, clip_norm=1, or data scaled to a deviation of about 1 usually helps"
     )

@@ -68,7 +68,7 @@ def fit_samplers(
     parts = [model.encode(x[start : start + _AT_ONCE]) for start in range(0, len(x), _AT_ONCE)]
     mean, logvar = (np.concatenate(side) for side in zip(*parts, strict=True))
     if not np.all(np.isfinite(mean)):
-        raise ValueError("codes are not finite: the training may have diverged")
+        raise ValueError("codes are non-finite: the training may have diverged")
     rng = np.random.default_rng(seed)
     with np.errstate(over="ignore"):
         noise = np.exp(0.5 * logvar) * rng.standard_normal(mean.shape, np.float32)

@@ -92,7 +92,7 @@ def test_a_run_that_diverges_is_left_out_and_saved(tmp_path, data_dir, capsys):
     done = studies.train_all("sine", variants, tmp_path, [0], given, str(data_dir), at_once=2)
     assert [run.label for run in done] == ["sound"]
     assert (
-        "left out: too much, seed 0: step 0, in epoch 1, is not finite" in capsys.readouterr().out
+        "left out: too much, seed 0: step 0, in epoch 1, is non-finite" in capsys.readouterr().out
     )
     assert not (tmp_path / "runs" / "too-much-seed0" / run_folder.SUMMARY).exists()
     assert loop.has_checkpoint(tmp_path / "runs" / "too-much-seed0")

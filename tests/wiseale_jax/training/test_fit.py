@@ -395,5 +395,5 @@ def test_data_far_from_a_deviation_of_one_are_warned_of():
 
 
 def test_a_step_that_is_not_finite_says_what_helps():
-    with pytest.raises(FloatingPointError, match=r"step \d+, in epoch \d+, is not finite: .*helps"):
+    with pytest.raises(FloatingPointError, match=r"step \d+, in epoch \d+, is non-finite: .*helps"):
         fit(VECTORS, epochs=50, learning_rate=1e18, **QUIET)
