@@ -6,7 +6,6 @@ Every field of `Config` is a flag of the same name. The run folder stores the wh
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import types
 import typing
@@ -16,12 +15,12 @@ from typing import Any
 
 from absl import flags
 
-from experiments.method_settings import MethodSettings
-from experiments.method_settings import field as _field
 from wiseale_jax import datasets, methods, run_folder
 from wiseale_jax.datasets import BINARIZE, DATASETS
 from wiseale_jax.datasets.image_listing import count_channels, list_images, parse_image_size
-from wiseale_jax.methods import METHODS
+from wiseale_jax.methods import METHODS, settings
+from wiseale_jax.methods.settings import MethodSettings
+from wiseale_jax.methods.settings import field as _field
 from wiseale_jax.models import autoencoder, description, networks
 
 
@@ -59,7 +58,7 @@ class Config(MethodSettings):
         "logvar",
     )
     observation_noise: float | str = _field(
-        "standard deviation of a Gaussian p(x|z): a number, or learned", 1.0
+        "standard deviation of a Gaussian p(x|z): a number, or learned", 1.0, word="learned"
     )
     warmup_epochs: int | None = _field(
         "epochs over which the weight of the prior's term, such as the KL or MMD, grows from 0 "
@@ -138,7 +137,6 @@ CONFIGS["image_folder"] = dataclasses.replace(
     CONFIGS["celeba"], dataset="image_folder", batch_size=64, image_size=64, channels=3
 )
 
-_WORDS = {"observation_noise": "learned", "kl_weight": "batch", "spread": "auto"}
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 _SPLITS = ("train", "all")
 
@@ -195,9 +193,10 @@ def make_config(given: Mapping[str, Any]) -> Config:
     name = given["dataset"]
     dataset = datasets.find(name)
     given = dict(given)
-    for field, word in _WORDS.items():
-        if field in given and given[field] != word:
-            given[field] = _number(field, given[field], word)
+    for field, _ in _fields():
+        word = field.metadata["word"]
+        if word is not None and given.get(field.name, word) != word:
+            given[field.name] = _number(field.name, given[field.name], word)
     _check_types(given)
     if "source" not in dataset.settings:
         given.pop("source", None)  # The results do not depend on it.
@@ -352,30 +351,16 @@ def _check_numbers(config: Config) -> None:
         raise ValueError(f"seed must be in 0..2^32-1, got {config.seed}")
     if not 0 <= config.skip_nonfinite < 2**31:
         raise ValueError(f"skip_nonfinite must be in 0..2^31-1, got {config.skip_nonfinite}")
-    for name in ("learning_rate", "learning_rate_drop_factor", "clip_norm", "method_learning_rate"):
+    for name in ("learning_rate", "learning_rate_drop_factor", "clip_norm"):
         if (value := getattr(config, name)) is not None:
-            _check_number(name, value, positive=True)
+            settings.check_number(name, value, positive=True)
+    noise = config.observation_noise
+    if not isinstance(noise, str):
+        settings.check_number("observation_noise", noise, positive=True)
+    elif noise != "learned":
+        raise ValueError(f"observation_noise must be a number or 'learned', got {noise!r}")
     for field in dataclasses.fields(MethodSettings):
-        _check_setting(field, getattr(config, field.name))
-    for name, word in _WORDS.items():
-        value = getattr(config, name)
-        if isinstance(value, str):
-            if value != word:
-                raise ValueError(f"{name} must be a number or {word!r}, got {value!r}")
-        else:
-            _check_number(name, value, positive=name == "observation_noise")
-
-
-def _check_setting(field: dataclasses.Field, value: Any) -> None:
-    """Checks a setting of a method: the words, or the range, that its field names."""
-    least, known = field.metadata["least"], field.metadata["known"]
-    if known is not None and value not in known:
-        raise ValueError(f"unknown {field.name} {value!r}; known: {', '.join(known)}")
-    if least is None or value is None:
-        return
-    if isinstance(value, int) and least == 1 and not 1 <= value < 2**31:
-        raise ValueError(f"{field.name} must be in 1..2^31-1, got {value}")
-    _check_number(field.name, value, positive=field.name == "epsilon")
+        settings.check(field.name, getattr(config, field.name))
 
 
 def _check_method(config: Config) -> None:
@@ -453,13 +438,3 @@ def _number(name: str, value: Any, word: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{name} must be a number or {word!r}, got {value!r}") from None
-
-
-def _check_number(name: str, value: float, *, positive: bool) -> None:
-    try:
-        finite = math.isfinite(value)
-    except OverflowError:  # An integer beyond every float.
-        finite = False
-    if not finite or value < 0 or (positive and value == 0):
-        least = "positive" if positive else "at least 0"
-        raise ValueError(f"{name} must be {least} and finite, got {value}")

@@ -16,6 +16,7 @@ from jaxtyping import Shaped
 
 from wiseale_jax import methods
 from wiseale_jax.likelihoods import LIKELIHOODS
+from wiseale_jax.methods.settings import check
 from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencoder
 from wiseale_jax.models.modules import has_dropout
 from wiseale_jax.models.networks import Architecture, default_architecture
@@ -92,17 +93,18 @@ class Examples(NamedTuple):
 
 
 def check_settings(method: str, settings: Mapping[str, Any], others: Iterable[str]) -> None:
-    """Checks that the settings are the method's; `others` are further names to suggest.
+    """Checks a method's settings; `others` are further names to suggest for an unknown one.
 
     Raises:
-      ValueError: a setting is not the method's.
+      ValueError: a setting is not the method's, has another type or is out of range.
     """
     known = methods.settings_of(method)
-    for name in settings:
+    for name, value in settings.items():
         if name not in known:
             methods.check_owner(name, method)
             of = f"fit with method {method!r}"
             raise ValueError(methods.unknown_setting(name, [*known, *others], of))
+        check(name, value)
 
 
 def plan_runs(
@@ -136,6 +138,7 @@ def plan_runs(
             real = isinstance(value, int | float | np.number) and not isinstance(value, bool)
             if not real or not math.isfinite(value):
                 raise ValueError(f"sweep[{name!r}] must hold finite numbers, got {value!r}")
+            check(name, value)
     for name, values in listed.items():
         if not values or any(values.count(value) > 1 for value in values):
             raise ValueError(f"{name} must be different values, at least one, got {values}")

@@ -137,9 +137,10 @@ def test_a_program_has_the_settings_of_its_run():
         "kl_weight": "batch",
         "bound": "tightest",
         "spread": 0.25,
+        "aevb_kl_weight": 0.5,
     }
     recipe = setup.make_recipe(configs.make_config(given), 100)
-    keywords = {name: given[name] for name in ("kl_weight", "bound", "spread")}
+    keywords = {name: given[name] for name in ("kl_weight", "bound", "spread", "aevb_kl_weight")}
     keywords["likelihood"] = LIKELIHOODS["gaussian"]
     assert recipe.method.loss.func is methods.wiseale
     assert recipe.method.loss.keywords == keywords

@@ -1,8 +1,13 @@
-"""The settings of the methods, as fields that `configs.Config` inherits; each field is a flag."""
+"""The settings of the methods: their types, ranges and defaults, and a line about each."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
+import numbers
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from wiseale_jax import divergences
@@ -14,18 +19,22 @@ def field(
     default: Any = dataclasses.MISSING,
     *,
     least: float | None = None,
+    positive: bool = False,
     known: tuple[str, ...] | None = None,
+    word: str | None = None,
 ) -> Any:
     """A field of a config.
 
     Args:
       help_: the help of the field's flag.
       default: the value if none is given.
-      least: the smallest allowed number; None if it is checked elsewhere.
+      least: the smallest allowed number; None for no limit.
+      positive: whether a number must be more than 0.
       known: the allowed words; None for any value.
+      word: the word that is allowed in place of a number.
     """
-    metadata = {"help": help_, "least": least, "known": known}
-    return dataclasses.field(default=default, metadata=metadata)
+    limits = {"least": least, "positive": positive, "known": known, "word": word}
+    return dataclasses.field(default=default, metadata={"help": help_, **limits})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,8 @@ class MethodSettings:
         "wiseale: weight of the KL, a number or batch; 1, the paper's Eq. 27, is one KL per batch; "
         "batch is one KL per example",
         1.0,
+        least=0,
+        word="batch",
     )
     bound: str = field(
         f"wiseale: upper bound on the KL: {', '.join(divergences.BOUNDS)}",
@@ -49,6 +60,8 @@ class MethodSettings:
         "wiseale: standard deviation of a blur of both sides of the KL, a number or auto; auto is "
         "(batch_size + memory)^(-1/latent_dim); 0 is the paper's",
         0.0,
+        least=0,
+        word="auto",
     )
     memory: int | None = field(
         "wiseale: posteriors of earlier batches that the KL of the data set's aggregate is "
@@ -75,11 +88,13 @@ class MethodSettings:
         "wae_gan, aae: number of hidden layers of the discriminator", 4, least=1
     )
     method_learning_rate: float | None = field(
-        "wae_gan, aae: Adam's learning rate of the discriminator (default: 5e-4)", None
+        "wae_gan, aae: Adam's learning rate of the discriminator (default: 5e-4)",
+        None,
+        positive=True,
     )
     sinkhorn_weight: float = field("sinkhorn: weight of the transport cost, beta", 100.0, least=0)
     epsilon: float = field(
-        "sinkhorn: weight of the transport plan's entropy, positive", 0.1, least=0
+        "sinkhorn: weight of the transport plan's entropy, positive", 0.1, positive=True
     )
     iterations: int = field("sinkhorn: iterations of Sinkhorn's algorithm", 50, least=1)
     sinkhorn_cost: str = field(
@@ -131,3 +146,62 @@ class MethodSettings:
         "i",
         known=disentangling.DIP_VERSIONS,
     )
+
+
+@functools.cache
+def _fields() -> Mapping[str, tuple[dataclasses.Field, tuple[type, ...]]]:
+    hints = typing.get_type_hints(MethodSettings)
+    return {
+        each.name: (each, typing.get_args(hints[each.name]) or (hints[each.name],))
+        for each in dataclasses.fields(MethodSettings)
+    }
+
+
+def check(name: str, value: Any) -> None:
+    """Checks a setting's type and range; a name that is not in `MethodSettings` passes.
+
+    Raises:
+      ValueError: the value has another type, is unknown or is out of range; the message names it.
+    """
+    if name not in _fields():
+        return
+    each, kinds = _fields()[name]
+    least, known, word = (each.metadata[limit] for limit in ("least", "known", "word"))
+    if value is None and type(None) in kinds:
+        return
+    if known is not None:
+        if not isinstance(value, str) or value not in known:
+            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
+    elif bool in kinds:
+        if value not in (True, False):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+    elif int in kinds:
+        if not _is(value, numbers.Integral) or not least <= value < 2**31:
+            raise ValueError(f"{name} must be a whole number in {least}..2^31-1, got {value!r}")
+    elif _is(value, numbers.Real):
+        check_number(name, value, least, positive=each.metadata["positive"])
+    elif word is None or not isinstance(value, str) or value != word:
+        instead = "" if word is None else f" or {word!r}"
+        raise ValueError(f"{name} must be a number{instead}, got {value!r}")
+
+
+def check_number(
+    name: str, value: float, least: float | None = 0, *, positive: bool = False
+) -> None:
+    """Checks that a number is finite and at least `least`, or positive.
+
+    Raises:
+      ValueError: it is not; the message names the number.
+    """
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # An integer beyond every float.
+        finite = False
+    limit = "positive and " if positive else "" if least is None else f"at least {least} and "
+    if not finite or (positive and value <= 0) or (least is not None and value < least):
+        raise ValueError(f"{name} must be {limit}finite, got {value}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Whether a value is a number of a kind, which NumPy's numbers may be and booleans may not."""
+    return isinstance(value, kind) and not isinstance(value, bool)
