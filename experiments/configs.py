@@ -271,7 +271,9 @@ def read_stored(stored: Mapping[str, Any], workdir: str | os.PathLike) -> Config
 
 def _read_stored(stored: Mapping[str, Any]) -> Config:
     if "dataset" not in stored:
-        raise ValueError("dataset is missing")
+        raise ValueError(
+            "dataset is missing; if `save` wrote this folder, read it with wiseale_jax.load"
+        )
     default = dataclasses.asdict(CONFIGS.get(str(stored["dataset"]), CONFIGS["sine"]))
     if unknown := stored.keys() - default.keys():
         raise ValueError(f"unknown {', '.join(sorted(unknown))}")

@@ -203,6 +203,11 @@ def dataset_kl(
     """
     if memory is None or dataset_size is None:
         raise ValueError("memory and dataset_size go together: one of them is missing")
+    if not isinstance(memory, Memory):
+        raise ValueError(
+            "memory must be posteriors, from wiseale_jax.memory.empty(size, latent_dim); only fit "
+            f"takes a number; got {type(memory).__name__}"
+        )
     mean, logvar = _check_posterior("wiseale_kl", mean, logvar)
     if memory.mean.shape[1:] != mean.shape[1:] or len(memory.mean) < len(mean):
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def finish(
     if warning := transport.unfinished(rows[-1]):
         print(f"warning: {warning}")
     print(f"finished: {workdir}")
+    print(f"next: python -m experiments.evaluate --workdir={shlex.quote(str(workdir))}")
 
 
 def reconstruction_figure(trained: TrainedAutoencoder, test: TestSet, title: str) -> Any:

@@ -99,6 +99,8 @@ def load_data(config: configs.Config, data_dir: str | None, **preparing: Any) ->
         raise ValueError(
             f"batch_size {config.batch_size} is more than the {len(train)} training examples"
         )
+    if config.memory is not None and config.memory > len(train):
+        raise ValueError(f"memory {config.memory} is more than the {len(train)} training examples")
     test = _load_test(builder, dataset)
     if methods.find(config.method).needs_pairs and (size := len(test.examples)) < 2:
         raise ValueError(

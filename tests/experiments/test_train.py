@@ -560,7 +560,7 @@ def test_bad_input_is_one_line(arguments, words, tmp_path, data_dir):
     ("arguments", "words"),
     [
         ([], "--workdir is needed"),
-        (["--workdir=NOWHERE"], "is not a run folder: it has no config.json"),
+        (["--workdir=NOWHERE"], "is not a run folder or a saved model: it has no config.json"),
     ],
 )
 def test_evaluate_refuses_in_one_line(arguments, words, tmp_path):

@@ -116,6 +116,7 @@ def test_the_memory_is_held_fixed():
     [
         ({"memory": memories.empty(8, 2)}, "memory and dataset_size go together"),
         ({"dataset_size": 100}, "memory and dataset_size go together"),
+        ({"memory": 2048, "dataset_size": 100}, "only fit takes a number; got int"),
         ({"memory": memories.empty(3, 2), "dataset_size": 100}, "at least 4 posteriors of 2 dim"),
         ({"memory": memories.empty(8, 3), "dataset_size": 100}, "at least 4 posteriors of 2 dim"),
         ({"memory": memories.empty(8, 2), "dataset_size": 3}, "dataset_size 3 is less than the b"),

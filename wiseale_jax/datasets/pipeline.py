@@ -18,6 +18,7 @@ import inspect
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -129,6 +130,8 @@ def prepare(
     download_config = tfds.download.DownloadConfig(
         manual_dir=manual_dir, force_checksums_validation=True, try_download_gcs=False
     )
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # Off a terminal, each update of a bar would be a line.
     with _alone(builder) as folder:
         if not builder.data_path.exists():
             # These arrays are from records that no longer exist.

@@ -31,7 +31,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 _ASSIGNED = 1000
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainedAutoencoder:
     """A model with its parameters; `encode` and `decode` are jitted and take any number of rows.
 
@@ -52,16 +52,22 @@ class TrainedAutoencoder:
       samplers: densities of z that `fit_samplers` has fitted, by name.
     """
 
-    model: Autoencoder = field(repr=False)
-    variables: Any = field(repr=False)
+    model: Autoencoder
+    variables: Any
     likelihood: Likelihood
     config: Mapping[str, Any] = field(default_factory=dict)
     step: int | None = None
-    own: Any = field(default=None, repr=False)
-    history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
-    state: Any = field(default=None, repr=False)
+    own: Any = None
+    history: Sequence[Mapping[str, Any]] = ()
+    state: Any = None
     scales_uint8: bool = False
-    samplers: Mapping[str, Sampler] = field(default_factory=dict, repr=False)
+    samplers: Mapping[str, Sampler] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.model.architecture.shape))
+        step = "" if self.step is None else f", step {self.step}"
+        method = self.config.get("method", "no method")
+        return f"<TrainedAutoencoder {method}, x {shape}, z {self.model.latent_dim}{step}>"
 
     @property
     def all_variables(self) -> dict[str, Any]:
@@ -320,7 +326,9 @@ def load(
     folder = Path(folder).expanduser()
     config = run_folder.read_config(folder)
     if config is None:
-        raise ValueError(f"{folder} is not a run folder: it has no {run_folder.CONFIG}")
+        raise ValueError(
+            f"{folder} is not a run folder or a saved model: it has no {run_folder.CONFIG}"
+        )
     try:
         # The previous release wrote no description.
         description = run_folder.read_model(folder) or describe_run(config)

@@ -237,14 +237,16 @@ def check_sizes(data: Examples, settings: Mapping[str, Any], method: str, batch_
             )
 
 
-def check_memory(memory: int, method: str, batch_size: int, bound: str) -> None:
-    """Checks that a memory fits the method, the batch and the bound."""
+def check_memory(memory: int, method: str, examples: int, batch_size: int, bound: str) -> None:
+    """Checks that a memory fits the method, the examples, the batch and the bound."""
     if memory == 0:
         return
     if not methods.find(method).memory:
         raise ValueError(f"memory is for method 'wiseale', and not for {method!r}")
     if not isinstance(memory, int | np.integer) or not batch_size <= memory < 2**31:
         raise ValueError(f"memory must be 0, or at least batch_size {batch_size}, got {memory!r}")
+    if memory > examples:
+        raise ValueError(f"memory {memory} is more than the {examples} training examples")
     if bound != "jensen":
         raise ValueError(f"memory is for bound 'jensen', and not for {bound!r}")
 

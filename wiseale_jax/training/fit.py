@@ -126,7 +126,8 @@ def fit(
             data, method, epochs, batch_size, learning_rate, seed, warmup_epochs, clip_norm
         )
     arguments.check_sizes(data, settings, method, batch_size)
-    arguments.check_memory(memory, method, batch_size, settings.get("bound", "jensen"))
+    bound_name = settings.get("bound", "jensen")
+    arguments.check_memory(memory, method, len(data.array), batch_size, bound_name)
     if observation_noise is None:
         observation_noise = data.deviation if likelihood == "gaussian" else 1.0
     model = (
@@ -242,13 +243,18 @@ def _said(
     *space, values = data.array.shape[1:]
     kind = ("vectors", "signals", "images")[len(space)]
     channels = f" and {values} channel{'s' * (values != 1)}" if space else ""
+    if space and values > 4:
+        channels += " (channels are the last axis; grey images have 1)"
     examples = f"{kind} of {'x'.join(map(str, space or [values]))}{channels}"
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    own = (*methods.settings_of(config["method"]), "memory")
+    given = ", ".join(f"{name} {config[name]}" for name in own if config.get(name))
     return (
-        f"{config['method']}, z in {model.latent_dim} dimensions, on {len(data.array):,} "
-        f"{examples}: network {network}, {count:,} parameters; p(x|z) {likelihood}; "
-        f"{config['epochs']} epoch{'s' * (config['epochs'] != 1)} of batches of "
-        f"{config['batch_size']}" + (f", from step {int(state.step)} on" if goes_on else "")
+        f"{config['method']}{' with ' * bool(given)}{given}, z in {model.latent_dim} dimensions, "
+        f"on {len(data.array):,} {examples}: network {network}, {count:,} parameters; "
+        f"p(x|z) {likelihood}; {config['epochs']} epoch{'s' * (config['epochs'] != 1)} of "
+        f"batches of {config['batch_size']}"
+        + (f", from step {int(state.step)} on" if goes_on else "")
     )
 
 

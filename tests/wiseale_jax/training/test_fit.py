@@ -34,7 +34,8 @@ def model():
 def test_a_model_learns_and_says_what_was_chosen(capsys):
     found = fit(VECTORS, epochs=30, batch_size=32, learning_rate=3e-3, kl_weight=0.5)
     said = capsys.readouterr().out
-    assert "wiseale, z in 2 dimensions, on 200 vectors of 12: network default" in said
+    assert "wiseale with kl_weight 0.5, z in 2 dimensions, on 200 vectors of 12: network" in said
+    assert repr(found) == "<TrainedAutoencoder wiseale, x 12, z 2, step 180>"
     assert "p(x|z) gaussian of noise" in said and len(said.splitlines()) == 1
     assert found.config["kl_weight"] == 0.5 and found.config["epochs"] == 30
     assert found.model.observation_noise == pytest.approx(VECTORS.std(), rel=1e-5)
@@ -42,6 +43,13 @@ def test_a_model_learns_and_says_what_was_chosen(capsys):
     assert errors[-1] < 0.2 * VECTORS.var() and errors[-1] < 0.3 * errors[0]
     again = np.asarray(found.reconstruct(VECTORS))
     assert np.mean((again - VECTORS) ** 2) < 0.15 * VECTORS.var()
+
+
+@pytest.mark.ci
+def test_images_without_a_channel_axis_are_told(capsys):
+    fit(np.abs(VECTORS[:64].reshape(-1, 2, 6)) / 9, method="aevb", epochs=1)
+    said = capsys.readouterr().out
+    assert "64 signals of 2 and 6 channels (channels are the last axis; grey images have 1)" in said
 
 
 @pytest.mark.ci
@@ -359,6 +367,7 @@ def changed(value):
             {"observation_noise": 0.1},
             "observation_noise is for likelihood 'gaussian'",
         ),
+        (VECTORS, {"memory": 4096}, "memory 4096 is more than the [0-9]+ training examples"),
         (VECTORS, {"memory": 63}, "memory must be 0, or at least batch_size 64, got 63"),
         (VECTORS, {"method": "aevb", "memory": 64}, "memory is for method 'wiseale', and not for"),
         (VECTORS, {"memory": 64, "bound": "tightest"}, "memory is for bound 'jensen', and not for"),
