@@ -61,7 +61,17 @@ def test_the_bound_in_a_loss():
         "batch_size": 64,
     }
     exec(code("from wiseale_jax import wiseale_kl"), names)
-    assert names["loss"] == 5 + wiseale_kl(names["mean"], names["logvar"]) / 64
+    ours = wiseale_kl(names["mean"], names["logvar"], spread="auto")
+    assert names["loss"] == 5 + ours and ours < wiseale_kl(names["mean"], names["logvar"])
+
+
+def test_a_memory_in_ones_own_loop():
+    mean, logvar = jax.random.normal(jax.random.key(0), (2, 64, 2))
+    names = {"mean": mean, "logvar": logvar, "latent_dim": 2, "dataset_size": 1000}
+    exec(textwrap.dedent(code("from wiseale_jax import divergences, memory")), names)
+    alone = wiseale_kl(mean, logvar, spread=(64 + 2048) ** (-1 / 2))
+    np.testing.assert_allclose(names["kl"], alone, rtol=1e-5)
+    assert names["kept"].filled == 64 and names["kept"].mean.shape == (2048, 2)
 
 
 @pytest.mark.ci
