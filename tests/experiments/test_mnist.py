@@ -22,7 +22,7 @@ def test_figure_one_gains_the_rivals(real_data, tmp_path):
     assert "| GM-VAE | 1 |" in table and "| Sinkhorn, sphere | 1 |" in table
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_figure_one(real_data, tmp_path):
     short = ("--epochs=1", "--train_examples=2000", "--seeds=0", "--only=WiSE-ALE", "--only=AEVB")
     few = ("--examples=500", "--likelihood_examples=20")

@@ -182,7 +182,7 @@ def test_every_study_is_made_of_valid_configs(study):
         configs.make_config({"dataset": "sine", **fields})
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_section_from_its_flags(tmp_path, data_dir):
     given = ("--epochs=1", "--seeds=0", "--seeds=1", "--only=AEVB", "--examples=40")
     few = ("--likelihood_examples=2", "--train_examples=128")

@@ -10,7 +10,7 @@ from tests.helpers.forks import call
 from wiseale_jax.methods import METHODS
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_row_for_each_method():
     done = call("benchmarks.methods", "--methods=rae,wiseale", "--steps=1", "--rounds=1")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -84,7 +84,7 @@ def test_each_run_is_what_it_is_alone(tmp_path, data_dir, capsys):
             assert run_folder.read_metrics(run.workdir)[-1]["epoch"] == 3
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_run_that_diverges_is_left_out_and_saved(tmp_path, data_dir, capsys):
     variants = {"sound": {"beta": 4.0}, "too much": {"beta": 3e38}}
     variants = {label: {"method": "beta_vae", **fields} for label, fields in variants.items()}

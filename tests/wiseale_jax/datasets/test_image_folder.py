@@ -334,8 +334,8 @@ def test_flip_is_off_by_default_and_for_training_only():
         configs.make_config({"dataset": "sine", "flip": True})
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("flip", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("flip", [False, True])
 def test_trained_and_evaluated(flip, folder, tmp_path):
     given = {"dataset": "image_folder", "source": str(folder), "image_size": 32, "latent_dim": 8}
     given |= {"epochs": 1, "batch_size": 4, "train_examples": 8, "flip": flip}
