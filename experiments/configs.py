@@ -37,14 +37,15 @@ class Config(MethodSettings):
     seed: int = _field("seed of everything random", 0)
     epochs: int = _field("passes over the training set", 50)
     batch_size: int = _field("examples per step, M in the paper's mini-batch estimator", 64)
-    learning_rate: float = _field("Adam's learning rate", 5e-4)
+    learning_rate: float = _field("Adam's learning rate", 5e-4, positive=True)
     learning_rate_drop_epoch: int | None = _field("epoch after which the learning rate drops", None)
     learning_rate_drop_factor: float = _field(
-        "factor of the learning rate after learning_rate_drop_epoch", 0.5
+        "factor of the learning rate after learning_rate_drop_epoch", 0.5, positive=True
     )
     clip_norm: float | None = _field(
         "largest norm of the gradient; a larger gradient is scaled down to it (default: none)",
         None,
+        positive=True,
     )
     skip_nonfinite: int = _field(
         "how many non-finite steps to skip; training stops before the next one", 0
@@ -58,7 +59,10 @@ class Config(MethodSettings):
         "logvar",
     )
     observation_noise: float | str = _field(
-        "standard deviation of a Gaussian p(x|z): a number, or learned", 1.0, word="learned"
+        "standard deviation of a Gaussian p(x|z): a number, or learned",
+        1.0,
+        positive=True,
+        word="learned",
     )
     warmup_epochs: int | None = _field(
         "epochs over which the weight of the prior's term, such as the KL or MMD, grows from 0 "
@@ -353,16 +357,14 @@ def _check_numbers(config: Config) -> None:
         raise ValueError(f"seed must be in 0..2^32-1, got {config.seed}")
     if not 0 <= config.skip_nonfinite < 2**31:
         raise ValueError(f"skip_nonfinite must be in 0..2^31-1, got {config.skip_nonfinite}")
-    for name in ("learning_rate", "learning_rate_drop_factor", "clip_norm"):
-        if (value := getattr(config, name)) is not None:
-            settings.check_number(name, value, positive=True)
-    noise = config.observation_noise
-    if not isinstance(noise, str):
-        settings.check_number("observation_noise", noise, positive=True)
-    elif noise != "learned":
-        raise ValueError(f"observation_noise must be a number or 'learned', got {noise!r}")
-    for field in dataclasses.fields(MethodSettings):
-        settings.check(field.name, getattr(config, field.name))
+    for name in (
+        "learning_rate",
+        "learning_rate_drop_factor",
+        "clip_norm",
+        "observation_noise",
+        *(field.name for field in dataclasses.fields(MethodSettings)),
+    ):
+        settings.check(name, getattr(config, name), Config)
 
 
 def _check_method(config: Config) -> None:

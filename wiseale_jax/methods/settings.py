@@ -149,23 +149,28 @@ class MethodSettings:
 
 
 @functools.cache
-def _fields() -> Mapping[str, tuple[dataclasses.Field, tuple[type, ...]]]:
-    hints = typing.get_type_hints(MethodSettings)
+def _fields(owner: type) -> Mapping[str, tuple[dataclasses.Field, tuple[type, ...]]]:
+    hints = typing.get_type_hints(owner)
     return {
         each.name: (each, typing.get_args(hints[each.name]) or (hints[each.name],))
-        for each in dataclasses.fields(MethodSettings)
+        for each in dataclasses.fields(owner)
     }
 
 
-def check(name: str, value: Any) -> None:
-    """Checks a setting's type and range; a name that is not in `MethodSettings` passes.
+def check(name: str, value: Any, owner: type = MethodSettings) -> None:
+    """Checks a setting's type and range; a name that its owner does not have passes.
+
+    Args:
+      name: the setting.
+      value: its value.
+      owner: the dataclass whose fields, made by `field`, give the types and ranges.
 
     Raises:
       ValueError: the value has another type, is unknown or is out of range; the message names it.
     """
-    if name not in _fields():
+    if name not in _fields(owner):
         return
-    each, kinds = _fields()[name]
+    each, kinds = _fields(owner)[name]
     least, known, word = (each.metadata[limit] for limit in ("least", "known", "word"))
     if value is None and type(None) in kinds:
         return

@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 
 from wiseale_jax import methods
 from wiseale_jax.likelihoods import LIKELIHOODS
-from wiseale_jax.methods.settings import check
+from wiseale_jax.methods.settings import check, check_number
 from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencoder
 from wiseale_jax.models.modules import has_dropout
 from wiseale_jax.models.networks import Architecture, default_architecture
@@ -217,8 +217,8 @@ def check_numbers(
     if batch_size > len(data.array):
         raise ValueError(f"batch_size {batch_size} is more than the {len(data.array)} examples")
     for name, number in (("learning_rate", learning_rate), ("clip_norm", clip_norm)):
-        if number is not None and not 0 < number < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {number!r}")
+        if number is not None:
+            check_number(name, number, positive=True)
     if warmup_epochs and not methods.takes_warmup(method):
         raise ValueError(f"warmup_epochs is for a prior, and method {method!r} has none")
 
