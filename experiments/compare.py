@@ -30,9 +30,10 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Compares the runs that the flags name."""
     del argv
-    workdirs = run_summary.find(cli.listed("workdirs"))
+    workdirs, left_out = run_summary.find(cli.listed("workdirs"))
     output = files.make_folder(FLAGS.output, "output")
-    done, left_out = run_summary.read_all(workdirs)
+    done, unread = run_summary.read_all(workdirs)
+    left_out += unread
     if FLAGS.evaluate:
         left_out += evaluate_all(done, FLAGS.data_dir)
         done = [run_summary.read_run(run.workdir) for run in done]
@@ -144,6 +145,7 @@ def _page(
         meanings = page.plain_table("what the numbers are", ["number", "meaning"], rows)
         body += [
             page.heading(2, "Evaluation"),
+            page.paragraph(run_summary.evaluated_on(done), "quiet"),
             _numbers("evaluation", table, evaluated),
             page.details("What the numbers are", [meanings]),
         ]

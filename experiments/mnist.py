@@ -40,11 +40,13 @@ STUDIES = {
         }
         for label in ("WiSE-ALE, kl_weight batch", "AEVB")
     },
+    "spread": studies.SPREAD,
 }
 _HELP = (
     "runs to train, in a folder of the study's name: methods are the paper's methods; rivals are "
     "other methods; weights compares the KL of the aggregate and of each posterior at equal "
-    "weight; aggregate compares them at a weight of 1 in large batches"
+    "weight; aggregate compares them at a weight of 1 in large batches; spread is WiSE-ALE with "
+    "spread, and with spread and memory"
 )
 
 # Numbers for the claims of Section 5.2, and the numbers behind them.

@@ -57,13 +57,15 @@ STUDIES = {
         for size in (64, 256, 1024, 4096)
     },
     "weights": studies.WEIGHTS,
+    "spread": studies.SPREAD,
 }
 
 _HELP = (
     "runs to train, in a folder of the study's name: methods are the paper's methods; rivals are "
     "other methods; warmup is the paper's methods with 2 epochs of warm-up; readings varies Eq. "
     "27's weight and the observation noise; bounds compares the three bounds; batch varies the "
-    "batch size; weights compares the KL of the aggregate and of each posterior at equal weight"
+    "batch size; weights compares the KL of the aggregate and of each posterior at equal weight; "
+    "spread is WiSE-ALE with spread, and with spread and memory"
 )
 
 # How much the latents tell about the waves.

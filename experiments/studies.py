@@ -27,6 +27,12 @@ WEIGHTS = {
     "AEVB": {"method": "aevb"},
 }
 
+# Our additions, with one whole KL per example.
+_SPREAD = {"method": "wiseale", "kl_weight": "batch", "spread": "auto"}
+SPREAD = {
+    "WiSE-ALE, spread": _SPREAD,
+    "WiSE-ALE, spread and memory": {**_SPREAD, "memory": 2048},
+}
 
 # The methods beside the paper's four, each as its authors have it.
 RIVALS = {

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
-from wiseale_jax.memory import Memory, log_densities
+from wiseale_jax.memory import Memory, mean_log_density
 from wiseale_jax.pairwise import (
     BHATTACHARYYA,
     JENSEN,
@@ -230,15 +230,19 @@ def _dataset_kl(
     size = len(mean) + len(memory.mean)
     if isinstance(spread, Auto):
         spread = auto_spread(size, mean.shape[1])
-    batch_kl = _wiseale_kl(mean, logvar, "jensen", spread, None, None)
     stored = blurred(_whole(memory.mean), _whole(memory.logvar), spread, size)
-    mean, logvar = blurred(_whole(mean), _whole(logvar), spread, size)
     stored = memory._replace(mean=stored[0], logvar=_in_range(stored[1]))
-    sums, as_component = log_densities(mean, _in_range(logvar), stored, dataset_size)
-    # `_bound` subtracts log M, but these sums are weighted already.
-    pairs = jnp.mean(sums) + as_component / len(mean) + jnp.log(len(mean))
-    kl = _bound("jensen", mean, logvar, pairs)
-    return jnp.where(memory.filled < len(memory.mean), batch_kl, kl), sums
+    whole = blurred(_whole(mean), _whole(logvar), spread, size)
+    pairs, sums = mean_log_density(whole[0], _in_range(whole[1]), stored, dataset_size)
+
+    def of_batch():
+        return _wiseale_kl(mean, logvar, "jensen", spread, None, None)
+
+    def of_dataset():
+        # `_bound` subtracts log M, but these sums are weighted already.
+        return _bound("jensen", *whole, pairs + jnp.log(len(mean)))
+
+    return jax.lax.cond(memory.filled < len(memory.mean), of_batch, of_dataset), sums
 
 
 def _check_bound(bound: str) -> None:

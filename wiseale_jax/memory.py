@@ -15,6 +15,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from wiseale_jax.pairwise import (
+    JENSEN,
+    NO_WEIGHT,
+    Gaussians,
+    component_gradient,
+    gaussians,
+    log_sum_exp,
+)
+
 
 class Memory(NamedTuple):
     """Posteriors of earlier examples, the newest first.
@@ -57,15 +66,13 @@ def push(memory: Memory, mean: Array, logvar: Array, log_density: Array) -> Memo
     )
 
 
-def log_densities(
+def mean_log_density(
     mean: Float[Array, "batch latent"],
     logvar: Float[Array, "batch latent"],
     memory: Memory,
     dataset_size: int | Array,
-) -> tuple[Float[Array, " batch"], Float[Array, ""]]:
-    """Log of each example's sum over pairs in Eq. 21, for the data set, from batch and memory.
-
-    It is computed densely: an array of batch x (batch + size) numbers is held.
+) -> tuple[Float[Array, ""], Float[Array, " batch"]]:
+    """Mean log of the batch's sums over pairs in Eq. 21 for the data set, from batch and memory.
 
     Args:
       mean, logvar: the batch's posteriors, finite.
@@ -73,34 +80,50 @@ def log_densities(
       dataset_size: N.
 
     Returns:
-      The logarithms, without d/2 log 2 pi; and a number whose value is 0. The batch's posteriors
-      are also components of the stored examples' sums. The number's gradient is the gradient of
-      the logarithms of those sums with respect to the batch's posteriors, summed over the stored
-      examples, not averaged.
+      The mean; and the logarithm of each example's sum, without a derivative. All are without d/2
+      log 2 pi. The batch's posteriors are also components of the stored examples' sums: the mean's
+      derivative with respect to them includes that of the stored examples' logarithms, summed over
+      the stored examples and divided by the batch size.
     """
-    batch = len(mean)
-    among, beside = (
-        _pairs(mean, logvar, mean, logvar),
-        _pairs(mean, logvar, memory.mean, memory.logvar),
-    )
-    is_stored = jnp.arange(len(memory.mean)) < memory.filled
-    others = batch - 1 + memory.filled
+    size = len(memory.mean)
+    others = len(mean) - 1 + memory.filled
     share = jnp.log((dataset_size - 1) / dataset_size) - jnp.log(jnp.maximum(others, 1))
     own = -jnp.log(jnp.asarray(dataset_size, mean.dtype))
-    among = among + jnp.where(jnp.eye(batch, dtype=bool), own, share)
-    beside = jnp.where(is_stored, beside + share, -jnp.inf)
-    sums = jax.nn.logsumexp(jnp.concatenate([among, beside], axis=1), axis=1)
-    # Jensen's pair term is the same from both sides.
-    weights = jnp.where(is_stored, jnp.exp(beside - memory.log_density), 0.0)
-    as_component = jnp.sum(weights)
-    return sums, as_component - lax.stop_gradient(as_component)
+    among = _pairs(mean, logvar) + jnp.where(jnp.eye(len(mean), dtype=bool), own, share)
+    stored = gaussians(memory.mean, memory.logvar, JENSEN)
+    stored = stored._replace(bias=jnp.where(jnp.arange(size) < memory.filled, share, NO_WEIGHT))
+    fixed = lax.stop_gradient((stored, memory.log_density))
+    sums = _sums_for_mean(mean, logvar, jax.nn.logsumexp(among, axis=1), *fixed)
+    return jnp.mean(sums), lax.stop_gradient(sums)
 
 
-def _pairs(mean: Array, logvar: Array, others: Array, their_logvar: Array) -> Array:
-    """log N(mean_i; mean_j, variance_i + variance_j) + d/2 log 2 pi for all pairs."""
-    variance, theirs = jnp.exp(logvar), jnp.exp(their_logvar)
-    total = jnp.zeros((len(mean), len(others)), mean.dtype)
+def _pairs(mean: Array, logvar: Array) -> Array:
+    """log N(mean_i; mean_j, variance_i + variance_j) + d/2 log 2 pi for all pairs of a batch."""
+    variance = jnp.exp(logvar)
+    total = jnp.zeros((len(mean), len(mean)), mean.dtype)
     for k in range(mean.shape[1]):
-        both = variance[:, k, None] + theirs[None, :, k]
-        total -= 0.5 * (jnp.log(both) + (mean[:, k, None] - others[None, :, k]) ** 2 / both)
+        both = variance[:, k, None] + variance[None, :, k]
+        total -= 0.5 * (jnp.log(both) + (mean[:, k, None] - mean[None, :, k]) ** 2 / both)
     return total
+
+
+def _sums(mean: Array, logvar: Array, among: Array, stored: Gaussians, log_density: Array) -> Array:
+    """Log of each example's sum, given the log of its sum among the batch."""
+    del log_density
+    side = gaussians(mean, logvar, JENSEN)
+    return jnp.logaddexp(among, log_sum_exp(side, stored, JENSEN.distance))
+
+
+# The derivative of the sums' mean is that of `mean_log_density`, with the stored examples' sums.
+_sums_for_mean = jax.custom_jvp(_sums)
+
+
+@_sums_for_mean.defjvp
+def _sums_for_mean_jvp(primals, tangents):
+    mean, logvar, among, stored, log_density = primals
+    sums = _sums(*primals)
+    side = gaussians(mean, logvar, JENSEN)
+    by_mean, by_logvar = component_gradient(side, sums, stored, log_density, JENSEN)
+    tangent = jnp.exp(among - sums) * tangents[2]
+    tangent += jnp.sum(by_mean * tangents[0] + by_logvar * tangents[1], axis=1)
+    return sums, tangent

@@ -42,8 +42,8 @@ _UNROLLED = 64
 # The most sources in a step on an accelerator.
 _MANY_ROWS = 1024
 
-# Less than every log term, and finite, as infinities can give nan.
-_NONE = -1e30
+# The bias of a Gaussian that does not count. It is finite, as infinities can give nan.
+NO_WEIGHT = -1e30
 
 
 class PairTerm(NamedTuple):
@@ -110,7 +110,9 @@ def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
     size = side.bias.shape[0]
     missing = -size % tiling.rows
     filled = _fill(side, missing)
-    filled = filled._replace(bias=jnp.where(jnp.arange(size + missing) < size, filled.bias, _NONE))
+    filled = filled._replace(
+        bias=jnp.where(jnp.arange(size + missing) < size, filled.bias, NO_WEIGHT)
+    )
     return jax.tree.map(lambda a: a.reshape(-1, tiling.rows, *a.shape[1:]), filled)
 
 
@@ -257,7 +259,7 @@ def _log_sum_exp(targets, sources, distance, tile_size, log_terms=_log_terms):
             return higher, total
 
         zeros = _zeros(targets.bias + sources.bias[0, 0])
-        highest, total = lax.fori_loop(0, sources.bias.shape[0], step, (zeros + _NONE, zeros))
+        highest, total = lax.fori_loop(0, sources.bias.shape[0], step, (zeros + NO_WEIGHT, zeros))
         return highest + jnp.log(total)
 
     return _over_groups(one_group, _as_targets(targets, tiling))[:size]
@@ -282,7 +284,8 @@ def _log_sum_exp_jvp(distance, tile_size, primals, tangents):
 def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_terms):
     """Derivatives of sum_i lse_i with respect to the targets' mean, logvar (with a fixed) and a.
 
-    The lse of targets and of sources are both over all sources. The targets are among the sources.
+    It is a sum over the sources i: of the share of i in the lse of a target, and of the target in
+    the lse of i.
     """
     size, latent = targets.mean.shape
     tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
@@ -339,6 +342,30 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
 
     sides = _as_targets((targets, target_lse), tiling)
     return jax.tree.map(lambda a: a[:size], _over_groups(one_group, sides))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def component_gradient(
+    targets: Gaussians,
+    target_lse: Float[Array, " targets"],
+    sources: Gaussians,
+    source_lse: Float[Array, " sources"],
+    term: PairTerm,
+) -> tuple[Float[Array, "targets latent"], Float[Array, "targets latent"]]:
+    """Derivatives of sum_j lse_j + sum_i lse_i with respect to the targets' mean and logvar.
+
+    The targets j are components of the sources' lse_i, and the sources of the targets' lse_j; each
+    lse may have further components. The term must have no entropy.
+    """
+    return _gradient(targets, target_lse, sources, source_lse, term, None, _log_terms)[:2]
+
+
+@component_gradient.defjvp
+def _component_gradient_jvp(term, primals, tangents):
+    def differentiable(*sides):
+        return _gradient(*sides, term, None, _differentiable_log_terms)[:2]
+
+    return jax.jvp(differentiable, primals, tangents)
 
 
 def _everyone(array, axis_name: str | None):

@@ -58,26 +58,42 @@ class RunSummary(NamedTuple):
         return {**last, **self.evaluation} if step == of_epoch else {**self.evaluation, **last}
 
 
-def find(workdirs: Sequence[str]) -> list[Path]:
+def find(workdirs: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The run folders that a flag names, each once; `*` and `?` match as in the shell.
 
+    Returns:
+      The folders; and a line for each folder that a pattern matches and that only has runs in
+      deeper folders, as a section's folder has.
+
     Raises:
-      ValueError: no folder is given, or a pattern matches no folder.
+      ValueError: no folder is given, or a pattern matches no run folder.
     """
     found: list[Path] = []
+    deeper: list[str] = []
     for given in filter(None, workdirs):
         path = Path(given).expanduser()
         if not path.exists() and glob.has_magic(given):
             matches = [Path(match) for match in sorted(glob.glob(str(path)))]
-            matches = [match for match in matches if (match / run_folder.CONFIG).exists()]
-            if not matches:
-                raise ValueError(f"no run folder matches {given!r}")
-            found += matches
+            runs = [match for match in matches if (match / run_folder.CONFIG).exists()]
+            lines = [line for match in matches if match not in runs for line in _deeper(match)]
+            if not runs:
+                raise ValueError("; ".join([f"no run folder matches {given!r}", *lines]))
+            found += runs
+            deeper += lines
         else:
             found.append(path)
     if not found:
         raise ValueError("--workdirs is needed: folders of trained runs, separated by commas")
-    return list({path.resolve(): path for path in found}.values())
+    return list({path.resolve(): path for path in found}.values()), deeper
+
+
+def _deeper(folder: Path) -> list[str]:
+    """A line that names the runs of a section's folder; none if it has no runs."""
+    runs = (run for depth in ("runs", "*/runs") for run in folder.glob(f"{depth}/*/"))
+    first = next((run for run in runs if (run / run_folder.CONFIG).exists()), None)
+    if first is None:
+        return []
+    return [f"left out: {folder} has its runs in a deeper folder: --workdirs='{first.parent}/*'"]
 
 
 def read_all(workdirs: Iterable[Path]) -> tuple[list[RunSummary], list[str]]:
@@ -201,6 +217,20 @@ def doubts(runs: Sequence[RunSummary]) -> list[str]:
             "the logarithm of the sizes' ratio"
         )
     return lines
+
+
+def evaluated_on(runs: Sequence[RunSummary]) -> str:
+    """How many test examples the evaluations of the runs used, as a sentence."""
+
+    def counts(name: str) -> str:
+        found = {run.made_with.get(name) for run in runs if run.evaluation}
+        numbers = sorted(count for count in found if isinstance(count, int))
+        return " or ".join(["all"] * (None in found) + [f"{count:,}" for count in numbers])
+
+    return (
+        f"Test examples: {counts('examples')}. For the log-likelihood: up to "
+        f"{counts('likelihood_examples')}, with {counts('num_importance_samples')} draws each."
+    )
 
 
 def _differs(runs: Sequence[RunSummary], name: str, *, by_dataset: bool) -> bool:

@@ -74,7 +74,18 @@ def run(main: Callable[[list[str]], None]) -> None:
         except KeyboardInterrupt:
             sys.exit(128 + signal.SIGINT)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; the process ends after --help, and at an invalid flag."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {error} (--help lists all flags)", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit:  # absl ends --help with exit code 1.
+        sys.exit(0)
 
 
 def _open_streams() -> None:

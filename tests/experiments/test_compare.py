@@ -79,7 +79,7 @@ def page_of(output):
 
 
 def compare_all(workdirs, output):
-    done, left_out = run_summary.read_all(run_summary.find([str(path) for path in workdirs]))
+    done, left_out = run_summary.read_all(run_summary.find([str(path) for path in workdirs])[0])
     output.mkdir(exist_ok=True)
     compare.write(done, left_out, output)
     return done, left_out
@@ -128,6 +128,7 @@ def test_evaluations_that_do_not_compare(tmp_path, capsys):
     assert run_summary.doubts(done) == lines and run_summary.doubts(done[:1]) == []
     text, printed = "".join(page_of(tmp_path / "out").text), capsys.readouterr().out
     assert all(line in text and line in printed for line in lines)
+    assert "Test examples: all or 100. For the log-likelihood: up to " in text
 
 
 def test_trained_on_the_test_set_or_with_other_batches(tmp_path):
@@ -262,8 +263,14 @@ def test_find(tmp_path):
     for name in ("a1", "a2", "[x]"):
         write_run(tmp_path / name)
     (tmp_path / "a3").mkdir()
-    got = run_summary.find([f"{tmp_path}/a*", f"{tmp_path}/a1/", f"{tmp_path}/[x]"])
-    assert [path.name for path in got] == ["a1", "a2", "[x]"]
+    got, deeper = run_summary.find([f"{tmp_path}/a*", f"{tmp_path}/a1/", f"{tmp_path}/[x]"])
+    assert [path.name for path in got] == ["a1", "a2", "[x]"] and not deeper
+    (tmp_path / "section-b" / "methods" / "runs").mkdir(parents=True)
+    write_run(tmp_path / "section-b" / "methods" / "runs" / "a")
+    _, (line,) = run_summary.find([f"{tmp_path}/*"])
+    assert line.endswith(f"--workdirs='{tmp_path}/section-b/methods/runs/*'")
+    with pytest.raises(ValueError, match=r"no run folder matches .*section.*; left out: .*deeper"):
+        run_summary.find([f"{tmp_path}/section*"])
     with pytest.raises(ValueError, match="no run folder matches"):
         run_summary.find([f"{tmp_path}/z*"])
     with pytest.raises(ValueError, match="--workdirs is needed"):

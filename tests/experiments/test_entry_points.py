@@ -28,6 +28,9 @@ from tests.helpers.forks import call
         ("samples", ["--manual_dir=x"], "data set 'sine' is not downloaded and takes no --manual"),
         ("soak", ["--memory_epochs=8", "--kills=2"], "--kills is not for --memory_epochs"),
         ("soak", ["extra"], "unexpected argument 'extra'"),
+        ("train", ["--epoch=1"], "Unknown command line flag 'epoch'. Did you mean: epochs ?"),
+        ("train", ["--epochs=x"], "flag --epochs=x: "),
+        ("features", ["--data_dir"], "Missing value for flag --data_dir"),
         ("benchmarks.kl", ["--sizes=x"], "sizes must be of the form MxD, such as 64x2, got 'x'"),
         ("benchmarks.train", ["--networks=x"], "unknown network 'x'; known: sine, mnist, celeba"),
         ("benchmarks.methods", ["--methods=x"], "unknown method 'x'; known: wiseale"),
@@ -51,7 +54,9 @@ def test_a_command_that_has_moved_works_by_its_old_name_and_says_the_new_one(nam
 
 
 def test_help_shows_every_flag_with_its_default():
-    shown = " ".join(call("train", "--help").stdout.split())  # However its lines are broken.
+    done = call("train", "--help")
+    assert done.returncode == 0
+    shown = " ".join(done.stdout.split())  # However its lines are broken.
     for text in ("--dataset:", "--method:", "(default: wiseale)", "--workdir:", "--data_dir:"):
         assert text in shown
     assert "--learning_rate: Adam's learning rate (default: by data set)" in shown

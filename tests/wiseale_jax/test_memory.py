@@ -89,6 +89,22 @@ def test_until_the_memory_is_full_it_is_the_batch_alone():
     assert float(wiseale_kl(mean, logvar, memory=memory, dataset_size=1000)) != float(alone[0])
 
 
+@pytest.mark.ci
+def test_second_derivatives_are_slopes_of_the_gradient():
+    with jax.enable_x64(True):
+        mean, logvar = (np.float64(rows) for rows in normal_rows(30, 2))
+        memory = jax.tree.map(jnp.asarray, whole_memory(mean, logvar, 6))
+
+        def gradient(m):
+            return jax.grad(lambda m: dataset_kl(m, logvar[:6], memory, 100, spread=0.3)[0])(m)
+
+        direction = np.random.default_rng(0).standard_normal((6, 2))
+        _, got = jax.jvp(gradient, (mean[:6],), (direction,))
+        step = 1e-5
+        ends = [gradient(mean[:6] + sign * step * direction) for sign in (1, -1)]
+        np.testing.assert_allclose(got, (ends[0] - ends[1]) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
 def test_the_newest_come_first_and_the_oldest_go():
     memory = memories.empty(5, 1)
     for start in (0, 2, 4):

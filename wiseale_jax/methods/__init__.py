@@ -13,6 +13,7 @@ and the following arguments. Training passes these to every loss that names them
 * `dataset_size`: the number of training examples.
 * `memory`: posteriors of earlier batches, where a run keeps them. The loss puts the new memory
   among the metrics.
+* `mesh`: the devices that share the batch, where there are several. All of them have every latent.
 
 A method with two players has one loss: each player's term stops the other player's gradient.
 """

@@ -14,7 +14,7 @@ from wiseale_jax.models.parameters import (
     own_parameters,
 )
 
-NAMES = ("own", "encode", "decode", "decoder", "prior", "warmup", "memory", "dataset_size")
+NAMES = ("own", "encode", "decode", "decoder", "prior", "warmup", "memory", "dataset_size", "mesh")
 """The names of all arguments that may be passed; `methods` explains each."""
 
 

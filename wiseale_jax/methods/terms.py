@@ -21,6 +21,7 @@ inf and `elbo` is -inf. Arrays whose shapes do not match raise `ValueError` when
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,8 +43,18 @@ def without_memory(metrics: dict[str, Any]) -> tuple[Metrics, Any]:
     return {name: value for name, value in metrics.items() if name != MEMORY}, metrics.get(MEMORY)
 
 
-def evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array, Metrics]:
+def evaluate(
+    outputs: Outputs,
+    x: Array,
+    likelihood: Likelihood,
+    aggregate_bound: Callable[[Array, Array], Array] = divergences.wiseale_kl,
+) -> tuple[Array, Metrics]:
     """The negative log-likelihood, in nats per example, and all common metrics except the loss.
+
+    Args:
+      outputs, x: the model's outputs and the examples.
+      likelihood: the observation model.
+      aggregate_bound: how to compute the metric `wiseale_kl` from means and log variances.
 
     Raises:
       ValueError: the arrays' shapes do not match, or x is not floating-point.
@@ -54,7 +65,7 @@ def evaluate(outputs: Outputs, x: Array, likelihood: Likelihood) -> tuple[Array,
     return -log_prob, {
         "reconstruction_error": jnp.mean(likelihood.error(x, outputs.reconstruction)),
         "aevb_kl": aevb_kl,
-        "wiseale_kl": divergences.wiseale_kl(outputs.mean, outputs.logvar),
+        "wiseale_kl": aggregate_bound(outputs.mean, outputs.logvar),
         "elbo": log_prob - aevb_kl,
         "mse": jnp.mean(squared_error(x, likelihood.mean(outputs.reconstruction))) / x[0].size,
     }

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import jax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
 from wiseale_jax import divergences
@@ -10,6 +15,9 @@ from wiseale_jax.likelihoods import Likelihood
 from wiseale_jax.memory import Memory, push
 from wiseale_jax.methods.terms import MEMORY, Metrics, evaluate, with_loss
 from wiseale_jax.models.autoencoder import Outputs
+
+# Devices share the pairs of larger batches. For smaller batches the exchange costs more.
+_SHARED_PAIRS = 1024
 
 
 def aevb(
@@ -51,6 +59,7 @@ def wiseale(
     memory: Memory | None = None,
     dataset_size: int | None = None,
     aevb_kl_weight: float = 0.0,
+    mesh: Mesh | None = None,
     warmup: float | Array = 1.0,
 ) -> tuple[Array, Metrics]:
     """WiSE-ALE (Lin et al., 2019), Eq. 27, divided by the batch size M, in nats.
@@ -73,6 +82,8 @@ def wiseale(
       aevb_kl_weight: weight of AEVB's KL, the mean over single posteriors, which is added to the
         loss. It keeps posteriors wide, where spread and memory alone leave them nearly points. 0 is
         the paper's.
+      mesh: the devices that share the pairs of a batch of more than 1,024, without a memory; each
+        device of a smaller batch takes all pairs.
       warmup: see `methods`.
 
     Raises:
@@ -83,9 +94,10 @@ def wiseale(
         raise ValueError(f"kl_weight must be a number or 'batch', got {kl_weight!r}")
     batch = x.shape[0]
     weight = warmup * (batch if isinstance(kl_weight, str) else kl_weight)
-    negative_log_likelihood, metrics = evaluate(outputs, x, likelihood)
+    bound_of = _shared_by(mesh, batch)
+    negative_log_likelihood, metrics = evaluate(outputs, x, likelihood, bound_of)
     if memory is None:
-        kl = divergences.wiseale_kl(outputs.mean, outputs.logvar, bound=bound, spread=spread)
+        kl = bound_of(outputs.mean, outputs.logvar, bound=bound, spread=spread)
     else:
         posteriors = outputs.mean, outputs.logvar
         kl, sums = divergences.dataset_kl(*posteriors, memory, dataset_size, spread=spread)
@@ -97,6 +109,22 @@ def wiseale(
     if isinstance(aevb_kl_weight, jax.core.Tracer) or aevb_kl_weight != 0:
         loss += warmup * aevb_kl_weight * metrics["aevb_kl"]
     return with_loss(loss, metrics)
+
+
+def _shared_by(mesh: Mesh | None, batch: int) -> Callable[..., Array]:
+    """`divergences.wiseale_kl` of a whole batch; devices share the pairs if there are many."""
+    if mesh is None or batch <= _SHARED_PAIRS or batch % mesh.size != 0:
+        return divergences.wiseale_kl
+    (axis,) = mesh.axis_names
+    rows = PartitionSpec(axis)
+
+    def shared(mean: Array, logvar: Array, **settings: Any) -> Array:
+        kl = partial(divergences.wiseale_kl, axis_name=axis, **settings)
+        return jax.shard_map(kl, mesh=mesh, in_specs=(rows, rows), out_specs=PartitionSpec())(
+            mean, logvar
+        )
+
+    return shared
 
 
 def ae(

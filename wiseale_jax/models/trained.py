@@ -163,9 +163,11 @@ class TrainedAutoencoder:
             "two_stage".
 
         Raises:
-          ValueError: n is not a whole number of at least 1; the sampler is unknown, was never
-            fitted, or is given together with x; or as in `encode`.
+          ValueError: key is no random key; n is not a whole number of at least 1; the sampler is
+            unknown, was never fitted, or is given together with x; or as in `encode`.
         """
+        if not isinstance(key, jax.Array):
+            raise ValueError(f"key must be a random key, as jax.random.key(0), got {key!r}")
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a whole number, at least 1, got {n!r}")
         if sampler != "prior":

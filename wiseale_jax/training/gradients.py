@@ -43,7 +43,12 @@ def gradient(
       memory: posteriors of earlier batches; the new memory is then among the metrics.
     """
     compute = _of_batch if recipe.microbatches == 1 else _in_parts
-    given = {"warmup": warmup, "memory": memory, "dataset_size": recipe.dataset_size}
+    given = {
+        "warmup": warmup,
+        "memory": memory,
+        "dataset_size": recipe.dataset_size,
+        "mesh": recipe.mesh,
+    }
 
     def method(outputs: Outputs, params: Any) -> tuple[Array, Metrics]:
         variables = {"params": params, "batch_stats": batch_stats}

@@ -91,6 +91,41 @@ def test_a_batch_in_parts_on_two_devices_has_the_gradient_of_the_whole(method, p
 
 
 @pytest.mark.ci
+def test_devices_share_the_pairs_of_a_large_batch():
+    run_on_devices(
+        4,
+        """
+        import functools
+        import jax, numpy as np, optax
+        from tests.wiseale_jax.training.test_steps import DATA, PLAIN, make
+        from wiseale_jax.likelihoods import LIKELIHOODS
+        from wiseale_jax.methods import bind, variational
+        from wiseale_jax.training import recipe as recipes
+        from wiseale_jax.training import steps
+
+        data = np.tile(DATA[:32], (40, 1, 1))[:1280]
+        data += np.random.default_rng(0).standard_normal(data.shape, np.float32)
+        for settings in ({}, {"spread": "auto", "bound": "tightest", "kl_weight": "batch"}):
+            recipe = make("wiseale", len(data), PLAIN, optax.sgd(1e-2))
+            recipe = recipe._replace(method=bind("wiseale", LIKELIHOODS["gaussian"], settings))
+            found, flops = [], []
+            for shares in (False, True):
+                variational._SHARED_PAIRS = 1024 if shares else len(data)
+                jax.clear_caches()
+                recipe = recipe._replace(mesh=recipes.make_mesh(4))
+                state = steps.create_state(recipe, 0, DATA)
+                step = jax.jit(steps.train_step, static_argnums=0)
+                flops.append(step.lower(recipe, state, data).compile().cost_analysis()["flops"])
+                state, metrics = step(recipe, state, data)
+                found.append(jax.device_get((state.params, metrics)))
+            near = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+            jax.tree.map(near, *found)
+            assert flops[1] < 0.5 * flops[0], flops
+        """,
+    )
+
+
+@pytest.mark.ci
 def test_a_full_memory_on_two_devices_is_that_of_one():
     run_on_devices(
         2,
