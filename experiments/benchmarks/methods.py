@@ -8,6 +8,7 @@ medians over the rounds.
 from __future__ import annotations
 
 import importlib.util
+import statistics
 
 import jax
 import numpy as np
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
     for contestant in running.values():
         contestant(1)
     seconds = train_benchmark.measure(running, FLAGS.steps, FLAGS.rounds)
-    ms = {name: 1000 * value / FLAGS.steps for name, value in seconds.items()}
+    ms = {name: 1000 * statistics.median(of) / FLAGS.steps for name, of in seconds.items()}
     print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}; {FLAGS.network}\n")
     print(f"| method | ms/step | against {_AGAINST} | pythae's ms/step | speed |")
     print("| --- | ---: | ---: | ---: | ---: |")

@@ -7,6 +7,8 @@ rounds, per run and step, and the memory of the runs' states.
 
 from __future__ import annotations
 
+import statistics
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,9 @@ def main(argv: list[str]) -> None:
     for contestant in running.values():
         contestant(1)
     seconds = train_benchmark.measure(running, FLAGS.steps, FLAGS.rounds)
-    ms = {count: 1000 * value / FLAGS.steps / count for count, value in seconds.items()}
+    ms = {
+        count: 1000 * statistics.median(of) / FLAGS.steps / count for count, of in seconds.items()
+    }
     devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
     print(f"{devices}; jax {jax.__version__}; {FLAGS.network}, batches of {config.batch_size}\n")
     print("| runs | ms/step of a run | speed | states |")

@@ -1,9 +1,10 @@
 """The speed of training: `python -m experiments.benchmarks.train`; it needs the extra `bench`.
 
 Trains each network with the WiSE-ALE objective on random data held in memory, for a fixed number
-of steps. The contestants take turns, and the table shows medians over the rounds. Peak memory, and
-the time from the start to the end of the first step, are measured in a separate process for each
-contestant. This process finds the compilations of an earlier start on disk.
+of steps. The contestants take turns. The table shows medians over the rounds, with the least and
+the most; a speed is the ratio of two times of one round. Peak memory, and the time from the start
+to the end of the first step, are measured in a separate process for each contestant. This process
+finds the compilations of an earlier start on disk.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> None:
     except ImportError as error:
         raise ValueError(f"{error}: the peers need pip install 'wiseale_jax[bench]'") from None
 
-    print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}; torch {torch.__version__}\n")
+    print(f"{machine()}; jax {jax.__version__}; torch {torch.__version__}\n")
     print("| network, batch | contestant | ms/step | examples/s | speed | first step | memory |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for network in networks:
@@ -77,13 +79,15 @@ def main(argv: list[str]) -> None:
         if PEER not in running:
             continue
         seconds = measure(running, FLAGS.steps, FLAGS.rounds)
-        for name, value in seconds.items():
-            step = value / FLAGS.steps
+        for name, values in seconds.items():
+            ms = [1000 * value / FLAGS.steps for value in values]
+            speeds = [peer / own for peer, own in zip(seconds[PEER], values, strict=True)]
             fresh = measure_first_step(network, name)
+            beside = f"{fresh['seconds']:.1f} s | {fresh['megabytes']:,.0f} MB"
             print(
-                f"| {network}, {config.batch_size} | {name} | {1000 * step:.2f} | "
-                f"{config.batch_size / step:,.0f} | {seconds[PEER] / value:.2f} x | "
-                f"{fresh['seconds']:.1f} s | {fresh['megabytes']:,.0f} MB |",
+                f"| {network}, {config.batch_size} | {name} | {with_range(ms)} | "
+                f"{1000 * config.batch_size / statistics.median(ms):,.0f} | "
+                f"{with_range(speeds)} x | {beside} |",
                 flush=True,
             )
     print(f"\nSpeed is against {PEER}.")
@@ -112,8 +116,23 @@ def make_case(
     return config, data
 
 
-def measure(contestants: dict[str, Contestant], steps: int, rounds: int) -> dict[str, float]:
-    """Median seconds of each contestant for `steps` steps; the contestants take turns."""
+def machine() -> str:
+    """The device; of a CPU, its model and how many cores this process has."""
+    device = jax.devices()[0]
+    described = Path("/proc/cpuinfo")
+    if device.platform != "cpu" or not described.exists():
+        return device.device_kind
+    models = re.findall(r"model name\s*: *(.+)", described.read_text()) or [device.device_kind]
+    return f"{models[0]}, {len(os.sched_getaffinity(0))} cores"
+
+
+def with_range(values: list[float]) -> str:
+    """The median, and in brackets the least and the most."""
+    return f"{statistics.median(values):,.2f} ({min(values):,.2f} to {max(values):,.2f})"
+
+
+def measure(contestants: dict[str, Contestant], steps: int, rounds: int) -> dict[str, list[float]]:
+    """Each contestant's seconds for `steps` steps, by round; the contestants take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in tqdm(range(rounds + 1), desc="rounds", leave=False, disable=None):
         for name, contestant in contestants.items():
@@ -121,7 +140,7 @@ def measure(contestants: dict[str, Contestant], steps: int, rounds: int) -> dict
             contestant(steps)
             if number:  # The first round only warms up.
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def measure_first_step(network: str, contestant: str) -> dict[str, float]:

@@ -48,6 +48,22 @@ def native(module):
 FORMS = pytest.mark.parametrize("form", [by_matmul, native])
 
 
+def cases():
+    """Every kernel, form and number of channels; few by default, and not all in CI."""
+    for case in CASES:
+        for form, channels in (
+            (by_matmul, (5, 6)),
+            (native, (5, 6)),
+            (by_matmul, (48, 1)),
+            (by_matmul, (1, 48)),
+        ):
+            plain = form is by_matmul and channels == (5, 6)
+            marks = [] if plain and case in SOME else [pytest.mark.ci]
+            if channels != (5, 6) and case not in SOME:
+                marks = [pytest.mark.slow]
+            yield pytest.param(*case, form, channels, marks=marks)
+
+
 def pair(kind, spatial, size, stride, channels=(5, 6)):
     """Our module; flax's; flax's variables, which both take; and an input."""
     n = len(spatial)
@@ -61,20 +77,8 @@ def pair(kind, spatial, size, stride, channels=(5, 6)):
     return ours, theirs, variables, x
 
 
-@pytest.mark.parametrize(
-    ("form", "channels"),
-    [
-        (by_matmul, (5, 6)),
-        pytest.param(by_matmul, (48, 1), marks=pytest.mark.ci),
-        pytest.param(by_matmul, (1, 48), marks=pytest.mark.ci),
-        pytest.param(native, (5, 6), marks=pytest.mark.ci),
-    ],
-)
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
-@pytest.mark.parametrize(
-    ("spatial", "size", "stride"),
-    [pytest.param(*case, marks=[pytest.mark.ci] * (case not in SOME)) for case in CASES],
-)
+@pytest.mark.parametrize(("spatial", "size", "stride", "form", "channels"), cases())
 def test_values_and_gradients_equal_flax(form, kind, spatial, size, stride, channels):
     ours, theirs, variables, x = pair(kind, spatial, size, stride, channels)
     cotangent = jax.random.normal(
