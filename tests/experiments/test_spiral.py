@@ -27,7 +27,7 @@ def test_the_arcs_are_apart_and_turn_into_each_other():
     assert abs(radius.mean() - 1) < 0.01 and abs(radius.std() - 0.05) < 0.005
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_command(tmp_path):
     command = [sys.executable, "-m", "experiments.spiral", "--epochs=1", "--seeds=0"]
     done = subprocess.run(

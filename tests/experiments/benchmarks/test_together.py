@@ -5,7 +5,7 @@ import pytest
 from tests.helpers.forks import call
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_row_for_each_number_of_runs():
     done = call("benchmarks.together", "--runs=2", "--steps=1", "--rounds=1")
     assert done.returncode == 0, done.stderr[-2000:]

@@ -29,7 +29,7 @@ def test_a_warmup_longer_than_the_training():
     assert warning(8).endswith("only gets to 25% of its value")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_warmup_longer_than_the_training_is_said_at_the_start(data_dir, tmp_path, capsys):
     given = {"dataset": "sine", "epochs": 1, "train_examples": 64, "warmup_epochs": 4}
     train(configs.make_config(given), tmp_path / "run", str(data_dir))
