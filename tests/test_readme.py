@@ -107,7 +107,7 @@ def lines(text):
     return len([line for line in text.splitlines() if line.strip()])
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_digits_in_five_lines(capsys, tmp_path):
     names, text = {}, code("from sklearn.datasets import load_digits")
     exec(text, names)
@@ -116,7 +116,7 @@ def test_digits_in_five_lines(capsys, tmp_path):
     lives(names["model"], np.float32(names["digits"].images[..., None] / 16), tmp_path / "model")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_colour_images_in_five_lines(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Squares of some colour, at some place.

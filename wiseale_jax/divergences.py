@@ -193,7 +193,7 @@ def dataset_kl(
       mean, logvar: [M, d], the batch's posteriors.
       memory: see `memory.Memory`; K posteriors, at least M.
       dataset_size: N, at least M.
-      spread: as for `wiseale_kl`; "auto" is for M + K posteriors.
+      spread: as for `wiseale_kl`, but held fixed; "auto" is for M + K posteriors.
 
     Returns:
       The KL in nats; and log of each example's sum over pairs, [M], for `memory.push`.
@@ -228,8 +228,8 @@ def _dataset_kl(
     spread: Array | Auto | None,
 ) -> tuple[Array, Array]:
     size = len(mean) + len(memory.mean)
-    if isinstance(spread, Auto):
-        spread = auto_spread(size, mean.shape[1])
+    spread = auto_spread(size, mean.shape[1]) if isinstance(spread, Auto) else spread
+    spread = jax.lax.stop_gradient(spread)
     stored = blurred(_whole(memory.mean), _whole(memory.logvar), spread, size)
     stored = memory._replace(mean=stored[0], logvar=_in_range(stored[1]))
     whole = blurred(_whole(mean), _whole(logvar), spread, size)

@@ -89,7 +89,7 @@ def test_own_share_is_that_of_float64_densities():
     np.testing.assert_allclose(tightness.own_share(np.float32(mean), same - 90), 1, rtol=1e-5)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_posteriors_of_a_run_are_those_of_its_test_set(data_dir, tmp_path):
     given = {"dataset": "sine", "epochs": 1, "train_examples": 64}
     train.train(configs.make_config(given), tmp_path / "run", str(data_dir))
@@ -102,7 +102,7 @@ def test_posteriors_of_a_run_are_those_of_its_test_set(data_dir, tmp_path):
     assert not np.allclose(mean, expected)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_deterministic_encoder_is_refused(data_dir, tmp_path):
     given = {"dataset": "sine", "method": "ae", "epochs": 1, "train_examples": 64}
     train.train(configs.make_config(given), tmp_path / "run", str(data_dir))

@@ -457,7 +457,7 @@ def test_an_evaluation_with_other_settings_is_kept(finished, data_dir, capsys):
         path.unlink()
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_evaluate_of_a_point_and_without_scikit_learn(tmp_path, data_dir, monkeypatch):
     monkeypatch.setattr(representation, "HAS_SCIKIT_LEARN", False)
     given = {**GIVEN, "epochs": 1, "method": "ae"}
@@ -493,13 +493,13 @@ assert "tensorflow" not in sys.modules and "tensorflow_datasets" not in sys.modu
     np.testing.assert_array_equal(np.load(tmp_path / "mean.npy", allow_pickle=False), mean)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "given"),
     [
         ("aevb", {"observation_noise": "learned"}),
         # So heavy that the KL, small after an epoch, is seen in the loss.
-        pytest.param("beta_vae", {"beta": 1e4}, marks=pytest.mark.slow),
+        ("beta_vae", {"beta": 1e4}),
         ("wae_mmd", {"mmd_weight": 100.0, "encoder": "deterministic"}),
         ("ae", {"observation_noise": 0.5}),
     ],

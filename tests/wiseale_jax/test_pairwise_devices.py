@@ -6,11 +6,11 @@ import textwrap
 
 import pytest
 
+from tests.helpers import in_ci
 from tests.helpers.devices import ROOT, environment, free_port, run_on_devices
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("count", [in_ci(2), pytest.param(8, marks=pytest.mark.slow)])
 def test_devices_give_the_bound_of_the_whole_batch(count):
     run_on_devices(
         count,

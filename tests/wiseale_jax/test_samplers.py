@@ -48,7 +48,9 @@ def moments(z):
     return np.concatenate([z.mean(0), np.cov(z.T).ravel(), [np.mean(z[:, 0] > 3)]])
 
 
-@pytest.mark.parametrize("name", ["aggregate", "mixture", in_ci("two_stage")])
+@pytest.mark.parametrize(
+    "name", ["aggregate", "mixture", pytest.param("two_stage", marks=pytest.mark.slow)]
+)
 def test_draws_are_like_the_codes(model, name):
     codes = rings(4000)
     known = with_codes(model, codes)

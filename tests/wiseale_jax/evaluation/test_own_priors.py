@@ -75,7 +75,7 @@ def _z(trained, x):
     return mean + jnp.exp(0.5 * logvar) * jax.random.normal(KEY, mean.shape)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_numbers_of_a_prior_that_is_not_normal():
     true, trained, mean, logvar = with_prior("gmvae")
     x, _ = true.draw(400)

@@ -59,7 +59,7 @@ def cases():
         ):
             plain = form is by_matmul and channels == (5, 6)
             marks = [] if plain and case in SOME else [pytest.mark.ci]
-            if channels != (5, 6) and case not in SOME:
+            if not plain and case not in SOME:
                 marks = [pytest.mark.slow]
             yield pytest.param(*case, form, channels, marks=marks)
 

@@ -53,7 +53,7 @@ def test_images_without_a_channel_axis_are_told(capsys):
     assert "64 signals of 2 and 6 channels (channels are the last axis; grey images have 1)" in said
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_history_has_training_and_test_by_epoch(model):
     assert [(row["epoch"], row["split"]) for row in model.history] == [
         (epoch, split) for epoch in (1, 2, 3) for split in ("train", "test")
@@ -83,7 +83,7 @@ def test_training_goes_on_as_if_it_had_never_stopped(saved, model, tmp_path):
     assert np.all(np.isfinite(half.reconstruct(VECTORS)))
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_on_other_data_only_the_parameters_go_on(model, capsys):
     found = fit(VECTORS[:70], init=model, epochs=1, batch_size=32)
     assert "from step" not in capsys.readouterr().out
@@ -92,14 +92,19 @@ def test_on_other_data_only_the_parameters_go_on(model, capsys):
     assert found.history[-1]["loss"] < fresh.history[-1]["loss"]
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize(
     ("method", "settings"),
     [
-        ("aevb", {"likelihood": "gaussian", "observation_noise": "learned", "warmup_epochs": 1}),
-        ("wae_gan", {"discriminator_width": 8, "encoder": "deterministic", "gan_weight": 1.0}),
-        ("ae", {}),
-        ("wiseale", {"memory": 64, "spread": "auto", "kl_weight": "batch"}),
+        in_ci(
+            "aevb", {"likelihood": "gaussian", "observation_noise": "learned", "warmup_epochs": 1}
+        ),
+        pytest.param(
+            "wae_gan",
+            {"discriminator_width": 8, "encoder": "deterministic", "gan_weight": 1.0},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("ae", {}, marks=pytest.mark.slow),
+        in_ci("wiseale", {"memory": 64, "spread": "auto", "kl_weight": "batch"}),
     ],
 )
 def test_what_is_saved_is_loaded(method, settings, tmp_path):
@@ -218,14 +223,23 @@ def test_dropout_is_refused():
             fit(VECTORS, network=network, epochs=1, **QUIET)
 
 
+OTHER_SHAPES = [
+    (1,),
+    (30,),
+    (5, 2),
+    (8, 8, 1),
+    (28, 28, 1),
+    (64, 48, 3),
+    (9, 33, 2),
+    (1, 40, 1),
+]
+
+
 @pytest.mark.parametrize(
     "shape",
     [
-        *map(in_ci, [(1,), (100, 3), (64, 48, 3), (9, 33, 2)]),
-        *(
-            pytest.param(shape, marks=pytest.mark.slow)
-            for shape in [(30,), (5, 2), (8, 8, 1), (28, 28, 1), (1, 40, 1)]
-        ),
+        in_ci((100, 3)),
+        *(pytest.param(shape, marks=pytest.mark.slow) for shape in OTHER_SHAPES),
     ],
 )
 def test_a_network_for_any_shape(shape):
@@ -236,7 +250,7 @@ def test_a_network_for_any_shape(shape):
     assert found.sample(jax.random.key(0), 3).shape == (3, *shape)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_uint8_images_are_scaled():
     x = RNG.integers(0, 256, (40, 9, 8, 3), np.uint8)
     found = fit(x, epochs=1, batch_size=8, progress=False)
@@ -295,7 +309,7 @@ def test_exported_programs_run_by_themselves(model):
         np.testing.assert_allclose(read["decode"].call(read["encode"].call(x)[0]), again, rtol=1e-5)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_fit_and_the_command_give_the_same_bits(real_data, tmp_path):
     size = 1280
     source = str(real_data / "mnist")

@@ -6,7 +6,7 @@ from tests.helpers.devices import run_on_devices
 from wiseale_jax.methods.transport import HAS_OTT
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_eight_devices_train_as_one():
     run_on_devices(
         8,
@@ -150,7 +150,7 @@ def test_a_full_memory_on_two_devices_is_that_of_one():
     )
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_two_accelerators_take_the_step_of_one_cpu():
     # Every form of a convolution that accelerators have, in the encoder and in the decoder.
     run_on_devices(
