@@ -78,7 +78,7 @@ def pair(kind, spatial, size, stride, channels=(5, 6)):
 
 
 @pytest.mark.parametrize("kind", ["conv", "transpose"])
-@pytest.mark.parametrize(("spatial", "size", "stride", "form", "channels"), cases())
+@pytest.mark.parametrize(("spatial", "size", "stride", "form", "channels"), list(cases()))
 def test_values_and_gradients_equal_flax(form, kind, spatial, size, stride, channels):
     ours, theirs, variables, x = pair(kind, spatial, size, stride, channels)
     cotangent = jax.random.normal(
