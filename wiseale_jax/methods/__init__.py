@@ -237,7 +237,7 @@ def check_owner(setting: str, method: str) -> None:
 
 
 def unknown_setting(given: str, known: Iterable[str], of: str) -> str:
-    """The message for an unknown setting, with the nearest known name.
+    """The message for an unknown setting, with the nearest known name, or that of its initials.
 
     Args:
       given: the unknown name.
@@ -245,7 +245,8 @@ def unknown_setting(given: str, known: Iterable[str], of: str) -> str:
       of: the owner of the settings, as the message names it.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(given, known, n=1)
+    initials = [name for name in known if given == "".join(part[0] for part in name.split("_"))]
+    near = initials or difflib.get_close_matches(given, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"{of} has no setting {given!r}{hint} (known: {', '.join(known) or 'none'})"
 

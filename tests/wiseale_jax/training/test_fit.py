@@ -345,6 +345,7 @@ def changed(value):
         (VECTORS, {"method": "vae"}, "unknown method 'vae'; known: wiseale"),
         (VECTORS, {"kl_wieght": 1.0}, "has no setting 'kl_wieght'; did you mean 'kl_weight'"),
         (VECTORS, {"batchsize": 8}, "has no setting 'batchsize'; did you mean 'batch_size'"),
+        (VECTORS, {"lr": 1e-3}, "has no setting 'lr'; did you mean 'learning_rate'"),
         (VECTORS, {"beta": 2.0}, "beta is for method beta_vae, and not for 'wiseale'"),
         (VECTORS, {"kl_weight": "bacth"}, "kl_weight must be a number or 'batch', got 'bacth'"),
         (VECTORS, {"likelihood": "poisson"}, "unknown likelihood 'poisson'; known: gaussian"),
