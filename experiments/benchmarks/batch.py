@@ -49,10 +49,11 @@ def main(argv: list[str]) -> None:
     if FLAGS.only:
         measure(FLAGS.network, FLAGS.only, FLAGS.rounds)
         return
-    try:
-        sizes = [int(size) for size in cli.listed("sizes")]
-    except ValueError:
-        raise ValueError(f"sizes must be whole numbers, got {cli.listed('sizes')}") from None
+    sizes = []
+    for size in cli.listed("sizes"):
+        if not size.isdecimal() or int(size) < 1:
+            raise ValueError(f"sizes must be whole numbers, at least 1, got {size!r}")
+        sizes.append(int(size))
     print(f"{FLAGS.network}; {jax.devices()[0].device_kind}; jax {jax.__version__}\n")
     print(
         "| batch | AEVB, ms/step | WiSE-ALE, ms/step | pairwise term | spread adds | "
@@ -127,8 +128,8 @@ def _without_metrics(method: Method) -> Method:
     @functools.wraps(method.loss)  # It takes the same arguments.
     def only_loss(outputs, x, key, **passed):
         loss, metrics = method.loss(outputs, x, key, **passed)
-        kept = {name: metrics[name] for name in (MEMORY,) if name in metrics}
-        return loss, {"loss": loss, **kept}
+        memory = {MEMORY: metrics[MEMORY]} if MEMORY in metrics else {}
+        return loss, {"loss": loss, **memory}
 
     return replace(method, loss=only_loss)
 
