@@ -148,9 +148,12 @@ def _log_terms(
 ) -> Float[Array, "blocks rows lanes"]:
     """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`.
 
-    Two dimensions share a division, a/s + b/t = (at + bs) / (st). The product st also goes into the
-    product of all s, which is kept as mantissa and exponent, so that one logarithm is enough.
+    Two dimensions share a division, a/s + b/t = (at + bs) / (st). On a CPU the product st also goes
+    into the product of all s, which is kept as mantissa and exponent, so that one logarithm is
+    enough.
     """
+    if not backend.on_cpu():
+        return _log_terms_by_reduction(sources, targets, distance)
     latent = sources.mean.shape[1]
 
     def some_dimensions(state, sources, targets):
@@ -193,11 +196,38 @@ def _log_terms(
     return bias - distance * squares - 0.5 * log_product
 
 
+def _log_terms_by_reduction(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
+    """`_log_terms` for an accelerator: its compiler makes one kernel of a sum over an axis.
+
+    From a sum that is written out it makes many kernels, with arrays of the tile's size between
+    them, and needs a minute for it.
+    """
+    halves = zip(_halve(sources), _halve(targets), strict=True)
+    (s, a), (t, b) = (_sum_and_difference(*half) for half in halves)
+    total = jnp.sum(distance * (a * a * t + b * b * s) / (s * t) + 0.5 * jnp.log(s * t), axis=2)
+    return sources.bias[:, None] + targets.bias[:, None] - total
+
+
+def _halve(side: Gaussians) -> list[Gaussians]:
+    """The two halves of the dimensions (axis 1); an odd number gets one more, which adds 0."""
+    padding = [(0, 0)] * side.mean.ndim
+    padding[1] = (0, side.mean.shape[1] % 2)
+    means = jnp.split(jnp.pad(side.mean, padding), 2, axis=1)
+    # The sum of two such variances is 1, and its logarithm 0.
+    variances = jnp.split(jnp.pad(side.variance, padding, constant_values=0.5), 2, axis=1)
+    return [Gaussians(*half, side.bias) for half in zip(means, variances, strict=True)]
+
+
+def _sum_and_difference(sources: Gaussians, targets: Gaussians) -> tuple[Array, Array]:
+    """The sums of variances and the differences of means, `[blocks, rows, d, lanes]`."""
+    variance_sum = sources.variance[:, :, None] + targets.variance[:, None]
+    return variance_sum, sources.mean[:, :, None] - targets.mean[:, None]
+
+
 def _differentiable_log_terms(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
     """`_log_terms` in a differentiable form: the bit operations of `_multiply_in` are not."""
-    spread = sources.variance[:, :, None] + targets.variance[:, None]
-    difference = sources.mean[:, :, None] - targets.mean[:, None]
-    total = jnp.sum(distance * difference**2 / spread + 0.5 * jnp.log(spread), axis=2)
+    variance_sum, difference = _sum_and_difference(sources, targets)
+    total = jnp.sum(distance * difference**2 / variance_sum + 0.5 * jnp.log(variance_sum), axis=2)
     return sources.bias[:, None] + targets.bias[:, None] - total
 
 

@@ -1,10 +1,10 @@
-"""Compiles this project for TPUs: `python -m experiments.benchmarks.aot --output=DIR`.
+"""Compiles this project for TPUs and GPUs: `python -m experiments.benchmarks.aot --output=DIR`.
 
-No TPU is needed: libtpu (the extra `aot`) compiles for a topology that is only described. The
-programs are the training step of every network and method, and `wiseale_kl` with its gradient, on
-one chip and on all chips. The table gives each program's compile time, memory, operations and
-collectives, and the compiler's own estimate of its run time. Every row is written as it comes. The
-same command again adds the missing rows.
+No accelerator is needed: libtpu (the extra `aot`) and JAX's plugin for CUDA (the extra `aot_gpu`)
+compile for a topology that is only described. The programs are the training step of every network
+and method, and `wiseale_kl` with its gradient, on one chip and on all chips. The table gives each
+program's compile time, memory, operations, kernels and collectives, and libtpu's estimate of its
+run time. Every row is written as it comes. The same command again adds the missing rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import os
 import re
 import time
@@ -37,7 +38,37 @@ from wiseale_jax.training.recipe import AXIS, batches_sharding
 FLAGS = flags.FLAGS
 
 # Memory of one chip, in bytes, by the generation that a topology begins with.
-_MEMORY = {"v4": 32 * 2**30, "v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+_TPUS = {"v4": 32 * 2**30, "v5e": 16 * 2**30, "v5p": 95 * 2**30, "v6e": 32 * 2**30}
+_GPUS = {"h100": 80 * 10**9}
+_MEMORY = _TPUS | _GPUS
+
+# What XLA asks of a GPU, as its own description of an H100 has it.
+_H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  threads_per_core_limit: 2048
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  l2_cache_size: 52428800
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84929347584
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+runtime_version { major: 12 minor: 9 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 _BATCH = {"sine": 64, "mnist": 64, "celeba": 256}
 _PAIRS = ((64, 2), (1024, 64), (4096, 16), (4096, 64), (16384, 16), (65536, 64))
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
@@ -93,32 +124,47 @@ def main(argv: list[str]) -> None:
 
 
 def describe(topology: str) -> list[Any]:
-    """The devices of a topology that need not be there, such as "v5e:2x2".
+    """The devices of a topology that need not be there, such as "v5e:2x2" or "h100:4".
 
     Raises:
-      ValueError: libtpu is missing, or does not know the topology.
+      ValueError: the compiler is missing, or does not know the topology.
     """
     generation, _, shape = topology.partition(":")
     sides = [int(side) for side in shape.split("x")] if re.fullmatch(r"\d+(x\d+)*", shape) else []
     if generation not in _MEMORY or not sides:
         known = ", ".join(_MEMORY)
         raise ValueError(f"topology must be like v5e:2x2, of {known}, got {topology!r}")
+    try:
+        if generation in _GPUS:
+            return _describe_gpus(math.prod(sides))
+        return _describe_tpus(topology, generation, sides)
+    except Exception as error:  # XLA does not export its kinds of errors.
+        reason = str(error).strip().splitlines()[0]
+        extra = "aot_gpu" if generation in _GPUS else "aot"
+        raise ValueError(
+            f"cannot compile for {topology}: {reason} (pip install 'wiseale_jax[{extra}]')"
+        ) from None
+
+
+def _describe_tpus(topology: str, generation: str, sides: list[int]) -> list[Any]:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     kind = {"v5e": "v5litepod"}.get(generation, generation)
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{kind}-{np.prod(sides)}")
-    try:
-        description = topologies.get_topology_desc(
-            platform="tpu",
-            topology_name=topology,
-            chip_config_name="default",
-            chips_per_host_bounds=[*sides, *[1] * (3 - len(sides))],
-        )
-    except Exception as error:  # XLA does not export its kinds of errors.
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"cannot compile for {topology}: {reason} (pip install 'wiseale_jax[aot]')"
-        ) from None
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{kind}-{math.prod(sides)}")
+    description = topologies.get_topology_desc(
+        platform="tpu",
+        topology_name=topology,
+        chip_config_name="default",
+        chips_per_host_bounds=[*sides, *[1] * (3 - len(sides))],
+    )
+    return list(description.devices)
+
+
+def _describe_gpus(count: int) -> list[Any]:
+    jax.devices()  # Only then JAX knows its plugins.
+    description = topologies.get_topology_desc(
+        platform="cuda", target_config=_H100, topology=f"1x1x{count}"
+    )
     return list(description.devices)
 
 
@@ -150,13 +196,15 @@ def measure(program: Program, devices: list[Any]) -> dict[str, Any]:
     mesh = Mesh(np.array(devices[: program.chips]), (AXIS,)) if program.chips > 1 else None
     whole = NamedSharding(mesh, P()) if mesh else SingleDeviceSharding(devices[0])
     started = time.perf_counter()
-    with backend.compiling_for("tpu"):
+    platform = "tpu" if devices[0].platform == "tpu" else "cuda"
+    with backend.compiling_for(platform):
         traced = (_trace_pairs if program.network is None else _trace_step)(program, mesh, whole)
-        lowered = traced.lower(lowering_platforms=("tpu",))
+        lowered = traced.lower(lowering_platforms=(platform,))
         lowering = time.perf_counter() - started
         compiled = lowered.compile()
     seconds = time.perf_counter() - started - lowering
-    memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    cost = compiled.cost_analysis() or {}  # For a GPU there is none.
     counts = Counter(
         kind for kind in _COLLECTIVES for _ in re.finditer(rf" {kind}(?:-start)?\(", text)
     )
@@ -168,6 +216,7 @@ def measure(program: Program, devices: list[Any]) -> dict[str, Any]:
         "flops": cost.get("flops"),
         "bytes_accessed": cost.get("bytes accessed"),
         "estimated_s": cost.get("optimal_seconds"),
+        "kernels": len(re.findall(r" (?:fusion|custom-call|copy)\(", text)),
         "loops": len(re.findall(r" while\(", text)),
         "collectives": dict(counts),
     }
@@ -215,6 +264,7 @@ def line(row: dict[str, Any], topology: str) -> str:
         f"{held / memory:.1%}",
         "-" if flops is None else f"{flops / 1e9:,.2f}",
         "-" if not seconds or seconds < 0 else f"{1e3 * seconds:,.3f}",
+        str(row["kernels"]),
         str(row["loops"]),
         collectives or "none",
     )
@@ -231,11 +281,12 @@ def table(rows: list[dict[str, Any]], topology: str) -> str:
         "of a chip's memory",
         "GFLOP",
         "estimate, ms",
+        "kernels",
         "loops",
         "collectives",
     )
     lines = [
-        f"Compiled for {topology}, without a TPU, at effort {rows[-1].get('effort', 0):g}; "
+        f"Compiled for {topology}, without one, at effort {rows[-1].get('effort', 0):g}; "
         f"jax {jax.__version__}.\n",
         "| " + " | ".join(head) + " |",
         "| --- |" + " ---: |" * (len(head) - 2) + " --- |",
@@ -245,9 +296,11 @@ def table(rows: list[dict[str, Any]], topology: str) -> str:
 
 
 if __name__ == "__main__":
-    # Before JAX looks for devices: there is no TPU, and libtpu would wait for one.
+    # Before JAX looks for devices: there is none, and libtpu would wait for one.
     jax.config.update("jax_platforms", "cpu")
-    flags.DEFINE_string("topology", "v5e:2x2", "TPU generation (v4, v5e, v5p or v6e) and shape")
+    flags.DEFINE_string(
+        "topology", "v5e:2x2", "generation, a TPU's (v4, v5e, v5p or v6e) or a GPU's (h100), and shape"
+    )
     flags.DEFINE_float(
         "effort",
         -1.0,
