@@ -298,9 +298,7 @@ def table(rows: list[dict[str, Any]], topology: str) -> str:
 if __name__ == "__main__":
     # Before JAX looks for devices: there is none, and libtpu would wait for one.
     jax.config.update("jax_platforms", "cpu")
-    flags.DEFINE_string(
-        "topology", "v5e:2x2", "generation, a TPU's (v4, v5e, v5p or v6e) or a GPU's (h100), and shape"
-    )
+    flags.DEFINE_string("topology", "v5e:2x2", "TPU (v4, v5e, v5p or v6e) or GPU (h100), and shape")
     flags.DEFINE_float(
         "effort",
         -1.0,
