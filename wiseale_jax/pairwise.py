@@ -39,8 +39,9 @@ _LANES = 2048
 _GROUP_LANES = 4096
 _UNROLLED = 64
 
-# The most sources in a step on an accelerator.
+# The most sources in a step on an accelerator, and the most dimensions that are written out there.
 _MANY_ROWS = 1024
+_PART = 16
 
 # The bias of a Gaussian that does not count. It is finite, as infinities can give nan.
 NO_WEIGHT = -1e30
@@ -143,91 +144,95 @@ def _multiply_in(exponent: Array, mantissa: Array, factor: Array) -> tuple[Array
     return exponent + power, mantissa * lax.bitcast_convert_type(ones, factor.dtype)
 
 
+def _add_dimensions(state, sources: Gaussians, targets: Gaussians):
+    """Adds dimensions (axis 1) to the sum of squares, and to the product's exponent and mantissa.
+
+    Two dimensions share a division, a/s + b/t = (at + bs) / (st). The product st also goes into the
+    product of all s, which is kept as mantissa and exponent, so that one logarithm is enough.
+    Sources are `[rows, d, 1]` here.
+    """
+    squares, exponent, mantissa = state
+    for k in range(0, sources.mean.shape[1], 2):
+        fraction, product = 0.0, 1.0
+        for u in range(k, min(k + 2, sources.mean.shape[1])):
+            spread = sources.variance[:, u] + targets.variance[:, None, u]
+            difference = sources.mean[:, u] - targets.mean[:, None, u]
+            fraction = fraction * spread + difference * difference * product
+            product = product * spread
+        squares += fraction / product
+        exponent, mantissa = _multiply_in(exponent, mantissa, product)
+    return squares, *_multiply_in(exponent, jnp.ones_like(mantissa), mantissa)
+
+
 def _log_terms(
     sources: Gaussians, targets: Gaussians, distance: float
 ) -> Float[Array, "blocks rows lanes"]:
-    """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`.
+    """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`."""
+    bias = sources.bias[:, None] + targets.bias[:, None]
+    squares, exponent, mantissa = (_sum_in_chunks if backend.on_cpu() else _sum_in_parts)(
+        sources, targets
+    )
+    log_product = exponent.astype(mantissa.dtype) * math.log(2) + jnp.log(mantissa)
+    if backend.on_cpu():
+        return bias - distance * squares - 0.5 * log_product
+    return bias - jnp.sum(distance * squares + 0.5 * log_product, axis=2)
 
-    Two dimensions share a division, a/s + b/t = (at + bs) / (st). On a CPU the product st also goes
-    into the product of all s, which is kept as mantissa and exponent, so that one logarithm is
-    enough.
-    """
-    if not backend.on_cpu():
-        return _log_terms_by_reduction(sources, targets, distance)
+
+def _sum_in_chunks(sources: Gaussians, targets: Gaussians):
+    """The sums of `_add_dimensions` for a CPU, `[blocks, rows, lanes]`."""
     latent = sources.mean.shape[1]
-
-    def some_dimensions(state, sources, targets):
-        squares, exponent, mantissa = state
-        for k in range(0, sources.mean.shape[1], 2):
-            fraction, product = 0.0, 1.0
-            for u in range(k, min(k + 2, sources.mean.shape[1])):
-                spread = sources.variance[:, u, None] + targets.variance[:, None, u]
-                difference = sources.mean[:, u, None] - targets.mean[:, None, u]
-                fraction = fraction * spread + difference * difference * product
-                product = product * spread
-            squares += fraction / product
-            exponent, mantissa = _multiply_in(exponent, mantissa, product)
-        return squares, *_multiply_in(exponent, jnp.ones_like(mantissa), mantissa)
-
     zeros = _zeros(sources.bias[:, None] + targets.bias[:, None])
     exponent, mantissa = _multiply_in(0, zeros + 1, zeros + 1)
     state = (zeros, exponent, mantissa)
+    sources = Gaussians(sources.mean[..., None], sources.variance[..., None], sources.bias)
     if latent <= _UNROLLED:
-        state = some_dimensions(state, sources, targets)
-    else:
-        chunks = -(-latent // _UNROLLED)
-        width = -(-latent // (2 * chunks)) * 2  # Even, as two dimensions share a division.
+        return _add_dimensions(state, sources, targets)
+    chunks = -(-latent // _UNROLLED)
+    width = -(-latent // (2 * chunks)) * 2  # Even, as two dimensions share a division.
 
-        def chunk(k, state, width=width):
-            def take(side):
-                arrays = (side.mean, side.variance)
-                arrays = (lax.dynamic_slice_in_dim(a, k, width, 1) for a in arrays)
-                return Gaussians(*arrays, side.bias)
+    def chunk(k, state, width=width):
+        def take(side):
+            arrays = (side.mean, side.variance)
+            arrays = (lax.dynamic_slice_in_dim(a, k, width, 1) for a in arrays)
+            return Gaussians(*arrays, side.bias)
 
-            return some_dimensions(state, take(sources), take(targets))
+        return _add_dimensions(state, take(sources), take(targets))
 
-        whole = latent // width * width
-        state = lax.fori_loop(0, whole // width, lambda i, s: chunk(i * width, s), state)
-        if whole < latent:
-            state = chunk(whole, state, latent - whole)
-    squares, exponent, mantissa = state
-    log_product = exponent.astype(mantissa.dtype) * math.log(2) + jnp.log(mantissa)
-    bias = sources.bias[:, None] + targets.bias[:, None]
-    return bias - distance * squares - 0.5 * log_product
+    whole = latent // width * width
+    state = lax.fori_loop(0, whole // width, lambda i, s: chunk(i * width, s), state)
+    return chunk(whole, state, latent - whole) if whole < latent else state
 
 
-def _log_terms_by_reduction(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
-    """`_log_terms` for an accelerator: its compiler makes one kernel of a sum over an axis.
+def _sum_in_parts(sources: Gaussians, targets: Gaussians):
+    """The sums of `_add_dimensions` for an accelerator, `[blocks, rows, parts, lanes]`.
 
-    From a sum that is written out it makes many kernels, with arrays of the tile's size between
-    them, and needs a minute for it.
+    An accelerator's compiler makes one kernel of a part of a few dimensions and the sum over parts.
+    Of more dimensions that are written out, it makes hundreds of kernels with arrays of the tile's
+    size between them.
     """
-    halves = zip(_halve(sources), _halve(targets), strict=True)
-    (s, a), (t, b) = (_sum_and_difference(*half) for half in halves)
-    total = jnp.sum(distance * (a * a * t + b * b * s) / (s * t) + 0.5 * jnp.log(s * t), axis=2)
-    return sources.bias[:, None] + targets.bias[:, None] - total
+    latent = sources.mean.shape[1]
+    parts = -(-latent // _PART)
+    width = -(-latent // parts)
+    padding = parts * width - latent
 
+    def split(side, *last):
+        def one(a, filler):
+            widths = [(0, padding if axis == 1 else 0) for axis in range(a.ndim)]
+            a = jnp.pad(a, widths, constant_values=filler)
+            return a.reshape(a.shape[0], width, parts, *last)
 
-def _halve(side: Gaussians) -> list[Gaussians]:
-    """The two halves of the dimensions (axis 1); an odd number gets one more, which adds 0."""
-    padding = [(0, 0)] * side.mean.ndim
-    padding[1] = (0, side.mean.shape[1] % 2)
-    means = jnp.split(jnp.pad(side.mean, padding), 2, axis=1)
-    # The sum of two such variances is 1, and its logarithm 0.
-    variances = jnp.split(jnp.pad(side.variance, padding, constant_values=0.5), 2, axis=1)
-    return [Gaussians(*half, side.bias) for half in zip(means, variances, strict=True)]
+        # The dimensions that fill up the parts add 0: their variances add up to 1.
+        return side._replace(mean=one(side.mean, 0.0), variance=one(side.variance, 0.5))
 
-
-def _sum_and_difference(sources: Gaussians, targets: Gaussians) -> tuple[Array, Array]:
-    """The sums of variances and the differences of means, `[blocks, rows, d, lanes]`."""
-    variance_sum = sources.variance[:, :, None] + targets.variance[:, None]
-    return variance_sum, sources.mean[:, :, None] - targets.mean[:, None]
+    sides = split(sources, 1), split(targets, targets.bias.shape[-1])
+    return _add_dimensions((0.0, 0, 1.0), *sides)
 
 
 def _differentiable_log_terms(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
     """`_log_terms` in a differentiable form: the bit operations of `_multiply_in` are not."""
-    variance_sum, difference = _sum_and_difference(sources, targets)
-    total = jnp.sum(distance * difference**2 / variance_sum + 0.5 * jnp.log(variance_sum), axis=2)
+    spread = sources.variance[:, :, None] + targets.variance[:, None]
+    difference = sources.mean[:, :, None] - targets.mean[:, None]
+    total = jnp.sum(distance * difference**2 / spread + 0.5 * jnp.log(spread), axis=2)
     return sources.bias[:, None] + targets.bias[:, None] - total
 
 

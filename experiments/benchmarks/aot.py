@@ -120,7 +120,7 @@ def main(argv: list[str]) -> None:
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         files.write_text(folder / "programs.md", table(rows, FLAGS.topology))
         tqdm.write(line(row, FLAGS.topology))
-    print(table(rows, FLAGS.topology))
+    print(table(rows, FLAGS.topology), end="")
 
 
 def describe(topology: str) -> list[Any]:
@@ -205,6 +205,9 @@ def measure(program: Program, devices: list[Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - started - lowering
     memory, text = compiled.memory_analysis(), compiled.as_text()
     cost = compiled.cost_analysis() or {}  # For a GPU there is none.
+    trips = _trips(text)
+    # The compiler counts what a loop does once; all loops of a program have the same trips.
+    times = max((trip for trip in trips if trip), default=1)
     counts = Counter(
         kind for kind in _COLLECTIVES for _ in re.finditer(rf" {kind}(?:-start)?\(", text)
     )
@@ -213,13 +216,25 @@ def measure(program: Program, devices: list[Any]) -> dict[str, Any]:
         "compiling_s": round(seconds, 1),
         "argument_bytes": memory.argument_size_in_bytes,
         "temporary_bytes": memory.temp_size_in_bytes,
-        "flops": cost.get("flops"),
-        "bytes_accessed": cost.get("bytes accessed"),
-        "estimated_s": cost.get("optimal_seconds"),
+        "flops": times * cost["flops"] if cost else None,
+        "estimated_s": times * cost["optimal_seconds"] if cost else None,
         "kernels": len(re.findall(r" (?:fusion|custom-call|copy)\(", text)),
-        "loops": len(re.findall(r" while\(", text)),
+        "trips": trips,
         "collectives": dict(counts),
     }
+
+
+def _trips(text: str) -> list[int | None]:
+    """How often each loop of a compiled program runs; None if that is known only at run time."""
+    trips = []
+    for line in re.findall(r" while\(.*", text):
+        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+        if not found:
+            condition = re.escape(re.search(r"condition=%([\w.-]+)", line)[1])
+            inside = rf"^%{condition} .*\n(?:  .*\n)*?  .*= s32\[\]\S* constant\((\d+)\)"
+            found = re.search(inside, text, re.MULTILINE)
+        trips.append(int(found[1]) if found else None)
+    return trips
 
 
 def _trace_pairs(program: Program, mesh: Mesh | None, whole: Any) -> Any:
@@ -265,7 +280,7 @@ def line(row: dict[str, Any], topology: str) -> str:
         "-" if flops is None else f"{flops / 1e9:,.2f}",
         "-" if not seconds or seconds < 0 else f"{1e3 * seconds:,.3f}",
         str(row["kernels"]),
-        str(row["loops"]),
+        " + ".join("?" if trip is None else str(trip) for trip in row["trips"]) or "none",
         collectives or "none",
     )
     return "| " + " | ".join(cells) + " |"
@@ -282,7 +297,7 @@ def table(rows: list[dict[str, Any]], topology: str) -> str:
         "GFLOP",
         "estimate, ms",
         "kernels",
-        "loops",
+        "steps of loops",
         "collectives",
     )
     lines = [

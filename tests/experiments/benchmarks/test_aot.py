@@ -1,6 +1,7 @@
 """benchmarks/aot.py: a TPU's compiler takes the smallest programs of each kind."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -15,18 +16,17 @@ ROW = {
     "argument_bytes": 2**20,
     "temporary_bytes": 3 * 2**20,
     "flops": 2e9,
-    "bytes_accessed": None,
     "estimated_s": -1.0,
     "kernels": 12,
-    "loops": 2,
+    "trips": [4, 4, None],
     "collectives": {"all-reduce": 2},
 }
 
 
 def test_a_row():
     assert aot.line(ROW, "v5e:2x2") == (
-        "| wiseale_kl and gradient, 64 x 2, 4 chips | 1.5 | 1.0 | 3.0 | 0.0% | 2.00 | - | 12 | 2 | "
-        "2 all-reduce |"
+        "| wiseale_kl and gradient, 64 x 2, 4 chips | 1.5 | 1.0 | 3.0 | 0.0% | 2.00 | - | 12 | "
+        "4 + 4 + ? | 2 all-reduce |"
     )
     assert aot.line({**ROW, "collectives": {}}, "v4:2x2x1").endswith("| none |")
 
@@ -53,6 +53,10 @@ def test_the_smallest_of_each_kind(topology, compiler, extra, tmp_path):
     assert len(rows) == 16
     for row in rows:
         assert row["temporary_bytes"] >= 0 and row["kernels"] > 0
+        # Up to 1,024 posteriors no loop; beyond, one for the value and one for the gradient.
+        if pairs := re.match(r"wiseale_kl and gradient, ([\d,]+) x", row["program"]):
+            size = int(pairs[1].replace(",", ""))
+            assert row["trips"] == ([] if size <= 1024 else [size // 1024] * 2)
         alone = row["program"].endswith("1 chip")
         # Latents are gathered, and gradients summed: not a collective for every tile of pairs.
         assert (sum(row["collectives"].values()) == 0) if alone else row["collectives"]
