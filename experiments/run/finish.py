@@ -20,6 +20,7 @@ from wiseale_jax.evaluation.latents import active_units
 from wiseale_jax.methods import transport
 from wiseale_jax.models.parameters import network_parameters
 from wiseale_jax.models.trained import TrainedAutoencoder
+from wiseale_jax.training.staleness import memory_kls
 from wiseale_jax.training.steps import TrainState
 
 # Test examples whose codes say whether z varies with x.
@@ -50,11 +51,20 @@ def finish(
     picture = reconstruction_figure(trained, data.test, title)
     plots.save(picture, figures / "reconstructions.png")
     last = {name: value for name, value in rows[-1].items() if name != "examples_per_second"}
+    preprocess = preprocessing(config.dataset, config.binarize)
+
+    def encode(stored: np.ndarray) -> Any:
+        return trained.encode(preprocess(jnp.asarray(stored), jax.random.key(0)))
+
+    if state.memory:
+        kls = memory_kls(
+            state, config.batch_size, encode, data.train, data.test.examples, config.spread
+        )
+        if kls is not None:
+            last |= dict(zip(("memory_kl", "fresh_memory_kl"), kls, strict=True))
+            print(messages.staleness(config.memory, *kls))
     files.write_json(workdir / run_folder.SUMMARY, last)
-    x = preprocessing(config.dataset, config.binarize)(
-        jnp.asarray(data.test.examples[:_ENCODED]), jax.random.key(0)
-    )
-    mean = np.asarray(trained.encode(x)[0])
+    mean = np.asarray(encode(data.test.examples[:_ENCODED])[0])
     if len(mean) > 1 and (warning := messages.collapse(active_units(mean), config)):
         print(warning)
     if warning := transport.unfinished(rows[-1]):

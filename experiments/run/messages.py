@@ -44,6 +44,14 @@ def short_warmup(config: configs.Config) -> str | None:
     )
 
 
+def staleness(memory: int, stale: float, fresh: float) -> str:
+    """What the age of a memory's posteriors makes of the KL of the data set's aggregate."""
+    return (
+        f"the memory of {memory:,} posteriors gives a KL of {stale:.4g} nats, and {fresh:.4g} with "
+        "the same examples encoded anew"
+    )
+
+
 def collapse(active: int, config: configs.Config) -> str | None:
     """A warning if z tells nothing about x; else None.
 
