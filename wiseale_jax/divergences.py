@@ -117,7 +117,7 @@ def wiseale_kl(
         most the KL itself, and 0 only where the KL is 0. The blur makes separate posteriors
         overlap, so that the aggregate acts in small batches too. It also allows the logvar of -inf
         of a deterministic encoder. "auto" is M^(-1/d), the gap between neighbours among M draws of
-        the prior.
+        the prior, but at least 1/8.
       memory: posteriors of earlier batches, held fixed. The result is then an estimate, from the
         batch and the memory, of Eq. 21 for all N: the bound for the aggregate posterior of the
         whole data set. The estimate is not itself a bound: the logarithm of a sum over a sample is

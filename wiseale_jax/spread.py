@@ -46,13 +46,16 @@ def check_spread(spread: ArrayLike) -> float:
 
 
 def auto_spread(size: int, latent: int) -> float:
-    """The standard deviation of the blur for the spread "auto": M^(-1/d).
+    """The standard deviation of the blur for the spread "auto": M^(-1/d), but at least 1/8.
+
+    M^(-1/d) is about the gap between neighbours among M draws of the prior. With many posteriors of
+    few dimensions it is next to nothing, and so narrow a blur trains worse.
 
     Args:
       size: M, the number of posteriors in the sum.
       latent: d, the dimensions of z.
     """
-    return size ** (-1 / latent)
+    return max(size ** (-1 / latent), 0.125)
 
 
 def blurred(

@@ -94,7 +94,7 @@ def test_a_traced_spread_is_as_good_as_a_number():
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(("size", "latent"), [(64, 2), (64, 8), (1000, 3)])
+@pytest.mark.parametrize(("size", "latent"), [(64, 2), (64, 8), (1000, 5)])
 def test_auto_is_the_gap_between_draws_of_the_prior(size, latent):
     mean, logvar = normal_rows(size, latent)
     h = size ** (-1 / latent)
@@ -104,6 +104,11 @@ def test_auto_is_the_gap_between_draws_of_the_prior(size, latent):
     assert of_dataset(mean, logvar, spread="auto", progress=False) == pytest.approx(want, rel=1e-5)
     moments = moment_matched_kl(mean, logvar, spread=h)
     assert moment_matched_kl(mean, logvar, spread="auto") == pytest.approx(moments)
+
+
+@pytest.mark.parametrize(("size", "latent"), [(64, 1), (65, 2), (2112, 2), (10**6, 6)])
+def test_auto_is_never_narrower_than_an_eighth(size, latent):
+    assert size ** (-1 / latent) < auto_spread(size, latent) == 0.125
 
 
 @pytest.mark.ci

@@ -58,7 +58,7 @@ class MethodSettings:
     )
     spread: float | str = field(
         "wiseale: standard deviation of a blur of both sides of the KL, a number or auto; auto is "
-        "(batch_size + memory)^(-1/latent_dim); 0 is the paper's",
+        "(batch_size + memory)^(-1/latent_dim), at least 1/8; 0 is the paper's",
         0.0,
         least=0,
         word="auto",

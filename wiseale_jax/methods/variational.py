@@ -75,8 +75,8 @@ def wiseale(
         the prior M times stronger.
       bound: which upper bound on the KL, see `divergences.wiseale_kl`; "jensen" is the paper's.
       spread: the standard deviation of a blur of both sides of the KL, see
-        `divergences.wiseale_kl`, or "auto" for M^(-1/d). 0 is the paper's. Other values add the
-        metric `spread_kl`, the bound on the KL of the blurred sides.
+        `divergences.wiseale_kl`, or "auto" for M^(-1/d), at least 1/8. 0 is the paper's. Other
+        values add the metric `spread_kl`, the bound on the KL of the blurred sides.
       memory, dataset_size: posteriors of earlier batches, and N. The KL is then for the data set's
         aggregate, see `divergences.dataset_kl`, and the new memory is among the metrics.
       aevb_kl_weight: weight of AEVB's KL, the mean over single posteriors, which is added to the
