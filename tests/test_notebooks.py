@@ -17,10 +17,10 @@ import wiseale_jax
 from experiments import link_notebooks
 from tests.helpers import ROOT
 
-NAMES = ["quickstart", "wiseale_kl", "latent_space"]
+NAMES = ["quickstart", "wiseale_kl", "latent_space", "aggregate"]
 PUBLIC = {
     "wiseale_jax": {*wiseale_jax.__all__},
-    "wiseale_jax.plots": {"latents"},
+    "wiseale_jax.plots": {"images", "latents"},
     "experiments": {"configs", "train"},
 }
 
@@ -73,7 +73,8 @@ def test_what_is_stored_is_one_run_from_top_to_bottom(name):
         kinds = [output.output_type for output in cell.outputs]
         assert "error" not in kinds
         pictures = any("image/png" in output.get("data", {}) for output in cell.outputs)
-        assert ("plt.show()" in cell.source or "latent_plots." in cell.source) == pictures
+        draws = ("plt.show()", "latent_plots.", "image_plots.")
+        assert any(call in cell.source for call in draws) == pictures
         if "def " not in cell.source and re.search(r"\b(print|judge|train)\(", cell.source):
             assert "stream" in kinds
         # No warnings, no progress bars.
@@ -214,7 +215,7 @@ def test_without_mnist_the_message_says_where_to_put_it(tmp_path):
 @every_notebook
 def test_runs_from_top_to_bottom(name, tmp_path, request):
     variables = {"TFDS_DATA_DIR": str(tmp_path / "data")}
-    if name == "latent_space":
+    if name in ("latent_space", "aggregate"):
         variables["WISEALE_DATA_DIR"] = str(request.getfixturevalue("real_data"))
     notebook, stored = read(name), read(name)
     execute(notebook, tmp_path, **variables)
