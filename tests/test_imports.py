@@ -44,6 +44,7 @@ WAY = [
     "wiseale_jax.training.batches",
     "wiseale_jax.training.gradients",
     "wiseale_jax.training.steps",
+    "wiseale_jax.training.staleness",
     "wiseale_jax.training.epochs",
     "wiseale_jax.training.together",
     "wiseale_jax.models.trained",

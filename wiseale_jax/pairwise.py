@@ -144,19 +144,20 @@ def _multiply_in(exponent: Array, mantissa: Array, factor: Array) -> tuple[Array
     return exponent + power, mantissa * lax.bitcast_convert_type(ones, factor.dtype)
 
 
-def _add_dimensions(state, sources: Gaussians, targets: Gaussians):
-    """Adds dimensions (axis 1) to the sum of squares, and to the product's exponent and mantissa.
+def _add_dimensions(state, dimensions):
+    """Adds dimensions to the sum of squares, and to the product's exponent and mantissa.
 
     Two dimensions share a division, a/s + b/t = (at + bs) / (st). The product st also goes into the
     product of all s, which is kept as mantissa and exponent, so that one logarithm is enough.
-    Sources are `[rows, d, 1]` here.
+
+    Args:
+      state: the sum, the exponent and the mantissa so far.
+      dimensions: the sum of variances and the difference of means in each dimension.
     """
     squares, exponent, mantissa = state
-    for k in range(0, sources.mean.shape[1], 2):
+    for k in range(0, len(dimensions), 2):
         fraction, product = 0.0, 1.0
-        for u in range(k, min(k + 2, sources.mean.shape[1])):
-            spread = sources.variance[:, u] + targets.variance[:, None, u]
-            difference = sources.mean[:, u] - targets.mean[:, None, u]
+        for spread, difference in dimensions[k : k + 2]:
             fraction = fraction * spread + difference * difference * product
             product = product * spread
         squares += fraction / product
@@ -184,9 +185,18 @@ def _sum_in_chunks(sources: Gaussians, targets: Gaussians):
     zeros = _zeros(sources.bias[:, None] + targets.bias[:, None])
     exponent, mantissa = _multiply_in(0, zeros + 1, zeros + 1)
     state = (zeros, exponent, mantissa)
-    sources = Gaussians(sources.mean[..., None], sources.variance[..., None], sources.bias)
+
+    def dimensions(sources, targets):
+        return [
+            (
+                sources.variance[:, u, None] + targets.variance[:, None, u],
+                sources.mean[:, u, None] - targets.mean[:, None, u],
+            )
+            for u in range(sources.mean.shape[1])
+        ]
+
     if latent <= _UNROLLED:
-        return _add_dimensions(state, sources, targets)
+        return _add_dimensions(state, dimensions(sources, targets))
     chunks = -(-latent // _UNROLLED)
     width = -(-latent // (2 * chunks)) * 2  # Even, as two dimensions share a division.
 
@@ -196,7 +206,7 @@ def _sum_in_chunks(sources: Gaussians, targets: Gaussians):
             arrays = (lax.dynamic_slice_in_dim(a, k, width, 1) for a in arrays)
             return Gaussians(*arrays, side.bias)
 
-        return _add_dimensions(state, take(sources), take(targets))
+        return _add_dimensions(state, dimensions(take(sources), take(targets)))
 
     whole = latent // width * width
     state = lax.fori_loop(0, whole // width, lambda i, s: chunk(i * width, s), state)
@@ -215,17 +225,23 @@ def _sum_in_parts(sources: Gaussians, targets: Gaussians):
     width = -(-latent // parts)
     padding = parts * width - latent
 
-    def split(side, *last):
-        def one(a, filler):
-            widths = [(0, padding if axis == 1 else 0) for axis in range(a.ndim)]
-            a = jnp.pad(a, widths, constant_values=filler)
-            return a.reshape(a.shape[0], width, parts, *last)
+    def split(a, filler):
+        widths = [(0, padding if axis == 1 else 0) for axis in range(a.ndim)]
+        a = jnp.pad(a, widths, constant_values=filler)
+        return a.reshape(a.shape[0], width, parts, *a.shape[2:])
 
-        # The dimensions that fill up the parts add 0: their variances add up to 1.
-        return side._replace(mean=one(side.mean, 0.0), variance=one(side.variance, 0.5))
-
-    sides = split(sources, 1), split(targets, targets.bias.shape[-1])
-    return _add_dimensions((0.0, 0, 1.0), *sides)
+    # The dimensions that fill up the parts add 0: their variances add up to 1.
+    (mean, variance), (target_mean, target_variance) = (
+        (split(side.mean, 0.0), split(side.variance, 0.5)) for side in (sources, targets)
+    )
+    dimensions = [
+        (
+            variance[:, u, :, None] + target_variance[:, None, u],
+            mean[:, u, :, None] - target_mean[:, None, u],
+        )
+        for u in range(width)
+    ]
+    return _add_dimensions((0.0, 0, 1.0), dimensions)
 
 
 def _differentiable_log_terms(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
