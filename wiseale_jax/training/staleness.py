@@ -38,20 +38,23 @@ def memory_kls(
       were seen. None if these examples are not the last ones of the epoch, as the memory is larger
       than an epoch or steps were skipped; or if the test examples do not fill a batch.
     """
+    # On this process's host: with several processes, only one of them may be here.
+    key, step, skipped, memory = jax.device_get(
+        (state.key, state.step, state.skipped, state.memory)
+    )
     per_epoch, batches = len(train) // batch_size, min(len(test) // batch_size, _BATCHES)
-    size = len(state.memory.mean)
-    if size > per_epoch * batch_size or int(state.skipped) or not batches:
+    size = len(memory.mean)
+    if size > per_epoch * batch_size or skipped or not batches:
         return None
-    order = epoch_order(state.key, int(state.step) // per_epoch, len(train))
-    last = np.asarray(order)[: per_epoch * batch_size][-size:]
+    order = np.asarray(epoch_order(key, int(step) // per_epoch, len(train)))
+    last = order[: per_epoch * batch_size][-size:]
     mean, logvar = encode(np.asarray(train[last]))
     posteriors = encode(np.asarray(test[: batches * batch_size]))
     in_batches = [np.split(np.asarray(part), batches) for part in posteriors]
 
     def kl(memory: Memory) -> float:
         given = {"memory": memory, "dataset_size": len(train), "spread": spread}
-        return float(
-            np.mean([wiseale_kl(*batch, **given) for batch in zip(*in_batches, strict=True)])
-        )
+        kls = [wiseale_kl(*batch, **given) for batch in zip(*in_batches, strict=True)]
+        return float(np.mean(kls))
 
-    return kl(state.memory), kl(state.memory._replace(mean=mean, logvar=logvar))
+    return kl(memory), kl(memory._replace(mean=mean, logvar=logvar))
