@@ -43,7 +43,7 @@ def test_a_collapse_is_said_at_the_end(data_dir, tmp_path, capsys):
     data = setup.load_data(dataclasses.replace(SINE, train_examples=64), str(data_dir))
     x = np.zeros((1, 256, 1), np.float32)
     params = model.init(jax.random.key(0), x, jax.random.key(1))["params"]
-    state = type("State", (), {"params": params, "batch_stats": {}})
+    state = type("State", (), {"params": params, "batch_stats": {}, "memory": {}})
     rows = [
         {"epoch": 1, "split": split, "loss": 1.0, "reconstruction_error": 1.0, "elbo": -1.0}
         | {"aevb_kl": 0.0, "wiseale_kl": 0.0, "mse": 1.0}
