@@ -183,7 +183,7 @@ def choose(chips: int) -> Iterator[Program]:
             raise ValueError(f"unknown network {network!r}; known: {known}")
         batches = [_BATCH[network]]
         if network == "celeba":
-            batches = [int(batch) for batch in cli.listed("celeba_batches")]
+            batches = cli.listed_counts("celeba_batches")
         for method in cli.listed("methods"):
             methods.find(method)
             chosen = itertools.product(autoencoder.PRECISIONS, batches, counts)

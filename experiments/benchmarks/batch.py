@@ -49,11 +49,7 @@ def main(argv: list[str]) -> None:
     if FLAGS.only:
         measure(FLAGS.network, FLAGS.only, FLAGS.rounds)
         return
-    sizes = []
-    for size in cli.listed("sizes"):
-        if not size.isdecimal() or int(size) < 1:
-            raise ValueError(f"sizes must be whole numbers, at least 1, got {size!r}")
-        sizes.append(int(size))
+    sizes = cli.listed_counts("sizes")
     print(f"{FLAGS.network}; {jax.devices()[0].device_kind}; jax {jax.__version__}\n")
     print(
         "| batch | AEVB, ms/step | WiSE-ALE, ms/step | pairwise term | spread adds | "

@@ -27,13 +27,12 @@ FLAGS = flags.FLAGS
 def main(argv: list[str]) -> None:
     """Prints one table, a row for each number of runs."""
     del argv
+    counts = dict.fromkeys(cli.listed_counts("runs", least=2))
     config, data = train_benchmark.make_case(FLAGS.network)
     running = {1: train_benchmark.scanned(config, data)}
     megabytes = {}
-    for count in dict.fromkeys(cli.listed("runs")):
-        if not count.isdecimal() or int(count) < 2:
-            raise ValueError(f"runs must be whole numbers, at least 2, got {count!r}")
-        running[int(count)], megabytes[int(count)] = many(config, data, int(count))
+    for count in counts:
+        running[count], megabytes[count] = many(config, data, count)
     for contestant in running.values():
         contestant(1)
     seconds = train_benchmark.measure(running, FLAGS.steps, FLAGS.rounds)

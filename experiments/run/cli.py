@@ -153,6 +153,20 @@ def listed(name: str) -> list[str]:
     return [value for given in flags.FLAGS[name].value or () for value in parse(given)]
 
 
+def listed_counts(name: str, least: int = 1) -> list[int]:
+    """The values of a flag that `define_list` has defined, as whole numbers.
+
+    Raises:
+      ValueError: a value is no whole number, or is less than `least`.
+    """
+    counts = []
+    for count in listed(name):
+        if not count.isdecimal() or int(count) < least:
+            raise ValueError(f"{name} must be whole numbers, at least {least}, got {count!r}")
+        counts.append(int(count))
+    return counts
+
+
 def refuse_given(names: Iterable[str], reason: str) -> None:
     """Refuses flags that have no use here.
 

@@ -43,7 +43,10 @@ def test_from_fit_to_file(method, tmp_path):
 
     draws = again.sample(jax.random.key(0), 7)
     assert draws.shape == (7, 12) and np.isfinite(draws).all()
-    for name, serialized in again.export().items():
-        assert jax.export.deserialize(serialized.serialize()).in_avals, name
-    exported = jax.export.deserialize(again.export()["reconstruct"].serialize())
-    np.testing.assert_allclose(exported.call(X), again.reconstruct(X), rtol=1e-4, atol=1e-5)
+    exported = {
+        name: jax.export.deserialize(program.serialize())
+        for name, program in again.export().items()
+    }
+    assert all(program.in_avals for program in exported.values())
+    reconstructed = exported["reconstruct"].call(X)
+    np.testing.assert_allclose(reconstructed, again.reconstruct(X), rtol=1e-4, atol=1e-5)
