@@ -27,6 +27,8 @@ WAY = [
     "wiseale_jax.priors",
     "wiseale_jax.likelihoods",
     "wiseale_jax.datasets",
+    "wiseale_jax.models.bilinear",
+    "wiseale_jax.models.winograd",
     "wiseale_jax.models.convolutions",
     "wiseale_jax.models.native_convolutions",
     "wiseale_jax.models.layers",

@@ -3,7 +3,7 @@
 The transposed convolution is not JAX's. JAX differentiates it as a convolution over an input with
 holes, and its gradient with respect to the kernel has a form that no vendor has a kernel for: on an
 NVIDIA GPU a training step then takes twice as long. Here it is the transpose of a convolution, and
-the three primitives of `convolutions.bilinear` only use forms that vendors have kernels for.
+the three primitives of `bilinear` only use forms that vendors have kernels for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from wiseale_jax.models.convolutions import (
+from wiseale_jax.models.bilinear import (
     Axis,
     bilinear,
     conv_axis,

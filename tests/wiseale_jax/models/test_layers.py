@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wiseale_jax.models import layers
+from tests.helpers.devices import run_on_devices
+from wiseale_jax.models import layers, winograd
 
 # (spatial shape, kernel size, stride): the paper's layers, and odd sizes that SAME pads unevenly.
 CASES = [
@@ -29,6 +30,17 @@ CASES = [
     ((16, 8), 4, 1),
     ((4, 4), 5, 2),
 ]
+# Filters of one to three entries at each place of a stride, and lengths that no tile divides.
+WINOGRAD_CASES = [
+    ((8, 8), 5, 2),
+    ((9, 11), 3, 2),
+    ((7, 6), 4, 2),
+    ((1, 2), 5, 2),
+    ((5, 4), 3, 1),
+    ((7, 9), 6, 2),
+    ((13,), 5, 4),
+    ((3, 4, 5), 3, 1),
+]
 # Those that tell most, for every day.
 SOME = [((256,), 16, 2), ((64,), 16, 4), ((7, 7), 4, 2)]
 
@@ -45,7 +57,22 @@ def native(module):
     return module.apply
 
 
-FORMS = pytest.mark.parametrize("form", [by_matmul, native])
+def by_winograd(module):
+    """`by_matmul` with half the multiplications, however few the channels."""
+    apply = by_matmul(module)
+
+    def patched(variables, x):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(winograd, "_CHANNELS", 1)
+            patch.setattr(winograd, "_SAVED", 1)
+            kernel = variables["params"]["kernel"]
+            assert winograd.suits(kernel, module.strides)
+            return apply(variables, x)
+
+    return patched
+
+
+FORMS = pytest.mark.parametrize("form", [by_matmul, by_winograd, native])
 
 
 def cases():
@@ -62,6 +89,9 @@ def cases():
             if not plain and case not in SOME:
                 marks = [pytest.mark.slow]
             yield pytest.param(*case, form, channels, marks=marks)
+    for case in WINOGRAD_CASES:
+        marks = [] if case == ((8, 8), 5, 2) else [pytest.mark.ci]
+        yield pytest.param(*case, by_winograd, (5, 6), marks=marks)
 
 
 def pair(kind, spatial, size, stride, channels=(5, 6)):
@@ -153,3 +183,72 @@ def test_bfloat16_stays_bfloat16():
     ours, _, variables, x = pair("conv", (16,), 4, 2)
     for apply in (ours.apply, by_matmul(ours)):
         assert apply(variables, x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "dtype", "suits"),
+    [
+        ((5, 5, 64, 128), (2, 2), "float32", True),
+        ((3, 3, 64, 64), (1, 1), "float32", True),
+        ((5, 5, 3, 128), (2, 2), "float32", False),
+        ((5, 5, 64, 128), (2, 2), "bfloat16", False),
+        ((4, 4, 64, 128), (2, 2), "float32", False),
+        ((7, 7, 64, 128), (2, 2), "float32", False),
+        ((2, 2, 64, 128), (3, 3), "float32", False),
+        ((5, 64, 128), (2,), "float32", False),
+    ],
+)
+def test_winograd_is_for_many_channels_and_half_the_multiplications(shape, stride, dtype, suits):
+    assert winograd.suits(jax.ShapeDtypeStruct(shape, dtype), stride) == suits
+
+
+@pytest.mark.parametrize("kind", ["conv", "transpose"])
+def test_the_error_of_winograd_is_that_of_float32(kind):
+    """Against float64, at the widths of the paper's network for CelebA, beside flax's own error."""
+    ours, theirs, variables, x = pair(kind, (8, 8), 5, 2, (128, 64))
+    with jax.enable_x64(True):
+        exact = theirs.clone(dtype=jnp.float64, param_dtype=jnp.float64)
+        want = exact.apply(jax.tree.map(np.float64, variables), np.float64(x))
+    want = np.asarray(want)
+    error = np.abs(by_matmul(ours)(variables, x) - want).max()
+    assert winograd.suits(variables["params"]["kernel"], ours.strides)
+    assert error < 1e-5 * want.std()
+    assert error < 5 * np.abs(theirs.apply(variables, x) - want).max()
+
+
+@pytest.mark.ci
+def test_a_batch_split_over_devices_gives_the_gradients_of_the_whole():
+    run_on_devices(
+        2,
+        """
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+        from jax.sharding import Mesh, PartitionSpec as P
+        from wiseale_jax.models import convolutions, winograd
+
+        mesh = Mesh(np.array(jax.devices()), ("data",))
+        rows = P(None, None, None, "data")
+        for channels in (3, 64):
+            keys = jax.random.split(jax.random.key(0))
+            x = jax.random.normal(keys[0], (channels, 8, 8, 4))
+            kernel = jax.random.normal(keys[1], (5, 5, channels, channels)) / 5 / channels**0.5
+            assert winograd.suits(kernel, (2, 2)) == (channels == 64)
+
+            def loss(kernel, x):
+                outputs = convolutions.conv(x, kernel, (2, 2))
+                return jnp.sum(jnp.sin(convolutions.conv_transpose(outputs, kernel, (2, 2))))
+
+            def of_part(kernel, x):
+                value, gradients = jax.value_and_grad(loss, (0, 1))(kernel, x)
+                return jax.lax.psum(value, "data"), gradients
+
+            split = jax.shard_map(
+                of_part, mesh=mesh, in_specs=(P(), rows), out_specs=(P(), (P(), rows))
+            )
+            got = jax.jit(split)(kernel, x)
+            want = jax.jit(jax.value_and_grad(loss, (0, 1)))(kernel, x)
+            for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+        """,
+    )
