@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
-from scipy.special import logsumexp
 
 from wiseale_jax.divergences import aggregate_log_density, mmd
 from wiseale_jax.evaluation import estimates
@@ -112,6 +111,8 @@ def aggregate_kl_lower_bound(
     Raises:
       ValueError: as `moment_matched_kl`.
     """
+    from scipy.special import logsumexp  # Only here, as it delays every start.
+
     by_moments = moment_matched_kl(mean, logvar, spread=spread)
     mean, logvar = (np.float64(a) for a in _posterior("aggregate_kl_lower_bound", mean, logvar))
     mean, logvar = _blurred(mean, logvar, spread)

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
@@ -95,6 +94,8 @@ def clustering_accuracy(
     Raises:
       ValueError: the shapes do not match.
     """
+    from scipy.optimize import linear_sum_assignment  # Only here, as it delays every start.
+
     assignments, labels = np.asarray(assignments), np.asarray(labels)
     if assignments.ndim != 2 or labels.shape != assignments.shape[:1] or not assignments.size:
         raise ValueError(

@@ -67,6 +67,7 @@ def _primitive(name: str, implementation: Callable[..., Array]) -> Primitive:
     static_names = tuple(inspect.signature(implementation).parameters)[2:]
     primitive.def_impl(jax.jit(implementation, static_argnames=static_names))
 
+    @functools.cache  # JAX asks for the same ones several times.
     def abstract(*avals, **static):
         jaxpr = jax.make_jaxpr(functools.partial(implementation, **static))(*avals)
         return jaxpr.out_avals[0]

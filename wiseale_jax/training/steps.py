@@ -109,7 +109,8 @@ def initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainSt
     """`create_state` as a pure function of a random key and the examples from `first`."""
     init_key, sample_key, objective_key = jax.random.split(branch(key, Branch.INIT), 3)
     x = recipe.preprocess(examples[:1], sample_key)
-    variables = recipe.model.init(init_key, x, sample_key, train=False)
+    x = jnp.concatenate([x, x])  # The MMD needs two examples.
+    outputs, variables = recipe.model.init_with_output(init_key, x, sample_key, train=False)
     params = variables["params"]
     if recipe.method.init is not None:
         # A key that the network's parameters do not use.
@@ -117,13 +118,11 @@ def initial_state(recipe: Recipe, key: PRNGKeyArray, examples: Array) -> TrainSt
         some = recipe.preprocess(examples, own_key)
         params = {**params, METHOD: recipe.method.init(own_key, recipe.model, some)}
 
-    def metrics_of(variables, x):
-        outputs = recipe.model.apply(variables, x, sample_key)
+    def metrics_of(outputs, x):
         given = passed.at(recipe.model, {**variables, "params": params})
         return without_memory(recipe.method(outputs, x, objective_key, **given)[1])[0]
 
-    # Two examples, as the MMD needs two.
-    shapes = jax.eval_shape(metrics_of, variables, jnp.concatenate([x, x]))
+    shapes = jax.eval_shape(metrics_of, outputs, x)
     zeros = {name: jnp.zeros((), metric.dtype) for name, metric in shapes.items()}
     return TrainState(
         step=jnp.int32(0),
