@@ -2,9 +2,10 @@
 
 Trains each network with the WiSE-ALE objective on random data held in memory, for a fixed number
 of steps. The contestants take turns. The table shows medians over the rounds, with the least and
-the most; a speed is the ratio of two times of one round. Peak memory, and the time from the start
-to the end of the first step, are measured in a separate process for each contestant. This process
-finds the compilations of an earlier start on disk.
+the most; a speed is the ratio of two times of one round. In one process, each contestant is slowed
+by the threads of the others. So each is also measured alone, in a process of its own: its steps,
+its peak memory, and the time from the start to the end of the first step. This process finds the
+compilations of an earlier start on disk.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
     del argv
     networks = cli.listed("networks")
     if FLAGS.only:
-        first_step(networks[0], FLAGS.only)
+        alone(networks[0], FLAGS.only)
         return
     for network in networks:
         if network not in _EXAMPLES:
@@ -61,8 +62,9 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"{error}: the peers need pip install 'wiseale_jax[bench]'") from None
 
     print(f"{machine()}; jax {jax.__version__}; torch {torch.__version__}\n")
-    print("| network, batch | contestant | ms/step | examples/s | speed | first step | memory |")
-    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    columns = "ms/step | examples/s | speed | alone, ms/step | first step | memory"
+    print(f"| network, batch | contestant | {columns} |")
+    print(f"| --- | --- |{' ---: |' * (columns.count('|') + 1)}")
     for network in networks:
         config, data = make_case(network)
         running = {}
@@ -75,15 +77,18 @@ def main(argv: list[str]) -> None:
             except Exception as error:  # A peer that does not work here is a row that says so.
                 running.pop(name, None)
                 reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-                print(f"| {network} | {name} | does not run here: {reason} | | | | |")
+                print(f"| {network} | {name} | does not run here: {reason} | | | | | |")
         if PEER not in running:
             continue
         seconds = measure(running, FLAGS.steps, FLAGS.rounds)
         for name, values in seconds.items():
             ms = [1000 * value / FLAGS.steps for value in values]
             speeds = [peer / own for peer, own in zip(seconds[PEER], values, strict=True)]
-            fresh = measure_first_step(network, name)
-            beside = f"{fresh['seconds']:.1f} s | {fresh['megabytes']:,.0f} MB"
+            apart = measure_alone(network, name)
+            beside = (
+                f"{with_range(apart['ms'])} | {apart['first_step']:.1f} s | "
+                f"{apart['megabytes']:,.0f} MB"
+            )
             print(
                 f"| {network}, {config.batch_size} | {name} | {with_range(ms)} | "
                 f"{1000 * config.batch_size / statistics.median(ms):,.0f} | "
@@ -143,24 +148,32 @@ def measure(contestants: dict[str, Contestant], steps: int, rounds: int) -> dict
     return seconds
 
 
-def measure_first_step(network: str, contestant: str) -> dict[str, float]:
-    """Seconds to the first step, and peak memory, of a contestant in a separate process."""
+def measure_alone(network: str, contestant: str) -> dict[str, Any]:
+    """What `alone` prints of a contestant, in a separate process."""
     command = [sys.executable, "-m", "experiments.benchmarks.train"]
-    command += [f"--networks={network}", f"--only={contestant}"]
-    for _ in range(2):  # The second start finds what the first one compiled.
+    command += [f"--networks={network}", f"--only={contestant}", f"--steps={FLAGS.steps}"]
+    for rounds in (1, FLAGS.rounds):  # The second start finds what the first one compiled.
         start = time.time()
         environment = {**os.environ, "BENCHMARK_START": str(start)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*command, f"--rounds={rounds}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def first_step(network: str, contestant: str) -> None:
-    """Runs one step, then some more, and prints the time to the first step and the peak memory."""
+def alone(network: str, contestant: str) -> None:
+    """Prints the seconds to the first step, the peak memory, and ms/step of some rounds as JSON."""
     train = CONTESTANTS[contestant](*make_case(network))
     train(1)
-    seconds = time.time() - float(os.environ["BENCHMARK_START"])
+    found = {"first_step": time.time() - float(os.environ["BENCHMARK_START"])}
     train(3)
-    print(json.dumps({"seconds": seconds, "megabytes": peak_megabytes()}))
+    found["megabytes"] = peak_megabytes()
+    (seconds,) = measure({contestant: train}, FLAGS.steps, FLAGS.rounds).values()
+    print(json.dumps({**found, "ms": [1000 * value / FLAGS.steps for value in seconds]}))
 
 
 def peak_megabytes() -> float:
@@ -302,5 +315,5 @@ if __name__ == "__main__":
         list(CONTESTANTS),
         "contestant to run beside the peer; repeat the flag for more (default: all)",
     )
-    flags.DEFINE_string("only", None, "run only this contestant's first step, in this process")
+    flags.DEFINE_string("only", None, "measure only this contestant, in this process")
     cli.run(main)
