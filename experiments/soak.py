@@ -12,6 +12,7 @@ import contextlib
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,8 +35,6 @@ FLAGS = flags.FLAGS
 _SHORT = ("--dataset=sine", "--train_examples=640", "--batch_size=32")
 # The largest share of a run that a start goes through before it is killed.
 _SHARE = 0.2
-# The share of the epochs that is warm-up.
-_WARM_UP = 0.25
 
 
 def main(argv: list[str]) -> None:
@@ -150,7 +149,7 @@ def check_same(workdir: Path, whole: Path) -> None:
 
 
 def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
-    """Trains and watches the resident memory after every epoch; Linux only.
+    """Trains and watches the resident memory after every epoch, by medians; Linux only.
 
     Returns:
       A table with one row.
@@ -167,10 +166,12 @@ def memory(folder: Path, arguments: Sequence[str], epochs: int) -> str:
                 resident.append(int(pages) * os.sysconf("SC_PAGE_SIZE") / 2**20)
     if process.returncode:
         raise ValueError(f"the run ended with {process.returncode}")
-    warm = resident[int(_WARM_UP * epochs) - 1]
-    last = resident[-1]
+    # Single epochs differ by some percent. The first quarter is warm-up.
+    quarter = epochs // 4
+    warm = statistics.median(resident[quarter : 2 * quarter])
+    last = statistics.median(resident[-quarter:])
     return (
-        "| epochs | MiB after warm-up | MiB at the end | growth |\n"
+        "| epochs | MiB, second quarter | MiB, last quarter | growth |\n"
         "| ---: | ---: | ---: | ---: |\n"
         f"| {epochs} | {warm:.1f} | {last:.1f} | {last / warm - 1:+.2%} |"
     )
