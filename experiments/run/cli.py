@@ -17,7 +17,13 @@ from absl import app, flags, logging
 from experiments.run import signals
 from wiseale_jax import files
 
-_M_ARENA_MAX = -8  # M_ARENA_MAX in malloc.h.
+# Environment variables of glibc's malloc; and M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of
+# malloc.h, with the values set here.
+_GLIBC = (
+    ("MALLOC_ARENA_MAX", -8, 2),
+    ("MALLOC_MMAP_THRESHOLD_", -3, 2**20),
+    ("MALLOC_TRIM_THRESHOLD_", -1, 2**20),
+)
 # Each start trims the cache of compiled programs to this size, which holds hundreds of programs.
 _CACHE_BYTES = 2e9
 
@@ -39,7 +45,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         # Errors are raised. orbax would also log them, with tracebacks.
         logging.set_verbosity(logging.FATAL)
         _cache_compilations()
-        _share_arenas()
+        _return_memory()
         try:
             if len(argv) > 1:
                 raise ValueError(f"unexpected argument {argv[1]!r}; flags begin with --")
@@ -131,15 +137,18 @@ def _cache_compilations() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def _share_arenas() -> None:
-    """Makes all threads allocate memory from two arenas, where the C library is glibc.
+def _return_memory() -> None:
+    """Lets long runs give memory back, where the C library is glibc.
 
-    Otherwise each of the many threads that write checkpoints would fill its own arena. Arenas give
-    no memory back, so a long run would grow.
+    Without this, each of the many threads that write checkpoints would fill an arena of its own,
+    and would keep what is freed there. Two arenas are shared, and arrays of 1 MiB or more have
+    pages of their own.
     """
-    if "MALLOC_ARENA_MAX" not in os.environ:
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL("libc.so.6").mallopt(_M_ARENA_MAX, 2)
+    with contextlib.suppress(OSError, AttributeError):
+        glibc = ctypes.CDLL("libc.so.6")
+        for variable, parameter, value in _GLIBC:
+            if variable not in os.environ:
+                glibc.mallopt(parameter, value)
 
 
 def define_list(name: str, default: list[str] | None, text: str) -> None:
