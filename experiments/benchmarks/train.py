@@ -3,9 +3,9 @@
 Trains each network with the WiSE-ALE objective on random data held in memory, for a fixed number
 of steps. The contestants take turns. The table shows medians over the rounds, with the least and
 the most; a speed is the ratio of two times of one round. In one process, each contestant may be
-slowed by the threads of the others. So each is also measured alone, in a process of its own: its steps,
-its peak memory, and the time from the start to the end of the first step. This process finds the
-compilations of an earlier start on disk.
+slowed by the threads of the others. So each is also measured alone, in a process of its own: its
+steps, its peak memory, and the time from the start to the end of the first step. This process finds
+the compilations of an earlier start on disk.
 """
 
 from __future__ import annotations
