@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from experiments.run import cli, setup
 from wiseale_jax import DATASETS, aggregate_kl, gaussian_kl, load, load_examples, wiseale_kl
-from wiseale_jax.pairwise import JENSEN, LOGVAR_LIMIT, gaussians, log_sum_exp
+from wiseale_jax.pair_terms import JENSEN, LOGVAR_LIMIT, gaussians
+from wiseale_jax.pairwise import log_sum_exp
 
 FLAGS = flags.FLAGS
 

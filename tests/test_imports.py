@@ -20,6 +20,7 @@ WAY = [
     "wiseale_jax.pytrees",
     "wiseale_jax.run_folder",
     "wiseale_jax.checkpoints",
+    "wiseale_jax.pair_terms",
     "wiseale_jax.pairwise",
     "wiseale_jax.spread",
     "wiseale_jax.memory",

@@ -16,15 +16,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from tqdm import tqdm
 
 from wiseale_jax.memory import Memory, mean_log_density
-from wiseale_jax.pairwise import (
-    BHATTACHARYYA,
-    JENSEN,
-    LOGVAR_LIMIT,
-    Gaussians,
-    gaussians,
-    log_sum_exp,
-    mean_log_sum_exp,
-)
+from wiseale_jax.pair_terms import BHATTACHARYYA, JENSEN, LOGVAR_LIMIT, Gaussians, gaussians
+from wiseale_jax.pairwise import log_sum_exp, mean_log_sum_exp
 from wiseale_jax.spread import Auto, auto_spread, blurred, width
 
 _TERMS = {"jensen": JENSEN, "bhattacharyya": BHATTACHARYYA}

@@ -15,14 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from wiseale_jax.pairwise import (
-    JENSEN,
-    NO_WEIGHT,
-    Gaussians,
-    component_gradient,
-    gaussians,
-    log_sum_exp,
-)
+from wiseale_jax.pair_terms import JENSEN, NO_WEIGHT, Gaussians, gaussians
+from wiseale_jax.pairwise import component_gradient, log_sum_exp
 
 
 class Memory(NamedTuple):

@@ -1,10 +1,7 @@
 """The pairwise log-sum-exp over diagonal Gaussians, which every mixture bound here uses.
 
-For Gaussians N(mean_i, diag v_i), v = exp(logvar), and two constants (distance, entropy):
+For the term of a pair, l_ij, which `pair_terms` defines:
 
-    l_ij  = a_i + a_j - sum_k [distance (mean_ik - mean_jk)^2 / s_ijk + 1/2 log s_ijk]
-    s_ijk = v_ik + v_jk
-    a_i   = entropy * sum_k logvar_ik
     lse_i = log sum_j exp(l_ij)
 
 l is symmetric. So the derivative of mean_i lse_i with respect to Gaussian j needs one weight per
@@ -27,50 +24,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from wiseale_jax import backend
-
-# Callers clip logvar to +-this: the product of two variance sums, and the square of one, then stay
-# within float32's range.
-LOGVAR_LIMIT = 40.0
+from wiseale_jax import backend, pair_terms
+from wiseale_jax.pair_terms import NO_WEIGHT, Gaussians, PairTerm, gaussians, zeros_like
 
 # The shape of a tile, the fastest one in `python -m experiments.benchmarks.kl`.
 _ROWS, _FEW_ROWS = 32, 16
 _LANES = 2048
 _GROUP_LANES = 4096
-_UNROLLED = 64
 
-# The most sources in a step on an accelerator, and the most dimensions that are written out there.
+# The most sources in a step on an accelerator.
 _MANY_ROWS = 1024
-_PART = 16
-
-# The bias of a Gaussian that does not count. It is finite, as infinities can give nan.
-NO_WEIGHT = -1e30
-
-
-class PairTerm(NamedTuple):
-    """The constants of one pair term l_ij (see the module's docstring)."""
-
-    distance: float
-    entropy: float
-
-
-JENSEN = PairTerm(distance=0.5, entropy=0.0)
-BHATTACHARYYA = PairTerm(distance=0.25, entropy=0.25)
-
-
-class Gaussians(NamedTuple):
-    """Gaussians as one side of the pairs.
-
-    Attributes:
-      mean: `[..., d]`, unmodified: a derived value could be rounded differently on each side, and a
-        mean would then differ from itself.
-      variance: `[..., d]`; it may be 0 on one side of the pairs.
-      bias: `[...]`, the a_i.
-    """
-
-    mean: Float[Array, "*rows latent"]
-    variance: Float[Array, "*rows latent"]
-    bias: Float[Array, "*rows"]
 
 
 class _Tiling(NamedTuple):
@@ -101,11 +64,6 @@ def _choose_tiling(sources: int, targets: int, latent: int, tile_size: int | Non
     return _Tiling(min(rows, sources), groups, -(-blocks // groups), lanes)
 
 
-def gaussians(mean: Array, logvar: Array, term: PairTerm) -> Gaussians:
-    """Posteriors `[M, d]` as one side of the pairs."""
-    return Gaussians(mean, jnp.exp(logvar), term.entropy * jnp.sum(logvar, axis=1))
-
-
 def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
     """`[steps, rows, ...]`; the rows that fill up the last step have no weight."""
     size = side.bias.shape[0]
@@ -132,129 +90,6 @@ def _fill(side, missing: int):
     return jax.tree.map(
         lambda a: jnp.pad(a, ((0, missing),) + ((0, 0),) * (a.ndim - 1), mode="edge"), side
     )
-
-
-def _multiply_in(exponent: Array, mantissa: Array, factor: Array) -> tuple[Array, Array]:
-    """mantissa * 2^exponent times a factor, whose mantissa in [1, 2) multiplies the mantissa."""
-    info = jnp.finfo(factor.dtype)
-    integer = jnp.int32 if info.bits == 32 else jnp.int64
-    bits = lax.bitcast_convert_type(factor, integer)
-    power = lax.shift_right_logical(bits, integer(info.nmant)) - (info.maxexp - 1)
-    ones = (bits & (2**info.nmant - 1)) | ((info.maxexp - 1) << info.nmant)
-    return exponent + power, mantissa * lax.bitcast_convert_type(ones, factor.dtype)
-
-
-def _add_dimensions(state, dimensions):
-    """Adds dimensions to the sum of squares, and to the product's exponent and mantissa.
-
-    Two dimensions share a division, a/s + b/t = (at + bs) / (st). The product st also goes into the
-    product of all s, which is kept as mantissa and exponent, so that one logarithm is enough.
-
-    Args:
-      state: the sum, the exponent and the mantissa so far.
-      dimensions: the sum of variances and the difference of means in each dimension.
-    """
-    squares, exponent, mantissa = state
-    for k in range(0, len(dimensions), 2):
-        fraction, product = 0.0, 1.0
-        for spread, difference in dimensions[k : k + 2]:
-            fraction = fraction * spread + difference * difference * product
-            product = product * spread
-        squares += fraction / product
-        exponent, mantissa = _multiply_in(exponent, mantissa, product)
-    return squares, *_multiply_in(exponent, jnp.ones_like(mantissa), mantissa)
-
-
-def _log_terms(
-    sources: Gaussians, targets: Gaussians, distance: float
-) -> Float[Array, "blocks rows lanes"]:
-    """l_ij of a tile: sources `[rows, d]`, targets `[blocks, d, lanes]`."""
-    bias = sources.bias[:, None] + targets.bias[:, None]
-    squares, exponent, mantissa = (_sum_in_chunks if backend.on_cpu() else _sum_in_parts)(
-        sources, targets
-    )
-    log_product = exponent.astype(mantissa.dtype) * math.log(2) + jnp.log(mantissa)
-    if backend.on_cpu():
-        return bias - distance * squares - 0.5 * log_product
-    return bias - jnp.sum(distance * squares + 0.5 * log_product, axis=2)
-
-
-def _sum_in_chunks(sources: Gaussians, targets: Gaussians):
-    """The sums of `_add_dimensions` for a CPU, `[blocks, rows, lanes]`."""
-    latent = sources.mean.shape[1]
-    zeros = _zeros(sources.bias[:, None] + targets.bias[:, None])
-    exponent, mantissa = _multiply_in(0, zeros + 1, zeros + 1)
-    state = (zeros, exponent, mantissa)
-
-    def dimensions(sources, targets):
-        return [
-            (
-                sources.variance[:, u, None] + targets.variance[:, None, u],
-                sources.mean[:, u, None] - targets.mean[:, None, u],
-            )
-            for u in range(sources.mean.shape[1])
-        ]
-
-    if latent <= _UNROLLED:
-        return _add_dimensions(state, dimensions(sources, targets))
-    chunks = -(-latent // _UNROLLED)
-    width = -(-latent // (2 * chunks)) * 2  # Even, as two dimensions share a division.
-
-    def chunk(k, state, width=width):
-        def take(side):
-            arrays = (side.mean, side.variance)
-            arrays = (lax.dynamic_slice_in_dim(a, k, width, 1) for a in arrays)
-            return Gaussians(*arrays, side.bias)
-
-        return _add_dimensions(state, dimensions(take(sources), take(targets)))
-
-    whole = latent // width * width
-    state = lax.fori_loop(0, whole // width, lambda i, s: chunk(i * width, s), state)
-    return chunk(whole, state, latent - whole) if whole < latent else state
-
-
-def _sum_in_parts(sources: Gaussians, targets: Gaussians):
-    """The sums of `_add_dimensions` for an accelerator, `[blocks, rows, parts, lanes]`.
-
-    An accelerator's compiler makes one kernel of a part of a few dimensions and the sum over parts.
-    Of more dimensions that are written out, it makes hundreds of kernels with arrays of the tile's
-    size between them.
-    """
-    latent = sources.mean.shape[1]
-    parts = -(-latent // _PART)
-    width = -(-latent // parts)
-    padding = parts * width - latent
-
-    def split(a, filler):
-        widths = [(0, padding if axis == 1 else 0) for axis in range(a.ndim)]
-        a = jnp.pad(a, widths, constant_values=filler)
-        return a.reshape(a.shape[0], width, parts, *a.shape[2:])
-
-    # The dimensions that fill up the parts add 0: their variances add up to 1.
-    (mean, variance), (target_mean, target_variance) = (
-        (split(side.mean, 0.0), split(side.variance, 0.5)) for side in (sources, targets)
-    )
-    dimensions = [
-        (
-            variance[:, u, :, None] + target_variance[:, None, u],
-            mean[:, u, :, None] - target_mean[:, None, u],
-        )
-        for u in range(width)
-    ]
-    return _add_dimensions((0.0, 0, 1.0), dimensions)
-
-
-def _differentiable_log_terms(sources: Gaussians, targets: Gaussians, distance: float) -> Array:
-    """`_log_terms` in a differentiable form: the bit operations of `_multiply_in` are not."""
-    spread = sources.variance[:, :, None] + targets.variance[:, None]
-    difference = sources.mean[:, :, None] - targets.mean[:, None]
-    total = jnp.sum(distance * difference**2 / spread + 0.5 * jnp.log(spread), axis=2)
-    return sources.bias[:, None] + targets.bias[:, None] - total
-
-
-def _zeros(like: Array) -> Array:
-    # Not jnp.zeros_like: inside shard_map, a loop's carry must vary like the loop's inputs.
-    return jnp.minimum(jnp.abs(like), 0.0)
 
 
 def _take(sources, step):
@@ -287,7 +122,7 @@ def _over_groups(one_group, targets):
     return jax.tree.map(to_rows, results)
 
 
-def _log_sum_exp(targets, sources, distance, tile_size, log_terms=_log_terms):
+def _log_sum_exp(targets, sources, distance, tile_size, log_terms=pair_terms.log_terms):
     size, latent = targets.mean.shape
     tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
     sources = _as_sources(sources, tiling)
@@ -309,7 +144,7 @@ def _log_sum_exp(targets, sources, distance, tile_size, log_terms=_log_terms):
                 total += jnp.exp(terms[:, r] - higher)
             return higher, total
 
-        zeros = _zeros(targets.bias + sources.bias[0, 0])
+        zeros = zeros_like(targets.bias + sources.bias[0, 0])
         highest, total = lax.fori_loop(0, sources.bias.shape[0], step, (zeros + NO_WEIGHT, zeros))
         return highest + jnp.log(total)
 
@@ -327,7 +162,9 @@ def log_sum_exp(
 @log_sum_exp.defjvp
 def _log_sum_exp_jvp(distance, tile_size, primals, tangents):
     def differentiable(targets, sources):
-        return _log_sum_exp(targets, sources, distance, tile_size, _differentiable_log_terms)
+        return _log_sum_exp(
+            targets, sources, distance, tile_size, pair_terms.differentiable_log_terms
+        )
 
     return jax.jvp(differentiable, primals, tangents)
 
@@ -381,7 +218,7 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
             by_variance += jnp.sum(weighted * slope - weights[:, :, None] * inverse, axis=1)
             return by_mean, by_variance, by_bias + jnp.sum(weights, axis=1)
 
-        zeros = _zeros(targets.mean + sources.bias[0, 0])
+        zeros = zeros_like(targets.mean + sources.bias[0, 0])
         steps = sources.bias.shape[0]
         if tiling.unrolled:
             sums, by_bias = lax.fori_loop(0, steps, step, (lax.complex(zeros, zeros), zeros[:, 0]))
@@ -408,13 +245,13 @@ def component_gradient(
     The targets j are components of the sources' lse_i, and the sources of the targets' lse_j; each
     lse may have further components. The term must have no entropy.
     """
-    return _gradient(targets, target_lse, sources, source_lse, term, None, _log_terms)[:2]
+    return _gradient(targets, target_lse, sources, source_lse, term, None, pair_terms.log_terms)[:2]
 
 
 @component_gradient.defjvp
 def _component_gradient_jvp(term, primals, tangents):
     def differentiable(*sides):
-        return _gradient(*sides, term, None, _differentiable_log_terms)[:2]
+        return _gradient(*sides, term, None, pair_terms.differentiable_log_terms)[:2]
 
     return jax.jvp(differentiable, primals, tangents)
 
@@ -457,13 +294,15 @@ def _mean_log_sum_exp_jvp(term, tile_size, axis_name, primals, tangents):
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4))
 def _value_and_gradient(mean, logvar, term, tile_size, axis_name):
     """mean_log_sum_exp, and its derivatives with respect to the given rows."""
-    return _compute_both(mean, logvar, term, tile_size, axis_name, _log_terms)
+    return _compute_both(mean, logvar, term, tile_size, axis_name, pair_terms.log_terms)
 
 
 @_value_and_gradient.defjvp
 def _value_and_gradient_jvp(term, tile_size, axis_name, primals, tangents):
     def differentiable(mean, logvar):
-        return _compute_both(mean, logvar, term, tile_size, axis_name, _differentiable_log_terms)
+        return _compute_both(
+            mean, logvar, term, tile_size, axis_name, pair_terms.differentiable_log_terms
+        )
 
     return jax.jvp(differentiable, primals, tangents)
 

@@ -23,6 +23,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments.benchmarks import train as train_benchmark
+from experiments.benchmarks.machine import machine
 from experiments.run import cli
 from wiseale_jax.memory import Memory
 from wiseale_jax.methods import Method
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
         measure(FLAGS.network, FLAGS.only, FLAGS.rounds)
         return
     sizes = cli.listed_counts("sizes")
-    print(f"{FLAGS.network}; {jax.devices()[0].device_kind}; jax {jax.__version__}\n")
+    print(f"{FLAGS.network}; {machine()}; jax {jax.__version__}\n")
     print(
         "| batch | AEVB, ms/step | WiSE-ALE, ms/step | pairwise term | spread adds | "
         f"a memory of {REMEMBERED:,} adds | examples/s | memory |"

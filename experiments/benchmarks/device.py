@@ -35,6 +35,7 @@ from experiments.benchmarks import feed as feed_benchmark
 from experiments.benchmarks import kl as kl_benchmark
 from experiments.benchmarks import rows as rows_table
 from experiments.benchmarks import train as train_benchmark
+from experiments.benchmarks.machine import machine
 from experiments.benchmarks.operations import operations
 from experiments.benchmarks.rows import Row
 from experiments.run import cli, profiling
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> None:
     size = Size(FLAGS.tiny)
     chosen = FLAGS.part or list(PARTS)
     rows: list[Row] = []
-    device = f"{jax.devices()[0].device_kind}, {jax.local_device_count()} of them"
+    device = machine()
     with results.open("a") as stream:
         for part in tqdm(chosen, desc="parts", disable=None):
             started = time.monotonic()

@@ -17,6 +17,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs
+from experiments.benchmarks.machine import machine
 from experiments.run import cli, setup
 from wiseale_jax.training import batches, steps
 from wiseale_jax.training.recipe import Recipe
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> None:
     seconds = measure(recipe, data, FLAGS.rounds, config.seed)
     examples = len(data) // config.batch_size * config.batch_size
     print(f"{config.dataset}, {examples:,} examples an epoch, batch {config.batch_size}; ", end="")
-    print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}\n")
+    print(f"{machine()}; jax {jax.__version__}\n")
     print("| feed | s/epoch | examples/s | throughput |\n| --- | ---: | ---: | ---: |")
     for feed, values in seconds.items():
         median = statistics.median(values)

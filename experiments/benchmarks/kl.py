@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
+from experiments.benchmarks.machine import machine
 from experiments.benchmarks.train import peak_megabytes
 from experiments.run import cli
 from wiseale_jax import wiseale_kl
@@ -226,7 +227,7 @@ def main(argv: list[str]) -> None:
         return
     names = usable()
     on_cpu = jax.default_backend() == "cpu"
-    print(f"{jax.devices()[0].device_kind}, {jax.local_device_count()} device(s), float32\n")
+    print(f"{machine()}; float32\n")
     peers = [name for name in names if name != "ours"]
     print(
         "| M x d | what | ours, ms | MB | " + " | ".join(f"{n}, ms (x ours)" for n in peers) + " |"

@@ -17,6 +17,7 @@ from absl import flags
 from experiments import configs
 from experiments.benchmarks import pythae_peer
 from experiments.benchmarks import train as train_benchmark
+from experiments.benchmarks.machine import machine
 from experiments.benchmarks.train import Contestant
 from experiments.run import cli
 from wiseale_jax import methods
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
         contestant(1)
     seconds = train_benchmark.measure(running, FLAGS.steps, FLAGS.rounds)
     ms = {name: 1000 * statistics.median(of) / FLAGS.steps for name, of in seconds.items()}
-    print(f"{jax.devices()[0].device_kind}; jax {jax.__version__}; {FLAGS.network}\n")
+    print(f"{machine()}; jax {jax.__version__}; {FLAGS.network}\n")
     print(f"| method | ms/step | against {_AGAINST} | pythae's ms/step | speed |")
     print("| --- | ---: | ---: | ---: | ---: |")
     for name in names:

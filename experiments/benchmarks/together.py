@@ -16,6 +16,7 @@ from absl import flags
 
 from experiments import configs
 from experiments.benchmarks import train as train_benchmark
+from experiments.benchmarks.machine import machine
 from experiments.benchmarks.train import Contestant
 from experiments.run import cli
 from wiseale_jax.training import together
@@ -39,8 +40,7 @@ def main(argv: list[str]) -> None:
     ms = {
         count: 1000 * statistics.median(of) / FLAGS.steps / count for count, of in seconds.items()
     }
-    devices = f"{jax.local_device_count()} x {jax.devices()[0].device_kind}"
-    print(f"{devices}; jax {jax.__version__}; {FLAGS.network}, batches of {config.batch_size}\n")
+    print(f"{machine()}; jax {jax.__version__}; {FLAGS.network}, batches of {config.batch_size}\n")
     print("| runs | ms/step of a run | speed | states |")
     print("| ---: | ---: | ---: | ---: |")
     for count, value in ms.items():

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
 import resource
 import statistics
 import subprocess
@@ -31,6 +30,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import configs
+from experiments.benchmarks.machine import machine
 from experiments.run import cli, setup
 from wiseale_jax.datasets import DATASETS
 from wiseale_jax.training.recipe import Recipe
@@ -119,16 +119,6 @@ def make_case(
     if DATASETS[network].likelihood == "bernoulli":
         data = (data > 0).astype(np.float32)
     return config, data
-
-
-def machine() -> str:
-    """The device; of a CPU, its model and how many cores this process has."""
-    device = jax.devices()[0]
-    described = Path("/proc/cpuinfo")
-    if device.platform != "cpu" or not described.exists():
-        return device.device_kind
-    models = re.findall(r"model name\s*: *(.+)", described.read_text()) or [device.device_kind]
-    return f"{models[0]}, {len(os.sched_getaffinity(0))} cores"
 
 
 def with_range(values: list[float]) -> str:

@@ -8,7 +8,8 @@ import pytest
 from tests.helpers import in_ci
 from tests.wiseale_jax.test_divergences import BOUNDS, assert_matches, normal_rows
 from wiseale_jax.divergences import aggregate_kl, wiseale_kl, wiseale_kl_of_dataset
-from wiseale_jax.pairwise import PairTerm, gaussians, log_sum_exp, mean_log_sum_exp
+from wiseale_jax.pair_terms import PairTerm, gaussians
+from wiseale_jax.pairwise import log_sum_exp, mean_log_sum_exp
 
 
 @pytest.mark.parametrize("tile_size", [in_ci(1), 64, 10**6])

@@ -166,8 +166,12 @@ class TrainedAutoencoder:
           ValueError: key is no random key; n is not a whole number of at least 1; the sampler is
             unknown, was never fitted, or is given together with x; or as in `encode`.
         """
-        if not isinstance(key, jax.Array):
-            raise ValueError(f"key must be a random key, as jax.random.key(0), got {key!r}")
+        try:
+            jax.eval_shape(jax.random.bits, key)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"key must be a random key, as jax.random.key(0), got {key!r}"
+            ) from None
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a whole number, at least 1, got {n!r}")
         if sampler != "prior":

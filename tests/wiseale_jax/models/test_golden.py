@@ -138,7 +138,7 @@ def test_other_shapes_are_refused_with_both(tmp_path):
     for step in ("7", 7.0, True):
         with pytest.raises(ValueError, match=f"step must be a whole number, got {step!r}"):
             wiseale_jax.load(golden_run.FOLDER, step=step)
-    for key in (0, None, np.zeros(2, np.uint32)):
+    for key in (0, None, np.zeros(2), jax.random.split(jax.random.key(0))):
         with pytest.raises(ValueError, match=r"key must be a random key, as jax\.random\.key\(0\)"):
             model.sample(key, 4)
     for n in (0, 2.0):
