@@ -24,6 +24,7 @@ from tests.helpers.forks import call
         ("train", ["--samplers=prior"], "unknown sampler 'prior'; known: aggregate, mixture"),
         ("spiral", ["--seeds=x"], "seeds must be different numbers, got 'x'"),
         ("spiral", ["--observation_noise=x"], "must be a number or learned, got 'x'"),
+        ("vampprior", ["--only=x"], "only must be labels of the table, got 'x'"),
         ("samples", ["--output=a.txt"], ".webp, got 'a.txt'"),
         ("samples", ["--manual_dir=x"], "data set 'sine' is not downloaded and takes no --manual"),
         ("soak", ["--memory_epochs=8", "--kills=2"], "--kills is not for --memory_epochs"),
