@@ -20,6 +20,8 @@ EXTENT = 4.0
 _GRID = 600
 # A narrower density would fall between the pixels.
 _NARROWEST = 0.03
+# The most panels in a row.
+_COLUMNS = 5
 _CIRCLES = "circles: 1 and 2 standard deviations of the prior"
 
 
@@ -131,13 +133,19 @@ def _before(title: str) -> str:
 
 
 def _panels(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(3.4 * len(by_label) + 0.6, 4), layout="constrained")
+    columns = min(len(by_label), _COLUMNS)
+    rows = -(-len(by_label) // columns)
+    figure = Figure(figsize=(3.4 * columns + 0.6, 3.5 * rows + 0.5), layout="constrained")
     set_title(figure, title)
-    grid = figure.subplots(1, len(by_label), squeeze=False)[0]
-    for axes, label in zip(grid, by_label, strict=True):
+    every = figure.subplots(rows, columns, squeeze=False).ravel()
+    grid = every[: len(by_label)]
+    for place, (axes, label) in enumerate(zip(grid, by_label, strict=True)):
         axes.set_title(textwrap.fill(label, 36), fontsize=10)
         axes.set_xlabel("z₁ (prior's standard deviations)", fontsize=8)
-    grid[0].set_ylabel("z₂ (prior's standard deviations)", fontsize=8)
+        if place % columns == 0:
+            axes.set_ylabel("z₂ (prior's standard deviations)", fontsize=8)
+    for axes in every[len(by_label) :]:
+        axes.set_axis_off()
     return figure, grid
 
 

@@ -54,3 +54,16 @@ def test_decoded_plane_has_the_first_dimension_across_and_the_second_up():
     assert sheet.shape == (6, 6)
     assert sheet[0, 0] < sheet[0, -1] and sheet[-1, 0] < sheet[0, 0]
     np.testing.assert_allclose(sheet[2:4, 2:4], 0, atol=1e-6)
+
+
+def test_many_panels_are_in_rows_of_five():
+    many = {f"model {i}": MEAN for i in range(7)}
+    figure = latent_plots.labelled_means(many, np.array([3, 4]))
+    drawn = [axes for axes in figure.axes if axes.collections and axes.get_title()]
+    assert [axes.get_title() for axes in drawn] == list(many)
+    places = [axes.get_subplotspec() for axes in drawn]
+    assert [(place.rowspan.start, place.colspan.start) for place in places] == [
+        (i // 5, i % 5) for i in range(7)
+    ]
+    assert [bool(axes.get_ylabel()) for axes in drawn] == [i % 5 == 0 for i in range(7)]
+    assert sum(not axes.axison for axes in figure.axes) == 3
