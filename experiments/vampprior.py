@@ -2,10 +2,10 @@
 
 Trains a VAE with a standard normal prior and one with a VampPrior on MNIST, as in Tomczak and
 Welling (2018): 40 latent dimensions, and two gated layers of 300 units on both sides. Each digit is
-made binary once, by a draw for each pixel. (The authors have the same, by another draw.) Training
-ends early as theirs does: the model with the best ELBO on 10,000 validation digits is evaluated. A
-killed command goes on with the last block of epochs that it finished. Writes a table of ELBOs and
-log-likelihoods of test digits.
+made binary once, by a draw for each pixel; the authors' draw is another. They also limit the log
+variances to -6..2. Training ends early as theirs does: the model with the best ELBO on 10,000
+validation digits is evaluated. A killed command goes on with the last block of epochs that it
+finished. Writes a table of ELBOs and log-likelihoods of test digits.
 """
 
 from __future__ import annotations
