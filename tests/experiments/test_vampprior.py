@@ -46,7 +46,7 @@ def test_training_ends_early_and_goes_on_where_it_was_killed(tmp_path, monkeypat
     elbos = [row["elbo"] for row in best.history if row["split"] == "test"]
     assert best.config["epochs"] == len(elbos) == 1 + np.argmax(elbos)
     kept = {path.name for path in (tmp_path / "whole").iterdir()}
-    last = max(len(elbos), 1) + 2
+    last = len(elbos) + 2
     assert kept == {f"epoch-{len(elbos)}", f"epoch-{last}"} and last < 50
     assert train(tmp_path / "whole").config == best.config  # It is done.
     other = {**SETTINGS, "warmup_epochs": 3}

@@ -14,6 +14,13 @@ def test_samples_are_of_the_prior():
     np.testing.assert_allclose(np.cov(samples.T), true.weight @ true.weight.T, atol=0.05)
 
 
+def test_samples_take_every_form_of_a_key():
+    sample = LinearGaussian().trained.sample
+    raw = jax.random.PRNGKey(3)
+    np.testing.assert_array_equal(sample(np.asarray(raw), 5), sample(raw, 5))
+    np.testing.assert_array_equal(sample(jax.random.key(3), 5), sample(raw, 5))
+
+
 def test_an_example_is_reconstructed_from_its_posteriors_mean():
     true = LinearGaussian(scale=2.0)
     x, _ = true.draw(64)
