@@ -10,7 +10,6 @@ finished. Writes a table of ELBOs and log-likelihoods of test digits.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from jaxtyping import Array, Float
 from experiments import studies
 from experiments.report import tables
 from experiments.run import cli, setup
-from wiseale_jax import files, fit, load
+from wiseale_jax import checkpoints, files, fit, load, run_folder
 from wiseale_jax.datasets.load import load_examples
 from wiseale_jax.models.trained import TrainedAutoencoder
 
@@ -85,7 +84,7 @@ def main(argv: list[str]) -> None:
                 num_importance_samples=FLAGS.num_importance_samples,
             )
             labels.append(label)
-            columns["epochs"].append(float(model.config["epochs"]))
+            columns["epochs"].append(float(_epochs(model)))
             for name in ("elbo", "log_likelihood"):
                 columns[name].append(numbers[name])
     print(tables.write_tables(output, "table", tables.tabulate(labels, columns)))
@@ -145,7 +144,7 @@ def train_with_validation(
 
 
 def _epochs(model: TrainedAutoencoder) -> int:
-    return model.config["epochs"]
+    return model.history[-1]["epoch"]
 
 
 def _elbo(model: TrainedAutoencoder) -> float:
@@ -155,19 +154,18 @@ def _elbo(model: TrainedAutoencoder) -> float:
 
 def _read(folder: Path) -> tuple[TrainedAutoencoder | None, TrainedAutoencoder | None]:
     """The best and the newest model of a folder; None if it has none yet."""
-    shutil.rmtree(folder / "partial", ignore_errors=True)
-    models = [load(path, network=NETWORK) for path in folder.glob("epoch-*")]
+    if run_folder.read_config(folder) is None:
+        return None, None
+    with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS) as saved:
+        models = [load(folder, step, network=NETWORK) for step in saved.all_steps()]
     return max(models, key=_elbo, default=None), max(models, key=_epochs, default=None)
 
 
 def _write(folder: Path, model: TrainedAutoencoder, best: TrainedAutoencoder) -> None:
     """Saves a model, and removes those that are neither the newest nor the best."""
-    model.save(folder / "partial")
-    (folder / "partial").rename(folder / f"epoch-{_epochs(model)}")
-    kept = {f"epoch-{_epochs(kept)}" for kept in (model, best)}
-    for path in folder.glob("epoch-*"):
-        if path.name not in kept:
-            shutil.rmtree(path)
+    model.save(folder)
+    with checkpoints.open_checkpoints(folder / run_folder.CHECKPOINTS) as saved:
+        checkpoints.prune(saved, keep=1, best=best.step)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import vampprior
 from tests.helpers import ROOT
+from wiseale_jax import checkpoints
 
 SETTINGS = {"method": "aevb", "seed": 0, "warmup_epochs": 1}
 
@@ -42,21 +43,25 @@ def test_training_ends_early_and_goes_on_where_it_was_killed(tmp_path, monkeypat
     def train(folder, epochs=50):
         return vampprior.train_with_validation(x, validation, folder, epochs, SETTINGS)
 
+    def steps(folder):
+        with checkpoints.open_checkpoints(folder / "checkpoints", read_only=True) as saved:
+            return set(saved.all_steps())
+
     best = train(tmp_path / "whole")
     elbos = [row["elbo"] for row in best.history if row["split"] == "test"]
-    assert best.config["epochs"] == len(elbos) == 1 + np.argmax(elbos)
-    kept = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert best.step == 2 * len(elbos) and len(elbos) == 1 + np.argmax(elbos)
+    kept = steps(tmp_path / "whole")
     last = len(elbos) + 2
-    assert kept == {f"epoch-{len(elbos)}", f"epoch-{last}"} and last < 50
-    assert train(tmp_path / "whole").config == best.config  # It is done.
+    assert kept == {2 * len(elbos), 2 * last} and last < 50
+    assert train(tmp_path / "whole").history == best.history  # It is done.
+    assert steps(tmp_path / "whole") == kept
     other = {**SETTINGS, "warmup_epochs": 3}
     with pytest.raises(ValueError, match="whole has a run of another warmup_epochs: choose"):
         vampprior.train_with_validation(x, validation, tmp_path / "whole", 50, other)
 
     train(tmp_path / "killed", epochs=2)
-    (tmp_path / "killed" / "partial").mkdir()
     again = train(tmp_path / "killed")
-    assert {path.name for path in (tmp_path / "killed").iterdir()} == kept
+    assert steps(tmp_path / "killed") == kept
     jax.tree.map(np.testing.assert_array_equal, again.variables, best.variables)
 
 
