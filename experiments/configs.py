@@ -58,6 +58,7 @@ class Config(MethodSettings):
         "output of the encoder that gives the posterior's scale: logvar, or relu as in the paper",
         "logvar",
     )
+    min_sigma: float = _field("floor of the standard deviation of a posterior", 0.0, least=0)
     observation_noise: float | str = _field(
         "standard deviation of a Gaussian p(x|z): a number, or learned",
         1.0,
@@ -250,8 +251,9 @@ def _check_used(config: Config, given: Collection[str]) -> None:
         raise ValueError(
             f"method_learning_rate is for a discriminator, and method {config.method!r} has none"
         )
-    if "scale_head" in given and config.encoder != "gaussian":
-        raise ValueError("scale_head is for encoder 'gaussian': a point has no scale")
+    for name in ("scale_head", "min_sigma"):
+        if name in given and config.encoder != "gaussian":
+            raise ValueError(f"{name} is for encoder 'gaussian': a point has no scale")
     if "learning_rate_drop_factor" in given and config.learning_rate_drop_epoch is None:
         raise ValueError("learning_rate_drop_factor needs learning_rate_drop_epoch")
 
@@ -361,6 +363,7 @@ def _check_numbers(config: Config) -> None:
         "learning_rate",
         "learning_rate_drop_factor",
         "clip_norm",
+        "min_sigma",
         "observation_noise",
         *(field.name for field in dataclasses.fields(MethodSettings)),
     ):

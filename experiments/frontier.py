@@ -35,11 +35,15 @@ _VARIANTS = {
         "wiseale, memory": {"memory": 2048},
         "wiseale, spread and memory": {"spread": "auto", "memory": 2048},
         "wiseale, wide": {"spread": "auto", "memory": 2048, "kl_weight": "batch"},
+        "wiseale, floor": {"spread": "auto", "memory": 2048, "kl_weight": "batch"},
     }
 }
 
 # Curves along another setting than the sweep of their method.
-_SWEEPS = {"wiseale, wide": ("aevb_kl_weight", (0.01, 0.03, 0.1, 0.3, 1))}
+_SWEEPS = {
+    "wiseale, wide": ("aevb_kl_weight", (0.01, 0.03, 0.1, 0.3, 1)),
+    "wiseale, floor": ("min_sigma", (0.03, 0.1, 0.2, 0.3, 0.5)),
+}
 
 # Weights that are stars in the picture, by method and data set: Eq. 27's, AEVB's, and Tolstikhin et
 # al.'s (2017) on the scale of this package (their 10 and 100 are on other scales).

@@ -94,6 +94,8 @@ def test_encoder_by_method():
         ({"dataset": "mnist", "observation_noise": 1}, "observation_noise is for a Gaussian"),
         ({"method": "wae_mmd", "observation_noise": "learned"}, "no likelihood to learn"),
         ({"method": "ae", "scale_head": "relu"}, "a point has no scale"),
+        ({"method": "ae", "min_sigma": 0.1}, "min_sigma is for encoder 'gaussian'"),
+        ({"min_sigma": -0.1}, "min_sigma must be at least 0 and finite, got -0.1"),
         ({"learning_rate_drop_factor": 0.1}, "needs learning_rate_drop_epoch"),
         ({"warmup_epochs": 0}, "warmup_epochs must be in 1..2.31-1, got 0"),
         ({"method": "ae", "warmup_epochs": 1}, "warmup_epochs is for a prior, and method 'ae'"),

@@ -77,6 +77,8 @@ class Autoencoder(nn.Module):
         scalar that starts at 1. A Bernoulli p(x|z) has no noise.
       precision: the precision of the layers' computation, "float32" or "bfloat16". Parameters, the
         posterior, z and the reconstruction are always float32.
+      min_sigma: floor of a "gaussian" encoder's standard deviation: its square is added to the
+        variance. 0 is no floor.
       axis_name: inside `shard_map`, the mesh axis that the batch is split over; batch normalisation
         then uses the whole batch.
     """
@@ -87,6 +89,7 @@ class Autoencoder(nn.Module):
     scale_head: str = "logvar"
     observation_noise: float | str = 1.0
     precision: str = "float32"
+    min_sigma: float = 0.0
     axis_name: str | None = None
 
     @property
@@ -122,12 +125,13 @@ class Autoencoder(nn.Module):
             mean = normalized(mean)
         if not self.has_density:
             return mean, jnp.full_like(mean, -jnp.inf)
-        if gives_posterior:
-            return mean, logvar
-        scale = self.scale(features)
-        if self.scale_head == "relu":
-            scale = 2 * jnp.log(jax.nn.relu(scale) + RELU_SCALE_FLOOR)
-        return mean, scale
+        if not gives_posterior:
+            logvar = self.scale(features)
+            if self.scale_head == "relu":
+                logvar = 2 * jnp.log(jax.nn.relu(logvar) + RELU_SCALE_FLOOR)
+        if self.min_sigma:
+            logvar = jnp.logaddexp(logvar, 2 * math.log(self.min_sigma))
+        return mean, logvar
 
     def decode(
         self, z: Float[Array, "batch latent"], train: bool = False
@@ -170,13 +174,14 @@ def build_autoencoder(
     scale_head: str = "logvar",
     observation_noise: float | str = 1.0,
     precision: str = "float32",
+    min_sigma: float = 0.0,
 ) -> Autoencoder:
     """Builds an `Autoencoder` from a named network or from your own.
 
     Args:
       network: a name that `networks.find` knows, an `Architecture`, or `Modules` of your own.
       latent_dim: dimensions of z, at least 1.
-      encoder, scale_head, observation_noise, precision: see `Autoencoder`.
+      encoder, scale_head, observation_noise, precision, min_sigma: see `Autoencoder`.
 
     Raises:
       ValueError: an argument is unknown or out of range; the message lists the known values.
@@ -190,6 +195,10 @@ def build_autoencoder(
             raise ValueError(f"unknown {what} {value!r}; known: {', '.join(known)}")
     if latent_dim < 1:
         raise ValueError(f"latent_dim must be at least 1, got {latent_dim}")
+    if not (isinstance(min_sigma, numbers.Real) and 0 <= min_sigma < math.inf):
+        raise ValueError(f"min_sigma must be at least 0 and finite, got {min_sigma!r}")
+    if min_sigma and encoder != "gaussian":
+        raise ValueError(f"min_sigma is for encoder 'gaussian', and not for {encoder!r}")
     if observation_noise != "learned" and not (
         isinstance(observation_noise, numbers.Real) and 0 < observation_noise < math.inf
     ):
@@ -197,4 +206,6 @@ def build_autoencoder(
             f"observation_noise must be a positive number or 'learned', got {observation_noise!r}"
         )
     architecture = networks.find(network) if isinstance(network, str) else network
-    return Autoencoder(architecture, latent_dim, encoder, scale_head, observation_noise, precision)
+    return Autoencoder(
+        architecture, latent_dim, encoder, scale_head, observation_noise, precision, min_sigma
+    )

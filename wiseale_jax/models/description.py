@@ -11,7 +11,17 @@ from wiseale_jax.models.autoencoder import Autoencoder, Modules, build_autoencod
 from wiseale_jax.models.networks import ARCHITECTURES, LAYERS, Architecture, Layer
 
 # The arguments of `build_autoencoder`, except the network.
-SETTINGS = ("latent_dim", "encoder", "scale_head", "observation_noise", "precision")
+SETTINGS = (
+    "latent_dim",
+    "encoder",
+    "scale_head",
+    "observation_noise",
+    "precision",
+    "min_sigma",
+)
+
+# What descriptions of older releases lack.
+_OLDER = {"channels": 3, "min_sigma": 0.0}
 
 
 def describe(model: Autoencoder, likelihood: Likelihood) -> dict[str, Any]:
@@ -51,10 +61,10 @@ def describe_run(config: Mapping[str, Any]) -> dict[str, Any]:
       ValueError: the data set is unknown.
       KeyError: a setting is missing.
     """
+    config = {**_OLDER, **config}
     dataset = find(config["dataset"])
     return {
-        # Runs from before grey images were supported lack "channels".
-        "network": dataset.network.format_map({"channels": 3, **config}),
+        "network": dataset.network.format_map(config),
         "likelihood": dataset.likelihood,
         **{name: config[name] for name in SETTINGS},
     }
@@ -91,7 +101,7 @@ def build(
         chosen = stored if isinstance(stored, str) else _read_architecture(stored)
     if description["likelihood"] not in LIKELIHOODS:
         raise ValueError(f"unknown likelihood {description['likelihood']!r}")
-    settings = {name: description[name] for name in SETTINGS}
+    settings = {name: {**_OLDER, **description}[name] for name in SETTINGS}
     latent_dim = settings.pop("latent_dim")
     model = build_autoencoder(chosen, latent_dim, **settings)
     return model, LIKELIHOODS[description["likelihood"]]

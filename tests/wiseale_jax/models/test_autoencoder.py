@@ -69,6 +69,14 @@ def test_relu_scale_head_has_a_floor():
     assert np.isclose(sigma.min(), RELU_SCALE_FLOOR, rtol=1e-4) and sigma.max() > 0.05
 
 
+def test_min_sigma_adds_its_square_to_the_variance():
+    _, _, narrow = run()
+    _, _, wide = run(min_sigma=0.3)
+    variance = np.exp(np.asarray(narrow.logvar, np.float64))
+    np.testing.assert_allclose(np.exp(wide.logvar), variance + 0.09, rtol=1e-6)
+    np.testing.assert_array_equal(wide.mean, narrow.mean)
+
+
 def test_observation_noise():
     _, variables, outputs = run(observation_noise="learned")
     assert variables["params"]["observation_logvar"] == outputs.observation_logvar == 0
@@ -93,6 +101,11 @@ def test_bfloat16_layers_give_float32_outputs():
         ({"network": "sine", "latent_dim": 0}, "latent_dim must be at least 1, got 0"),
         ({"network": "sine", "latent_dim": 2, "encoder": "x"}, "known: gaussian, deterministic"),
         ({"network": "sine", "latent_dim": 2, "scale_head": "x"}, "known: logvar, relu"),
+        ({"network": "sine", "latent_dim": 2, "min_sigma": -1.0}, "at least 0 and finite, got -1"),
+        (
+            {"network": "sine", "latent_dim": 2, "encoder": "spherical", "min_sigma": 0.1},
+            "min_sigma is for encoder 'gaussian', and not for 'spherical'",
+        ),
         ({"network": "sine", "latent_dim": 2, "observation_noise": 0.0}, "positive number"),
         ({"network": "sine", "latent_dim": 2, "observation_noise": "x"}, "or 'learned', got 'x'"),
     ],
