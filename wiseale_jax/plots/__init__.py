@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from wiseale_jax import files
@@ -35,3 +37,33 @@ def save(figure: Figure, path: Path) -> None:
 def set_title(figure: Figure, title: str) -> None:
     """Sets a figure's title, wrapped to the figure's width."""
     figure.suptitle(textwrap.fill(title, int(11 * figure.get_figwidth())), fontsize=10)
+
+
+def grid(
+    count: int,
+    columns: int,
+    size: tuple[float, float],
+    margin: tuple[float, float],
+    title: str,
+    **options: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of panels in rows, and their axes, `[count]`.
+
+    Args:
+      count: how many panels.
+      columns: the most panels in a row.
+      size: width and height of a panel, in inches.
+      margin: what the figure has beyond its panels, in inches.
+      title: the figure's title.
+      **options: passed to matplotlib's `subplots`.
+    """
+    columns = max(1, min(columns, count))
+    rows = max(1, -(-count // columns))
+    figure = Figure(
+        figsize=(size[0] * columns + margin[0], size[1] * rows + margin[1]), layout="constrained"
+    )
+    set_title(figure, title)
+    every = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for axes in every[count:]:
+        axes.set_axis_off()
+    return figure, every[:count]

@@ -167,15 +167,10 @@ def metrics_by_label(values: Mapping[str, Mapping[str, Sequence[float]]], title:
       title: the figure's title.
     """
     labels = list(dict.fromkeys(label for by_label in values.values() for label in by_label))
-    columns = max(1, min(3, len(values)))
-    rows = max(1, -(-len(values) // columns))
-    height = rows * (0.9 + 0.28 * len(labels)) + 0.9
-    figure = Figure(figsize=(3.6 * columns + 1.4, height), layout="constrained")
-    plots.set_title(figure, f"{title}: mean, deviation and each seed")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes in grid.flat[len(values) :]:
-        axes.set_axis_off()
-    for axes, (description, by_label) in zip(grid.flat, values.items(), strict=False):
+    size = (3.6, 0.9 + 0.28 * len(labels))
+    title = f"{title}: mean, deviation and each seed"
+    figure, grid = plots.grid(len(values), 3, size, (1.4, 0.9), title, sharey=True)
+    for axes, (description, by_label) in zip(grid, values.items(), strict=True):
         for place, label in enumerate(labels):
             seeds = np.asarray(by_label.get(label, ()), float)
             if len(seeds) == 0:

@@ -65,13 +65,8 @@ def frontier(
       panels: by name, the label of the number along the vertical axis.
       title: the figure's title.
     """
-    columns = min(len(panels), 2)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6.4 * columns, 4.6 * rows + 0.8), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes[len(panels) :]:
-        axis.axis("off")
-    for axis, (name, label) in zip(axes, panels.items(), strict=False):
+    figure, axes = plots.grid(len(panels), 2, (6.4, 4.6), (0, 0.8), title)
+    for axis, (name, label) in zip(axes, panels.items(), strict=True):
         _panel(axis, curves, x[0], name)
         axis.set_xlabel(x[1])
         axis.set_ylabel(label)
@@ -86,7 +81,6 @@ def frontier(
     ]
     handles[-1].set_markerfacecolor("none")
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
-    plots.set_title(figure, title)
     return figure
 
 

@@ -9,9 +9,12 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wiseale_jax.plots import set_title
+from wiseale_jax import plots
 
 Images = Float[np.ndarray, "count height width channels"]
+
+# The most sheets in a row.
+_SHEETS = 4
 
 # The white gap between the images of a sheet, in pixels.
 _GAP = 2
@@ -59,7 +62,7 @@ def rows(
     labels, images = zip(*labelled, strict=True)
     count, height, width = images[0].shape[:3]
     figure = Figure(figsize=(1.1 * count + 1.6, 1.1 * len(labels) + 0.9), layout="constrained")
-    set_title(figure, title)
+    plots.set_title(figure, title)
     axes = figure.subplots()
     _draw(axes, np.concatenate(images), count)
     axes.set_yticks(_centres(len(labels), height), labels, fontsize=9)
@@ -71,7 +74,7 @@ def rows(
 
 
 def panels(by_label: Mapping[str, Images], columns: int, title: str) -> Figure:
-    """A sheet of images for each label, side by side.
+    """A sheet of images for each label, side by side in rows.
 
     Args:
       by_label: images, all of one size.
@@ -79,12 +82,8 @@ def panels(by_label: Mapping[str, Images], columns: int, title: str) -> Figure:
       title: the figure's title.
     """
     high = -(-max(map(len, by_label.values())) // columns)
-    side = 3.4
-    figure = Figure(
-        figsize=(side * len(by_label), side * high / columns + 0.8), layout="constrained"
-    )
-    set_title(figure, title)
-    grid = figure.subplots(1, len(by_label), squeeze=False)[0]
+    size = (3.4, 3.4 * high / columns + 0.3)
+    figure, grid = plots.grid(len(by_label), _SHEETS, size, (0, 0.5), title)
     for axes, (label, images) in zip(grid, by_label.items(), strict=True):
         _draw(axes, images, columns)
         axes.set_title(label, fontsize=10)
@@ -114,7 +113,7 @@ def traversals(
         figsize=(0.62 * len(values) * len(by_label) + 1.4, 0.62 * count + 1.1),
         layout="constrained",
     )
-    set_title(figure, title)
+    plots.set_title(figure, title)
     grid = figure.subplots(1, len(by_label), squeeze=False)[0]
     for axes, (label, (z, variance, decode)) in zip(grid, by_label.items(), strict=True):
         order = np.argsort(-variance)[:largest]

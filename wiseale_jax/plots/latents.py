@@ -13,7 +13,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from wiseale_jax.plots import MIDDLE, set_title
+from wiseale_jax import plots
+from wiseale_jax.plots import MIDDLE
 
 # Half the width of the drawn planes, in standard deviations of the prior.
 EXTENT = 4.0
@@ -133,19 +134,12 @@ def _before(title: str) -> str:
 
 
 def _panels(by_label: Mapping[str, object], title: str) -> tuple[Figure, np.ndarray]:
-    columns = min(len(by_label), _COLUMNS)
-    rows = -(-len(by_label) // columns)
-    figure = Figure(figsize=(3.4 * columns + 0.6, 3.5 * rows + 0.5), layout="constrained")
-    set_title(figure, title)
-    every = figure.subplots(rows, columns, squeeze=False).ravel()
-    grid = every[: len(by_label)]
+    figure, grid = plots.grid(len(by_label), _COLUMNS, (3.4, 3.5), (0.6, 0.5), title)
     for place, (axes, label) in enumerate(zip(grid, by_label, strict=True)):
         axes.set_title(textwrap.fill(label, 36), fontsize=10)
         axes.set_xlabel("z₁ (prior's standard deviations)", fontsize=8)
-        if place % columns == 0:
+        if place % _COLUMNS == 0:
             axes.set_ylabel("z₂ (prior's standard deviations)", fontsize=8)
-    for axes in every[len(by_label) :]:
-        axes.set_axis_off()
     return figure, grid
 
 

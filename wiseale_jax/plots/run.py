@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from wiseale_jax.plots import DARK, LIGHT, METRIC_LABELS, MIDDLE, set_title
+from wiseale_jax import plots
+from wiseale_jax.plots import DARK, LIGHT, METRIC_LABELS, MIDDLE
 
 
 def curves(rows: Sequence[Mapping[str, Any]], title: str, unit: str) -> Figure:
@@ -22,7 +23,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str, unit: str) -> Figure:
       unit: the unit of the reconstruction error.
     """
     figure = Figure(figsize=(11, 6.2), layout="constrained")
-    set_title(figure, title)
+    plots.set_title(figure, title)
     for axes, (name, label) in zip(figure.subplots(2, 3).flat, METRIC_LABELS.items(), strict=True):
         for split, style, colour in (("train", "-", DARK), ("test", "--", MIDDLE)):
             points = [(r["epoch"], r[name]) for r in rows if r["split"] == split]
@@ -91,24 +92,19 @@ def wave_reconstructions(
       labels: a text for each wave; None for no text.
       clean: like `wave`, without noise; None if it is not known.
     """
-    columns = min(3, len(wave))
-    rows = -(-len(wave) // columns)
-    figure = Figure(figsize=(4 * columns, 2.5 * rows + 0.6), layout="constrained")
-    set_title(figure, title)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    for i, axes in enumerate(grid.flat):
-        if i >= len(wave):
-            axes.set_axis_off()
-            continue
+    columns, size, margin = 3, (4, 2.5), (0, 0.6)
+    figure, grid = plots.grid(len(wave), columns, size, margin, title, sharex=True, sharey=True)
+    for i, axes in enumerate(grid):
         noiseless = None if clean is None else clean[i]
         error = draw_wave(axes, wave[i], noiseless, reconstruction[i])
         label = "" if labels is None else f"{labels[i]}, "
         axes.set_title(f"{label}error {error:.1f}", fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel("time (s)")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("x(t)")
-    drawn = grid[0, 0].get_legend_handles_labels()
+        if i + columns >= len(wave):  # The lowest of its column.
+            axes.set_xlabel("time (s)")
+            axes.tick_params(labelbottom=True)
+        if i % columns == 0:
+            axes.set_ylabel("x(t)")
+    drawn = grid[0].get_legend_handles_labels()
     figure.legend(*drawn, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
@@ -122,18 +118,14 @@ def samples(x: np.ndarray, title: str) -> Figure:
       title: the figure's title.
     """
     columns = math.isqrt(len(x) - 1) + 1
-    rows = -(-len(x) // columns)
-    figure = Figure(figsize=(columns, rows + 0.4), layout="constrained")
-    set_title(figure, title)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes in grid.flat:
+    figure, grid = plots.grid(len(x), columns, (1, 1), (0, 0.4), title, sharex=True, sharey=True)
+    for axes, example in zip(grid, x, strict=True):
         axes.set_axis_off()
-    for axes, example in zip(grid.flat, x, strict=False):
         if example.ndim == 3:
             axes.imshow(np.squeeze(np.clip(example, 0, 1)), cmap="gray", vmin=0, vmax=1)
         else:
             axes.plot(np.arange(len(example)) / len(example), example[:, 0], color=DARK, lw=0.7)
     if x[0].ndim < 3:
-        low, high = grid[0, 0].get_ylim()
+        low, high = grid[0].get_ylim()
         figure.supxlabel(f"each: one second across, x(t) from {low:.1f} to {high:.1f}", fontsize=9)
     return figure
