@@ -131,6 +131,7 @@ def test_a_program_has_the_settings_of_its_run():
         "latent_dim": 3,
         "observation_noise": "learned",
         "scale_head": "relu",
+        "min_sigma": 0.1,
         "precision": "bfloat16",
         "microbatches": 4,
         "skip_nonfinite": 3,
@@ -144,7 +145,7 @@ def test_a_program_has_the_settings_of_its_run():
     keywords["likelihood"] = LIKELIHOODS["gaussian"]
     assert recipe.method.loss.func is methods.wiseale
     assert recipe.method.loss.keywords == keywords
-    of_model = ("latent_dim", "observation_noise", "scale_head", "precision")
+    of_model = ("latent_dim", "observation_noise", "scale_head", "precision", "min_sigma")
     for name in given.keys() - keywords.keys() - {"dataset"}:
         assert getattr(recipe.model if name in of_model else recipe, name) == given[name]
     assert recipe.model.architecture is ARCHITECTURES["sine"]
