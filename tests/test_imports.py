@@ -56,6 +56,8 @@ WAY = [
     "wiseale_jax.training.fit_samplers",
     "wiseale_jax.evaluation",
     "wiseale_jax.plots",
+    "experiments.defaults",
+    "experiments.config_checks",
     "experiments.configs",
     "experiments.run.signals",
     "experiments.run.lock",
