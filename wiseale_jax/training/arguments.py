@@ -258,6 +258,7 @@ def build(
     method: str,
     encoder: str | None,
     observation_noise: float | str,
+    min_sigma: float,
 ) -> Autoencoder:
     """Builds the autoencoder, and checks its network if it is for the examples' shape.
 
@@ -276,7 +277,11 @@ def build(
     if encoder != "gaussian" and methods.find(method).needs_density:
         raise ValueError(f"method {method!r} needs encoder='gaussian': a point has no KL")
     model = build_autoencoder(
-        network, latent_dim, encoder=encoder, observation_noise=observation_noise
+        network,
+        latent_dim,
+        encoder=encoder,
+        observation_noise=observation_noise,
+        min_sigma=min_sigma,
     )
     if model.architecture.shape == shape:
         _check_network(model, shape)

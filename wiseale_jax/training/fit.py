@@ -45,6 +45,7 @@ def fit(
     progress: bool = True,
     encoder: str | None = None,
     observation_noise: float | str | None = None,
+    min_sigma: float = 0.0,
     warmup_epochs: int = 0,
     clip_norm: float | None = None,
     memory: int = 0,
@@ -75,13 +76,15 @@ def fit(
         the method's default.
       observation_noise: standard deviation of a Gaussian p(x|z), or "learned"; None for the
         standard deviation of x.
+      min_sigma: floor of the standard deviation of a "gaussian" encoder's q(z|x): its square is
+        added to the variance.
       warmup_epochs: epochs over which the weight of the prior's term grows from 0.
       clip_norm: the gradient is scaled down to this norm where it is larger; None for no limit.
       memory: with method "wiseale", how many posteriors of earlier batches help to estimate the KL
         of the data set's aggregate; 0 for the aggregate of the batch.
-      init: a model to train further; its network, likelihood, noise, method and settings are kept.
-        With as many examples and the same batch_size as before, training continues as if it had
-        never stopped.
+      init: a model to train further; its network, likelihood, noise, floor, method and settings
+        are kept. With as many examples and the same batch_size as before, training continues as if
+        it had never stopped.
       seeds: several seeds instead of `seed`: one model for each.
       sweep: values of real-valued settings, as `{"beta": [1, 4], ...}`: one model for each
         combination and seed. All are trained in one compiled program, split over the devices where
@@ -112,7 +115,7 @@ def fit(
         likelihood = likelihood or ("bernoulli" if data.in_unit_range else "gaussian")
     else:
         given = {"network": network, "likelihood": likelihood, "encoder": encoder}
-        given |= {"observation_noise": observation_noise}
+        given |= {"observation_noise": observation_noise, "min_sigma": min_sigma or None}
         if latent_dim not in (parameters["latent_dim"].default, init.model.latent_dim):
             given["latent_dim"] = latent_dim
         arguments.check_init(init, method, given)
@@ -133,7 +136,9 @@ def fit(
     model = (
         init.model
         if init
-        else arguments.build(network, data, latent_dim, method, encoder, observation_noise)
+        else arguments.build(
+            network, data, latent_dim, method, encoder, observation_noise, min_sigma
+        )
     )
     if model.architecture.shape != data.array.shape[1:]:
         raise ValueError(
@@ -249,8 +254,10 @@ def _said(
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     own = (*methods.settings_of(config["method"]), "memory")
     given = ", ".join(f"{name} {config[name]}" for name in own if config.get(name))
+    floor = f" with a sigma of at least {model.min_sigma:g}" if model.min_sigma else ""
     return (
-        f"{config['method']}{' with ' * bool(given)}{given}, z in {model.latent_dim} dimensions, "
+        f"{config['method']}{' with ' * bool(given)}{given}, z in {model.latent_dim} "
+        f"dimension{'s' * (model.latent_dim != 1)}{floor}, "
         f"on {len(data.array):,} {examples}: network {network}, {count:,} parameters; "
         f"p(x|z) {likelihood}; {config['epochs']} epoch{'s' * (config['epochs'] != 1)} of "
         f"batches of {config['batch_size']}"

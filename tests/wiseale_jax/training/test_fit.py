@@ -48,8 +48,11 @@ def test_a_model_learns_and_says_what_was_chosen(capsys):
 
 @pytest.mark.ci
 def test_images_without_a_channel_axis_are_told(capsys):
-    fit(np.abs(VECTORS[:64].reshape(-1, 2, 6)) / 9, method="aevb", epochs=1)
+    x = np.abs(VECTORS[:64].reshape(-1, 2, 6)) / 9
+    found = fit(x, method="aevb", epochs=1, min_sigma=0.3)
     said = capsys.readouterr().out
+    assert "aevb, z in 2 dimensions with a sigma of at least 0.3, on 64 signals" in said
+    assert np.exp(found.encode(x)[1]).min() > 0.09
     assert "64 signals of 2 and 6 channels (channels are the last axis; grey images have 1)" in said
 
 
@@ -378,6 +381,8 @@ def changed(value):
         (VECTORS, {"seed": -1}, "seed must be a whole number, at least 0, got -1"),
         (VECTORS, {"encoder": "deterministic"}, "method 'wiseale' needs encoder='gaussian'"),
         (VECTORS, {"observation_noise": 0.0}, "observation_noise must be a positive number"),
+        (VECTORS, {"min_sigma": float("inf")}, "min_sigma must be at least 0 and finite, got inf"),
+        (VECTORS, {"method": "ae", "min_sigma": 0.1}, "min_sigma is for encoder 'gaussian'"),
         (
             VECTORS,
             {"method": "wae_mmd", "observation_noise": "learned"},
@@ -420,6 +425,7 @@ def test_what_cannot_be_is_one_clear_error(x, given, words):
         ({"method": "aevb"}, "init was trained with method 'wiseale': say method='wiseale'"),
         ({"latent_dim": 5}, "latent_dim is that of init: leave it out"),
         ({"network": "mnist"}, "network is that of init: leave it out"),
+        ({"min_sigma": 0.1}, "min_sigma is that of init: leave it out"),
         ({"x": VECTORS[:, :5]}, r"for examples of shape \(12,\), and x has \(5,\)"),
     ],
 )
