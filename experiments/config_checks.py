@@ -10,7 +10,7 @@ from wiseale_jax import methods
 from wiseale_jax.datasets import BINARIZE, DATASETS
 from wiseale_jax.methods import METHODS, settings
 from wiseale_jax.methods.settings import MethodSettings
-from wiseale_jax.models import autoencoder, description, networks
+from wiseale_jax.models import autoencoder, networks
 
 _SPLITS = ("train", "all")
 
@@ -49,7 +49,7 @@ def _check_dataset(config: Config) -> None:
         given = getattr(config, name)
         if (given is None) != (getattr(CONFIGS[config.dataset], name) is None):
             raise ValueError(f"{name} {given!r} is not for dataset {config.dataset!r}")
-    network = networks.find(description.describe_run(dataclasses.asdict(config))["network"])
+    network = networks.find(config.describe_model()["network"])
     if config.flip and len(network.shape) != 3:
         raise ValueError(f"flip is for images, and not for dataset {config.dataset!r}")
     if "source" in DATASETS[config.dataset].settings and config.source is None:

@@ -21,7 +21,6 @@ from wiseale_jax import datasets, methods, run_folder
 from wiseale_jax.datasets.image_listing import count_channels, list_images, parse_image_size
 from wiseale_jax.methods import METHODS
 from wiseale_jax.methods.settings import MethodSettings
-from wiseale_jax.models import description
 
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 
@@ -150,11 +149,6 @@ def _check_types(values: Mapping[str, Any]) -> None:
             kind |= int
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind):
             raise ValueError(f"{name} is {value!r}, of another type than it should be")
-
-
-def describe_model(config: Config) -> dict[str, Any]:
-    """The model of a run, as `models.description.build` reads it."""
-    return description.describe_run(dataclasses.asdict(config))
 
 
 def difference(stored: Config, asked: Config) -> str | None:

@@ -1,14 +1,15 @@
-"""Appendix D's hyper-parameters, one frozen value per data set."""
+"""What a run's results depend on, and Appendix D's hyper-parameters, one value per data set."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from wiseale_jax.datasets import BINARIZE, DATASETS
 from wiseale_jax.methods import METHODS
 from wiseale_jax.methods.settings import MethodSettings
 from wiseale_jax.methods.settings import field as _field
-from wiseale_jax.models import autoencoder
+from wiseale_jax.models import autoencoder, description
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,10 @@ class Config(MethodSettings):
         "data sets use it only until they are prepared)",
         None,
     )
+
+    def describe_model(self) -> dict[str, Any]:
+        """The model of a run, as `models.description.build` reads it."""
+        return description.describe_run(dataclasses.asdict(self))
 
 
 # Appendix D.1, D.2 and D.3. The weights of the MMD and of the discriminator come from Tolstikhin et

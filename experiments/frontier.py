@@ -26,6 +26,9 @@ from wiseale_jax.plots import images as image_plots
 
 FLAGS = flags.FLAGS
 
+# Spread and memory with one whole KL per example.
+_WHOLE_KL = {"spread": "auto", "memory": 2048, "kl_weight": "batch"}
+
 # WiSE-ALE is several methods: they differ in what the aggregate covers, and in the width of
 # posteriors.
 _VARIANTS = {
@@ -34,8 +37,8 @@ _VARIANTS = {
         "wiseale, spread": {"spread": "auto"},
         "wiseale, memory": {"memory": 2048},
         "wiseale, spread and memory": {"spread": "auto", "memory": 2048},
-        "wiseale, wide": {"spread": "auto", "memory": 2048, "kl_weight": "batch"},
-        "wiseale, floor": {"spread": "auto", "memory": 2048, "kl_weight": "batch"},
+        "wiseale, wide": _WHOLE_KL,
+        "wiseale, floor": _WHOLE_KL,
     }
 }
 

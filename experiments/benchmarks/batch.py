@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from experiments.benchmarks import train as train_benchmark
 from experiments.benchmarks.machine import machine
-from experiments.run import cli
+from experiments.run import cli, profiling
 from wiseale_jax.memory import Memory
 from wiseale_jax.methods import Method
 from wiseale_jax.methods.terms import MEMORY
+from wiseale_jax.training.batches import Steps
 from wiseale_jax.training.recipe import Recipe
 from wiseale_jax.training.steps import TrainState, create_state, epoch_order, train_steps
 
@@ -67,14 +68,14 @@ def main(argv: list[str]) -> None:
         print(
             f"| {size:,} | {1000 * aevb:,.1f} | {1000 * wiseale:,.1f} | "
             f"{max(0.0, wiseale - aevb) / wiseale:.0%} | {_percent(row['spread_adds'])} | "
-            f"{row['spread_operations']:+.3%} | {_percent(row['memory_adds'])} | "
+            f"{_percent(row['spread_operations'], 3)} | {_percent(row['memory_adds'])} | "
             f"{size / wiseale:,.0f} | {row['megabytes']:,.0f} MB |",
             flush=True,
         )
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:+.1%}"
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "-" if share is None else f"{share:+.{digits}%}"
 
 
 def measure(network: str, size: int, rounds: int) -> None:
@@ -105,13 +106,14 @@ def measure(network: str, size: int, rounds: int) -> None:
         shares = [this / other - 1 for this, other in pairs]
         return statistics.median(shares) if shares else None
 
-    def operations(name: str) -> float:
-        lowered = train_steps.lower(recipes[name], states[name], data, order, 0, 1)
-        return lowered.cost_analysis()["flops"]
-
     found = {name: statistics.median(seconds[name]) for name in ("aevb", "wiseale")}
     found |= {"spread_adds": adds("spread", "wiseale"), "memory_adds": adds("memory", "spread")}
-    found |= {"spread_operations": operations("spread") / operations("wiseale") - 1}
+    part = Steps(data, order, 0, 1)
+    plain, spread = (
+        profiling.flops_per_step(recipes[name], states[name], part)
+        for name in ("wiseale", "spread")
+    )
+    found |= {"spread_operations": spread / plain - 1 if spread and plain else None}
     print(json.dumps({**found, "megabytes": train_benchmark.peak_megabytes()}))
 
 

@@ -126,7 +126,7 @@ def claim(run: Run, about: Mapping[str, Any]) -> bool:
 
 
 def _write_config(run: Run, about: Mapping[str, Any]) -> None:
-    described = configs.describe_model(run.config)
+    described = run.config.describe_model()
     run_folder.write_config(run.workdir, dataclasses.asdict(run.config), described, about)
 
 

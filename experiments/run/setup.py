@@ -173,7 +173,7 @@ def make_recipe(
 
 def make_model(config: configs.Config) -> tuple[Autoencoder, Likelihood]:
     """The autoencoder and the observation model of a run."""
-    return build(configs.describe_model(config))
+    return build(config.describe_model())
 
 
 def optimizer(config: configs.Config, steps_per_epoch: int) -> optax.GradientTransformation:

@@ -87,6 +87,7 @@ def build(
       NotAsked: network is given and not needed, or the other way round.
       ValueError, KeyError, TypeError: the description is of no model that this release knows.
     """
+    description = {**_OLDER, **description}
     stored = description["network"]
     if (stored is None) != (network is not None):
         raise NotAsked(
@@ -101,7 +102,7 @@ def build(
         chosen = stored if isinstance(stored, str) else _read_architecture(stored)
     if description["likelihood"] not in LIKELIHOODS:
         raise ValueError(f"unknown likelihood {description['likelihood']!r}")
-    settings = {name: {**_OLDER, **description}[name] for name in SETTINGS}
+    settings = {name: description[name] for name in SETTINGS}
     latent_dim = settings.pop("latent_dim")
     model = build_autoencoder(chosen, latent_dim, **settings)
     return model, LIKELIHOODS[description["likelihood"]]
