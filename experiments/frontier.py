@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from experiments import configs, features, studies
-from experiments.run import cli, setup
+from experiments.run import cli, messages, setup
 from wiseale_jax.evaluation import Settings
 from wiseale_jax.methods import METHODS
 from wiseale_jax.plots import comparison as comparison_plots
@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
     variants = {label: fields for rows in chosen.values() for label, fields in rows.items()}
     latent_dim = FLAGS.latent_dim or configs.CONFIGS[FLAGS.dataset].latent_dim
     output = Path(FLAGS.output) / f"{FLAGS.dataset}-{latent_dim}d"
-    given = {"latent_dim": latent_dim}
+    given = {"latent_dim": latent_dim, "warmup_epochs": FLAGS.warmup_epochs}
     preparing = setup.preparing_from_flags()
     if FLAGS.dataset in features.LABELLED:
         path = setup.classifier_path(FLAGS.dataset, FLAGS.data_dir)
@@ -134,13 +134,16 @@ def report(
 ) -> None:
     """Writes the tables and the pictures of finished runs."""
     columns = studies.last_metrics(done, "reconstruction_error", "aevb_kl", "wiseale_kl")
-    title = f"{studies.title_of(done)}, {done[0].config.latent_dim} latent dimensions"
-    panels = (_OF_WAVES if done[0].config.dataset == "sine" else _OF_IMAGES) | _PANELS
+    config = done[0].config
+    title = f"{studies.title_of(done)}, {config.latent_dim} latent dimensions"
+    if config.warmup_epochs:
+        title += f", {messages.count(config.warmup_epochs, 'epoch')} of warm-up"
+    panels = (_OF_WAVES if config.dataset == "sine" else _OF_IMAGES) | _PANELS
     numbers = studies.write_numbers(
         done, output, columns, [*_NUMBERS, *panels], settings, data_dir, **preparing
     )
     panels = {name: label for name, label in panels.items() if name in numbers}
-    unit = setup.error_unit([done[0].config])
+    unit = setup.error_unit([config])
     figure = frontier_plots.frontier(
         curves(done, numbers),
         ("reconstruction_error", f"reconstruction error ({unit}, sampled z)"),
@@ -149,7 +152,7 @@ def report(
     )
     comparison_plots.save_both(figure, output / "frontier")
     first = studies.first_runs(done)
-    if done[0].config.dataset != "sine" and len(first) <= _MOST_SAMPLED:
+    if config.dataset != "sine" and len(first) <= _MOST_SAMPLED:
         models = studies.load_first(done)
         samples = {
             label: np.asarray(model.sample(jax.random.key(0), _SAMPLES))
@@ -194,6 +197,9 @@ def is_published(config: configs.Config, fields: Mapping[str, Any]) -> bool:
 if __name__ == "__main__":
     flags.DEFINE_enum("dataset", "mnist", list(configs.CONFIGS), "data set")
     flags.DEFINE_integer("latent_dim", None, "dimensions of z (default: the data set's)")
+    flags.DEFINE_integer(
+        "warmup_epochs", None, "epochs over which the weight of the prior's term grows from 0"
+    )
     flags.DEFINE_multi_string(
         "families",
         [],
