@@ -28,10 +28,11 @@ WEIGHTS = {
 }
 
 # Our additions, with one whole KL per example.
-_SPREAD = {"method": "wiseale", "kl_weight": "batch", "spread": "auto"}
+_WHOLE_KL = {"method": "wiseale", "kl_weight": "batch"}
 SPREAD = {
-    "WiSE-ALE, spread": _SPREAD,
-    "WiSE-ALE, spread and memory": {**_SPREAD, "memory": 2048},
+    "WiSE-ALE, spread": {**_WHOLE_KL, "spread": "auto"},
+    "WiSE-ALE, memory": {**_WHOLE_KL, "memory": 2048},
+    "WiSE-ALE, spread and memory": {**_WHOLE_KL, "spread": "auto", "memory": 2048},
 }
 
 # The methods beside the paper's four, each as its authors have it.
