@@ -82,6 +82,8 @@ _NUMBERS = (
     "elbo",
     "log_likelihood",
     "active_units",
+    "latent_precision",
+    "latent_coverage",
     "bhattacharyya_coefficient",
     "decoder_sensitivity",
     "knn_accuracy",

@@ -46,7 +46,7 @@ _HELP = (
     "runs to train, in a folder of the study's name: methods are the paper's methods; rivals are "
     "other methods; weights compares the KL of the aggregate and of each posterior at equal "
     "weight; aggregate compares them at a weight of 1 in large batches; spread is WiSE-ALE with "
-    "spread, and with spread and memory"
+    "spread, with a memory, and with both"
 )
 
 # Numbers for the claims of Section 5.2, and the numbers behind them.
@@ -54,6 +54,8 @@ NUMBERS = (
     "decoder_sensitivity",
     "interpolation_energy",
     "overlap_coefficient",
+    "latent_precision",
+    "latent_coverage",
     "bhattacharyya_coefficient",
     "knn_accuracy",
     "logistic_regression_accuracy",

@@ -65,7 +65,7 @@ _HELP = (
     "other methods; warmup is the paper's methods with 2 epochs of warm-up; readings varies Eq. "
     "27's weight and the observation noise; bounds compares the three bounds; batch varies the "
     "batch size; weights compares the KL of the aggregate and of each posterior at equal weight; "
-    "spread is WiSE-ALE with spread, and with spread and memory"
+    "spread is WiSE-ALE with spread, with a memory, and with both"
 )
 
 # How much the latents tell about the waves.
@@ -79,6 +79,8 @@ NUMBERS = (
     "mutual_information",
     "aggregate_kl",
     "moment_matched_kl",
+    "latent_precision",
+    "latent_coverage",
     "log_likelihood",
 )
 

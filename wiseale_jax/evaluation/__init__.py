@@ -313,6 +313,7 @@ def _aggregate(
         "active_units": latents.active_units(mean),
         "moment_matched_kl": latents.moment_matched_kl(mean, logvar),
         "mmd": latents.mmd_to_prior(keys[1], z, prior=trained.prior),
+        **latents.latent_fidelity(jax.random.fold_in(keys[1], 1), z, trained.prior),
     }
     if not isinstance(trained.prior, StandardNormal):
         # The bounds, the moments and the overlap are defined for N(0, I) only.

@@ -145,6 +145,15 @@ METRICS = {
         "higher",
         "compactness: share of the prior's mass that q(z) covers",
     ),
+    "latent_precision": Metric(
+        "latent space", "0 to 1", "higher", "share of draws of q(z) that lie among the prior's"
+    ),
+    "latent_coverage": Metric(
+        "latent space",
+        "0 to 1",
+        "higher",
+        "compactness without gaps: share of the prior's draws with a near draw of q(z)",
+    ),
     "bhattacharyya_coefficient": Metric(
         "latent space",
         "0 to 1",

@@ -17,11 +17,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from wiseale_jax.divergences import aggregate_log_density, mmd
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
+from wiseale_jax.evaluation.fidelity import fidelity
 from wiseale_jax.priors import Prior, StandardNormal
 from wiseale_jax.spread import auto_spread, check_spread
 
 # How many rows of pairs are in memory at once.
 _PAIRS_AT_ONCE = 500
+
+# `fidelity` needs more rows than neighbours.
+_FEWEST_CODES = 5
 
 
 def active_units(mean: Float[Array, "size latent"], threshold: float = 0.01) -> int:
@@ -234,6 +238,37 @@ def mmd_to_prior(
     starts = range(0, len(z) - block_size + 1, block_size)
     prior_z = (prior or StandardNormal(z.shape[1])).sample(key, len(z))
     return estimates.mean([mmd(z[a : a + block_size], prior_z[a : a + block_size]) for a in starts])
+
+
+def latent_fidelity(
+    key: PRNGKeyArray, z: Float[Array, "size latent"], prior: Prior | None = None
+) -> dict[str, float]:
+    """How the codes lie among as many draws of the prior, by `fidelity`, with the prior as real.
+
+    `latent_precision` is the share of codes in the neighbourhood of a draw of the prior; it falls
+    if codes lie where the prior has little mass. `latent_coverage` is the share of the prior's
+    neighbourhoods that contain a code; it falls if q(z) has gaps, however thin, that its moments do
+    not show. Both are defined for points, too, and for any prior. Compare only numbers of as many
+    codes in as many dimensions.
+
+    Args:
+      key: for the draws of the prior.
+      z: one draw from each posterior.
+      prior: p(z); None for N(0, I).
+
+    Returns:
+      Both numbers, 0 to 1: above 0.9 if the codes are draws of the prior. Empty if there are
+      too few codes, or if a code is not finite.
+
+    Raises:
+      ValueError: z is not `[size, latent]`.
+    """
+    z = _matrix("latent_fidelity", z)
+    if len(z) <= _FEWEST_CODES or not np.all(np.isfinite(z)):
+        return {}
+    real = np.asarray((prior or StandardNormal(z.shape[1])).sample(key, len(z)))
+    found = fidelity(real, z)
+    return {"latent_precision": found.precision, "latent_coverage": found.coverage}
 
 
 def _matrix(name: str, array: Array, rows: int = 1) -> np.ndarray:

@@ -53,6 +53,7 @@ def test_the_aggregate_posterior_of_the_true_posterior_is_the_prior(linear):
     near(found, "mmd", 0, slack=0.02)
     assert found["moment_matched_kl"] == pytest.approx(0, abs=0.01)
     assert found["overlap_coefficient"] > 0.9 and found["active_units"] == 2
+    assert found["latent_precision"] > 0.95 and found["latent_coverage"] > 0.9
     jensen = found["wiseale_kl_of_dataset"]
     assert found["aggregate_kl"] < jensen < found["aggregate_kl"] + 0.154 * 2
 

@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, spatial, stats
 
 from tests.helpers import in_ci
 from wiseale_jax import divergences
@@ -13,6 +13,7 @@ from wiseale_jax.evaluation.latents import (
     active_units,
     aggregate_kl_lower_bound,
     bhattacharyya_coefficient,
+    latent_fidelity,
     mmd_to_prior,
     moment_matched_kl,
     overlap_coefficient,
@@ -171,6 +172,39 @@ def test_mmd_of_the_prior_itself_is_zero_within_its_error():
     z = jax.random.normal(jax.random.key(1), (2000, 2))
     found = mmd_to_prior(KEY, z, block_size=100)
     assert abs(found.value) < 4 * found.stderr
+
+
+def test_latent_fidelity_of_draws_of_the_prior_is_near_its_expectation():
+    found = latent_fidelity(KEY, np.random.default_rng(1).standard_normal((2000, 3)))
+    assert found["latent_precision"] > 0.95
+    # A neighbourhood of 5 draws has no code with probability 2^-5.
+    assert found["latent_coverage"] == pytest.approx(1 - 2**-5, abs=0.015)
+
+
+def test_latent_fidelity_is_that_of_a_tree_and_tells_gaps_from_a_wide_aggregate():
+    z = np.random.default_rng(1).standard_normal((2000, 2)).astype(np.float32)
+    gaps = z * np.sign(z[:, :1]) * [1, -1]  # One half of the plane is empty.
+    for codes, kind in ((gaps, "gaps"), (2 * z, "wide")):
+        found = latent_fidelity(KEY, codes)
+        real = np.asarray(jax.random.normal(KEY, z.shape))
+        own = spatial.KDTree(real).query(real, k=[4, 6])[0]  # The nearest is the point itself.
+        covered = spatial.KDTree(codes).query(real)[0] <= own[:, 1]
+        within = spatial.distance.cdist(codes, real) <= own[:, 0]
+        assert found["latent_coverage"] == pytest.approx(np.mean(covered), abs=1e-9)
+        assert found["latent_precision"] == pytest.approx(np.mean(within.any(axis=1)), abs=1e-9)
+        if kind == "gaps":
+            assert found["latent_coverage"] < 0.55 and found["latent_precision"] > 0.97
+        else:
+            assert found["latent_coverage"] > 0.75 and found["latent_precision"] < 0.85
+
+
+def test_latent_fidelity_needs_some_finite_codes():
+    assert latent_fidelity(KEY, np.zeros((5, 2))) == {}
+    assert latent_fidelity(KEY, np.full((9, 2), np.nan)) == {}
+    one_point = latent_fidelity(KEY, np.zeros((9, 2)))
+    assert set(one_point) == {"latent_precision", "latent_coverage"}
+    with pytest.raises(ValueError, match=r"latent_fidelity needs an array \[size, latent\]"):
+        latent_fidelity(KEY, np.zeros(9))
 
 
 @pytest.mark.parametrize("function", [bhattacharyya_coefficient, "overlap"])
