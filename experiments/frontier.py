@@ -26,9 +26,6 @@ from wiseale_jax.plots import images as image_plots
 
 FLAGS = flags.FLAGS
 
-# Spread and memory with one whole KL per example.
-_WHOLE_KL = {"spread": "auto", "memory": 2048, "kl_weight": "batch"}
-
 # WiSE-ALE is several methods: they differ in what the aggregate covers, and in the width of
 # posteriors.
 _VARIANTS = {
@@ -37,8 +34,8 @@ _VARIANTS = {
         "wiseale, spread": {"spread": "auto"},
         "wiseale, memory": {"memory": 2048},
         "wiseale, spread and memory": {"spread": "auto", "memory": 2048},
-        "wiseale, wide": _WHOLE_KL,
-        "wiseale, floor": _WHOLE_KL,
+        "wiseale, wide": studies.SPREAD["WiSE-ALE, spread and memory"],
+        "wiseale, floor": studies.SPREAD["WiSE-ALE, spread and memory"],
     }
 }
 
@@ -198,10 +195,7 @@ def is_published(config: configs.Config, fields: Mapping[str, Any]) -> bool:
 
 if __name__ == "__main__":
     flags.DEFINE_enum("dataset", "mnist", list(configs.CONFIGS), "data set")
-    flags.DEFINE_integer("latent_dim", None, "dimensions of z (default: the data set's)")
-    flags.DEFINE_integer(
-        "warmup_epochs", None, "epochs over which the weight of the prior's term grows from 0"
-    )
+    configs.define_flags(["latent_dim", "warmup_epochs"])
     flags.DEFINE_multi_string(
         "families",
         [],

@@ -11,6 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+# The papers' k.
+PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS = 3, 5
+
 # How many rows have their distances to all other rows in memory at once.
 _AT_ONCE = 500
 
@@ -36,8 +39,8 @@ def fidelity(
     real: Float[np.ndarray, "size features"],
     generated: Float[np.ndarray, "others features"],
     *,
-    precision_neighbours: int = 3,
-    density_neighbours: int = 5,
+    precision_neighbours: int = PRECISION_NEIGHBOURS,
+    density_neighbours: int = DENSITY_NEIGHBOURS,
 ) -> Fidelity:
     """Computes precision, recall, density and coverage of generated examples.
 

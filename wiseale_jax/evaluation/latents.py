@@ -17,15 +17,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from wiseale_jax.divergences import aggregate_log_density, mmd
 from wiseale_jax.evaluation import estimates
 from wiseale_jax.evaluation.estimates import Estimate
-from wiseale_jax.evaluation.fidelity import fidelity
+from wiseale_jax.evaluation.fidelity import DENSITY_NEIGHBOURS, fidelity
 from wiseale_jax.priors import Prior, StandardNormal
 from wiseale_jax.spread import auto_spread, check_spread
 
 # How many rows of pairs are in memory at once.
 _PAIRS_AT_ONCE = 500
-
-# `fidelity` needs more rows than neighbours.
-_FEWEST_CODES = 5
 
 
 def active_units(mean: Float[Array, "size latent"], threshold: float = 0.01) -> int:
@@ -257,14 +254,14 @@ def latent_fidelity(
       prior: p(z); None for N(0, I).
 
     Returns:
-      Both numbers, 0 to 1: above 0.9 if the codes are draws of the prior. Empty if there are
-      too few codes, or if a code is not finite.
+      Both numbers, 0 to 1: above 0.9 if the codes are draws of the prior. Nothing for 5 codes or
+      fewer, or if a code is non-finite.
 
     Raises:
       ValueError: z is not `[size, latent]`.
     """
     z = _matrix("latent_fidelity", z)
-    if len(z) <= _FEWEST_CODES or not np.all(np.isfinite(z)):
+    if len(z) <= DENSITY_NEIGHBOURS or not np.all(np.isfinite(z)):
         return {}
     real = np.asarray((prior or StandardNormal(z.shape[1])).sample(key, len(z)))
     found = fidelity(real, z)
