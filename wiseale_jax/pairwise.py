@@ -11,8 +11,10 @@ No array of size M x M is held in memory, unless M is small. Sources (i) are tak
 against targets (j). The log-sum-exp is updated online, and the gradient computes each tile again.
 On a CPU the targets lie along the lanes, in blocks that fit the innermost cache. There, sums over
 sources are written as sums of `rows` elementwise terms, because XLA's CPU backend vectorises such
-terms but not a reduction. On other devices steps are few and large, because every step is a few
-kernels that wait for the kernels of the step before.
+terms but not a reduction. Where the targets are few and the sources many, as with a memory, a step
+takes `rows` sources of several parts at once, as it would else be too short for several threads. On
+other devices steps are few and large, because every step is a few kernels that wait for the kernels
+of the step before.
 """
 
 import math
@@ -32,13 +34,19 @@ _ROWS, _FEW_ROWS = 32, 16
 _LANES = 2048
 _GROUP_LANES = 4096
 
+# A step's parts of the sources times its targets are at most this; a part has this many steps or
+# more. Also from that command, and from `python -m experiments.benchmarks.batch`.
+_PART_LANES = 1024
+_PART_STEPS = 4
+
 # The most sources in a step on an accelerator.
 _MANY_ROWS = 1024
 
 
 class _Tiling(NamedTuple):
-    """Sources `rows` at a time; targets in `groups` of `blocks` of `lanes`."""
+    """Sources in `parts`, each `rows` at a time; targets in `groups` of `blocks` of `lanes`."""
 
+    parts: int
     rows: int
     groups: int
     blocks: int
@@ -55,24 +63,29 @@ def _choose_tiling(sources: int, targets: int, latent: int, tile_size: int | Non
     if not backend.on_cpu():
         lanes = tile_size or targets
         rows = -(-sources // -(-sources // _MANY_ROWS))
-        return _Tiling(rows, -(-targets // lanes), 1, lanes)
+        return _Tiling(1, rows, -(-targets // lanes), 1, lanes)
     most = tile_size or min(max(_LANES // latent, 32), 256)
     blocks = -(-targets // most)
     lanes = tile_size or -(-targets // (8 * blocks)) * 8
     groups = -(-blocks * lanes // _GROUP_LANES)
-    rows = _ROWS if sources > 256 else _FEW_ROWS
-    return _Tiling(min(rows, sources), groups, -(-blocks // groups), lanes)
+    rows = min(_ROWS if sources > 256 else _FEW_ROWS, sources)
+    parts = min(_PART_LANES // (blocks * lanes), sources // (rows * _PART_STEPS))
+    return _Tiling(max(1, parts), rows, groups, -(-blocks // groups), lanes)
 
 
 def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
-    """`[steps, rows, ...]`; the rows that fill up the last step have no weight."""
+    """`[parts, steps, rows, ...]`; the rows that fill up the last steps have no weight."""
     size = side.bias.shape[0]
-    missing = -size % tiling.rows
+    missing = -size % (tiling.parts * tiling.rows)
     filled = _fill(side, missing)
     filled = filled._replace(
         bias=jnp.where(jnp.arange(size + missing) < size, filled.bias, NO_WEIGHT)
     )
-    return jax.tree.map(lambda a: a.reshape(-1, tiling.rows, *a.shape[1:]), filled)
+    return _steps(filled, tiling)
+
+
+def _steps(filled, tiling: _Tiling):
+    return jax.tree.map(lambda a: a.reshape(tiling.parts, -1, tiling.rows, *a.shape[1:]), filled)
 
 
 def _as_targets(side, tiling: _Tiling):
@@ -107,6 +120,13 @@ def _tile(log_terms, sources, targets, distance):
     return lax.optimization_barrier(log_terms(*sides, distance))
 
 
+def _over_parts(one_part, sources):
+    """Applies one_part to every part of the sources; its results `[parts, ...]`."""
+    if jax.tree.leaves(sources)[0].shape[0] > 1:
+        return jax.vmap(one_part)(sources)
+    return jax.tree.map(lambda a: a[None], one_part(jax.tree.map(lambda a: a[0], sources)))
+
+
 def _over_groups(one_group, targets):
     """Applies one_group to every group of targets; its results `[blocks, ..., lanes]`, as rows."""
     groups = jax.tree.leaves(targets)[0].shape[0]
@@ -128,7 +148,7 @@ def _log_sum_exp(targets, sources, distance, tile_size, log_terms=pair_terms.log
     sources = _as_sources(sources, tiling)
 
     def one_group(targets):
-        def step(i, state):
+        def step(sources, i, state):
             highest, total = state
             terms = _tile(log_terms, _take(sources, i), targets, distance)
             if not tiling.unrolled:
@@ -144,9 +164,14 @@ def _log_sum_exp(targets, sources, distance, tile_size, log_terms=pair_terms.log
                 total += jnp.exp(terms[:, r] - higher)
             return higher, total
 
-        zeros = zeros_like(targets.bias + sources.bias[0, 0])
-        highest, total = lax.fori_loop(0, sources.bias.shape[0], step, (zeros + NO_WEIGHT, zeros))
-        return highest + jnp.log(total)
+        def one_part(sources):
+            zeros = zeros_like(targets.bias + sources.bias[0, 0])
+            state = (zeros + NO_WEIGHT, zeros)
+            return lax.fori_loop(0, sources.bias.shape[0], partial(step, sources), state)
+
+        highest, total = _over_parts(one_part, sources)
+        higher = jnp.max(highest, axis=0)
+        return higher + jnp.log(jnp.sum(total * jnp.exp(highest - higher), axis=0))
 
     return _over_groups(one_group, _as_targets(targets, tiling))[:size]
 
@@ -177,22 +202,20 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
     """
     size, latent = targets.mean.shape
     tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
-    missing = -source_lse.shape[0] % tiling.rows
-    source_lse = _fill(source_lse, missing).reshape(-1, tiling.rows)
-    sources = _as_sources(sources, tiling)
+    missing = -source_lse.shape[0] % (tiling.parts * tiling.rows)
+    sources = (_as_sources(sources, tiling), _steps(_fill(source_lse, missing), tiling))
 
     def one_group(side):
         targets, target_lse = side
 
-        def weights_of(i):
-            rows = _take(sources, i)
-            lse = lax.dynamic_index_in_dim(source_lse, i, keepdims=False)
+        def weights_of(sources, i):
+            rows, lse = _take(sources, i)
             terms = _tile(log_terms, rows, targets, term.distance)
             return rows, jnp.exp(terms - target_lse[:, None]) + jnp.exp(terms - lse[:, None])
 
-        def step(i, state):
+        def step(sources, i, state):
             sums, by_bias = state
-            rows, weights = weights_of(i)
+            rows, weights = weights_of(sources, i)
             weights = lax.optimization_barrier(weights)
 
             # The real part is the derivative with respect to the mean, the imaginary part with
@@ -208,9 +231,9 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
                 by_bias += jnp.sum(weights, axis=1)
             return sums, by_bias
 
-        def large_step(i, state):
+        def large_step(sources, i, state):
             by_mean, by_variance, by_bias = state
-            rows, weights = weights_of(i)
+            rows, weights = weights_of(sources, i)
             inverse = 1.0 / (rows.variance[..., None] + targets.variance[:, None])
             slope = (rows.mean[..., None] - targets.mean[:, None]) * inverse
             weighted = 2 * term.distance * weights[:, :, None] * slope
@@ -218,14 +241,17 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
             by_variance += jnp.sum(weighted * slope - weights[:, :, None] * inverse, axis=1)
             return by_mean, by_variance, by_bias + jnp.sum(weights, axis=1)
 
-        zeros = zeros_like(targets.mean + sources.bias[0, 0])
-        steps = sources.bias.shape[0]
-        if tiling.unrolled:
-            sums, by_bias = lax.fori_loop(0, steps, step, (lax.complex(zeros, zeros), zeros[:, 0]))
-            by_mean, by_variance = sums.real, sums.imag
-        else:
+        def one_part(sources):
+            zeros = zeros_like(targets.mean + sources[0].bias[0, 0])
+            steps = sources[0].bias.shape[0]
+            if tiling.unrolled:
+                state = (lax.complex(zeros, zeros), zeros[:, 0])
+                sums, by_bias = lax.fori_loop(0, steps, partial(step, sources), state)
+                return sums.real, sums.imag, by_bias
             state = (zeros, zeros, zeros[:, 0])
-            by_mean, by_variance, by_bias = lax.fori_loop(0, steps, large_step, state)
+            return lax.fori_loop(0, steps, partial(large_step, sources), state)
+
+        by_mean, by_variance, by_bias = (a.sum(axis=0) for a in _over_parts(one_part, sources))
         return by_mean, 0.5 * targets.variance * by_variance, by_bias
 
     sides = _as_targets((targets, target_lse), tiling)

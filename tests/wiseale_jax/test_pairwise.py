@@ -8,8 +8,8 @@ import pytest
 from tests.helpers import in_ci
 from tests.wiseale_jax.test_divergences import BOUNDS, assert_matches, normal_rows
 from wiseale_jax.divergences import aggregate_kl, wiseale_kl, wiseale_kl_of_dataset
-from wiseale_jax.pair_terms import PairTerm, gaussians
-from wiseale_jax.pairwise import log_sum_exp, mean_log_sum_exp
+from wiseale_jax.pair_terms import JENSEN, PairTerm, gaussians
+from wiseale_jax.pairwise import component_gradient, log_sum_exp, mean_log_sum_exp
 
 
 @pytest.mark.parametrize("tile_size", [in_ci(1), 64, 10**6])
@@ -23,6 +23,34 @@ def test_any_tile_gives_the_same(tile_size, bound):
 def test_several_groups_of_tiles(bound):
     # Not a multiple of any block, and more than one group of lanes.
     assert_matches(*normal_rows(4500, 2), bound)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize(("targets", "sources"), [(1, 1000), (64, 4096), (100, 3001)])
+@pytest.mark.parametrize("far", [0, 1e4])
+def test_few_targets_and_many_sources(targets, sources, far):
+    """A batch and a memory. `far` is where the second half of the sources lies."""
+    mean, logvar = normal_rows(targets + sources, 3)
+    mean[-(sources // 2) :] += far
+    side = gaussians(mean[:targets], logvar[:targets], JENSEN)
+    others = gaussians(mean[targets:], logvar[targets:], JENSEN)
+    (m, v), (n, u) = (np.float64((s.mean, s.variance)) for s in (side, others))
+    both = v[:, None] + u
+    gap = n - m[:, None]
+    terms = -0.5 * np.sum(np.log(both) + gap**2 / both, axis=2)
+    highest = terms.max(axis=1, keepdims=True)
+    want = highest[:, 0] + np.log(np.exp(terms - highest).sum(axis=1))
+    sums = log_sum_exp(side, others, 0.5)
+    np.testing.assert_allclose(sums, want, rtol=1e-5)
+
+    # Each source has a component of its own beside the targets.
+    lse = np.logaddexp(np.logaddexp.reduce(terms, axis=0), -0.5 * np.log(2 * u).sum(axis=1))
+    weights = np.exp(terms - want[:, None]) + np.exp(terms - lse)
+    by_mean = np.sum(weights[..., None] * gap / both, axis=1)
+    by_logvar = 0.5 * v * np.sum(weights[..., None] * (gap**2 / both - 1) / both, axis=1)
+    got = component_gradient(side, sums, others, jnp.float32(lse), JENSEN)
+    for g, w in zip(got, (by_mean, by_logvar), strict=True):
+        np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5 * np.abs(w).max())
 
 
 @pytest.mark.ci
