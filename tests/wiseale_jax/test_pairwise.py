@@ -25,9 +25,10 @@ def test_several_groups_of_tiles(bound):
     assert_matches(*normal_rows(4500, 2), bound)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize(("targets", "sources"), [(1, 1000), (64, 4096), (100, 3001)])
-@pytest.mark.parametrize("far", [0, 1e4])
+@pytest.mark.parametrize(
+    ("targets", "sources"), [(1, 1000), in_ci(64, 4096), in_ci(100, 3001), in_ci(600, 5000)]
+)
+@pytest.mark.parametrize("far", [0, in_ci(1e4)])
 def test_few_targets_and_many_sources(targets, sources, far):
     """A batch and a memory. `far` is where the second half of the sources lies."""
     mean, logvar = normal_rows(targets + sources, 3)
