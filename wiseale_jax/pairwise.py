@@ -73,19 +73,17 @@ def _choose_tiling(sources: int, targets: int, latent: int, tile_size: int | Non
     return _Tiling(max(1, parts), rows, groups, -(-blocks // groups), lanes)
 
 
-def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
-    """`[parts, steps, rows, ...]`; the rows that fill up the last steps have no weight."""
-    size = side.bias.shape[0]
-    missing = -size % (tiling.parts * tiling.rows)
-    filled = _fill(side, missing)
-    filled = filled._replace(
-        bias=jnp.where(jnp.arange(size + missing) < size, filled.bias, NO_WEIGHT)
-    )
-    return _steps(filled, tiling)
-
-
-def _steps(filled, tiling: _Tiling):
+def _in_steps(side, tiling: _Tiling):
+    """`[parts, steps, rows, ...]`; copies of the last row fill up the last steps."""
+    filled = _fill(side, -jax.tree.leaves(side)[0].shape[0] % (tiling.parts * tiling.rows))
     return jax.tree.map(lambda a: a.reshape(tiling.parts, -1, tiling.rows, *a.shape[1:]), filled)
+
+
+def _as_sources(side: Gaussians, tiling: _Tiling) -> Gaussians:
+    """As `_in_steps`; the copies have no weight."""
+    sources = _in_steps(side, tiling)
+    given = jnp.arange(sources.bias.size).reshape(sources.bias.shape) < side.bias.size
+    return sources._replace(bias=jnp.where(given, sources.bias, NO_WEIGHT))
 
 
 def _as_targets(side, tiling: _Tiling):
@@ -120,20 +118,21 @@ def _tile(log_terms, sources, targets, distance):
     return lax.optimization_barrier(log_terms(*sides, distance))
 
 
+def _over(map_rows, function, arrays):
+    """map_rows(function, arrays); if the arrays have one row, function alone is applied to it."""
+    if jax.tree.leaves(arrays)[0].shape[0] > 1:
+        return map_rows(function, arrays)
+    return jax.tree.map(lambda a: a[None], function(jax.tree.map(lambda a: a[0], arrays)))
+
+
 def _over_parts(one_part, sources):
     """Applies one_part to every part of the sources; its results `[parts, ...]`."""
-    if jax.tree.leaves(sources)[0].shape[0] > 1:
-        return jax.vmap(one_part)(sources)
-    return jax.tree.map(lambda a: a[None], one_part(jax.tree.map(lambda a: a[0], sources)))
+    return _over(lambda f, a: jax.vmap(f)(a), one_part, sources)
 
 
 def _over_groups(one_group, targets):
     """Applies one_group to every group of targets; its results `[blocks, ..., lanes]`, as rows."""
-    groups = jax.tree.leaves(targets)[0].shape[0]
-    if groups == 1:
-        results = jax.tree.map(lambda a: a[None], one_group(jax.tree.map(lambda a: a[0], targets)))
-    else:
-        results = lax.map(one_group, targets)
+    results = _over(lax.map, one_group, targets)
 
     def to_rows(a):
         a = jnp.swapaxes(a, 2, -1)
@@ -202,8 +201,7 @@ def _gradient(targets, target_lse, sources, source_lse, term, tile_size, log_ter
     """
     size, latent = targets.mean.shape
     tiling = _choose_tiling(sources.bias.shape[0], size, latent, tile_size)
-    missing = -source_lse.shape[0] % (tiling.parts * tiling.rows)
-    sources = (_as_sources(sources, tiling), _steps(_fill(source_lse, missing), tiling))
+    sources = (_as_sources(sources, tiling), _in_steps(source_lse, tiling))
 
     def one_group(side):
         targets, target_lse = side
